@@ -1,0 +1,1 @@
+"""What computes a layer: one file per library, found through `base`."""

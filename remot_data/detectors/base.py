@@ -1,0 +1,153 @@
+"""The detector protocol, and finding a detector by name.
+
+A detector sees one clip at a time. Clips are bounded in length, so a clip's arrays fit in memory; inside,
+a detector batches as its library likes best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from remot_data.records import digest
+
+Arrays = dict[str, np.ndarray]
+
+
+class DetectorError(RuntimeError):
+    """A detector that cannot be found, loaded or run; the message says what to do."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What every detector has.
+
+    `kind` is the layer it makes, `schema` the label or keypoint set of its output, `needs` the kinds of
+    layers it reads, `version` changes whenever the output for the same input does, `approximate` is true
+    where the result stands in for that of a trained network.
+    """
+
+    name: str
+    kind: str
+    version: str
+    schema: str
+    needs: tuple[str, ...]
+    licence: str
+    approximate: bool
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, version, weights digest and settings: equal fingerprints give equal arrays."""
+        ...
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        """Arrays of the layer for one clip.
+
+        Args:
+            frames: uint8 [T, H, W, 3], RGB, consecutive frames of one clip.
+            needed: for each kind in `needs`, the arrays that layer holds for the clip.
+
+        Returns:
+            The arrays of the kind, as `remot_data.layers` documents them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A detector that `remot detectors` lists: where it is and what it takes to use it."""
+
+    kind: str
+    target: str
+    extra: str = ""
+    weights: str = ""
+
+
+BUILTIN = {
+    "blazepose": Entry("pose", "remot_data.detectors.blazepose:BlazePose", weights="blazepose-landmarks"),
+    "pose-guided": Entry("parsing", "remot_data.detectors.pose_guided:PoseGuidedParser"),
+    "dis": Entry("flow", "remot_data.detectors.dis:DISFlow"),
+    "temporal-median": Entry("background", "remot_data.detectors.temporal_median:TemporalMedian"),
+    "basic-scores": Entry("scores", "remot_data.detectors.basic_scores:BasicScores"),
+}
+DEFAULTS = {entry.kind: name for name, entry in BUILTIN.items()}
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def known() -> dict[str, Entry]:
+    """Every detector by name: the built-in ones and those of the entry point group ``remot.detectors``."""
+    found = dict(BUILTIN)
+    for point in entry_points(group="remot.detectors"):
+        found[point.name] = Entry("", point.value)
+    return found
+
+
+def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] | None = None) -> Detector:
+    """The detector that `spec` names: ``name``, ``name:model`` or ``path/to/file.py:ClassName``.
+
+    Raises:
+        DetectorError: for an unknown name, a missing library, or a class that is no detector.
+    """
+    options: dict[str, Any] = dict(settings or {})
+    if weights is not None:
+        options["weights"] = weights
+    name, _, model = spec.partition(":")
+    if name.endswith(".py"):
+        factory, extra = _from_file(Path(name), model), ""
+    else:
+        entry = known().get(name)
+        if entry is None:
+            raise DetectorError(f"no detector is called {name!r}; `remot detectors` lists {', '.join(sorted(known()))}")
+        if model:
+            options["model"] = model
+        factory, extra = _from_target(entry, name), entry.extra
+    try:
+        detector = factory(**options)
+    except ImportError as error:
+        hint = f'; pip install "remot[{extra}]"' if extra else ""
+        raise DetectorError(f"detector {spec!r} needs a library that is not installed ({error}){hint}") from error
+    except TypeError as error:
+        raise DetectorError(f"detector {spec!r} does not take these settings: {error}") from error
+    if not isinstance(detector, Detector):
+        raise DetectorError(f"{spec!r} is no detector: it lacks one of {', '.join(Detector.__annotations__)}")
+    return detector
+
+
+def short_id(detector: Detector, seen: Mapping[str, Any]) -> str:
+    """The layer id: the detector's name and the first characters of the digest of all it depends on."""
+    return f"{detector.name}-{digest({'detector': detector.fingerprint(), 'seen': dict(seen)})[:10]}"
+
+
+def _from_target(entry: Entry, name: str) -> Any:
+    module, _, attribute = entry.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        hint = f'pip install "remot[{entry.extra}]"' if entry.extra else f"check the package that offers {name!r}"
+        raise DetectorError(f"detector {name!r} cannot be imported ({error}); {hint}") from error
+
+
+def _from_file(path: Path, attribute: str) -> Any:
+    if not path.is_file() or not attribute:
+        raise DetectorError(f"{path}:{attribute} is not a file and a class name (write path/to/file.py:ClassName)")
+    spec = importlib.util.spec_from_file_location(f"remot_detector_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        raise DetectorError(f"{path} has no class {attribute!r}")
+    return getattr(module, attribute)
