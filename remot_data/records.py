@@ -141,7 +141,11 @@ class Receipt(Record):
 
 @dataclass(frozen=True)
 class LayerInfo(Record):
-    """What made a layer and what it saw: the content of ``layer.json``."""
+    """What made a layer: the content of ``layer.json``.
+
+    `policy` is the digest of the store's ``store.json``, `inputs` the layers it read. The frames it saw are
+    named shard by shard, in the metadata of each index, so that a store can grow without making layers stale.
+    """
 
     id: str
     kind: str
@@ -149,7 +153,7 @@ class LayerInfo(Record):
     version: str
     schema: str
     fingerprint: dict[str, Any]
-    frames_digest: str
+    policy: str
     inputs: dict[str, str] = field(default_factory=dict)
     licence: str = ""
     approximate: bool = False

@@ -64,9 +64,7 @@ LABELS = {
         ),
         LabelSet(
             "remot11",
-            tuple(
-                "background top bottom hair face left-shoe right-shoe left-leg right-leg left-arm right-arm".split()
-            ),
+            tuple("background top bottom hair face left-shoe right-shoe left-leg right-leg left-arm right-arm".split()),
         ),
         LabelSet("remot6", tuple("background top bottom head limbs shoes".split())),
     )

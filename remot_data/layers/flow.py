@@ -1,0 +1,65 @@
+"""Backward flow and its confidence as one ``.npz`` member, ``flow`` int16 [h, w, 3].
+
+Channels are dx and dy in 1/64 pixel of the flow's own grid, and the confidence bits. The file is an
+ordinary archive for `numpy.load`; here it is written with a fast setting and a fixed date, and read by
+inflating its only entry straight out of the buffer (see benchmarks/encodings.py for what that saves).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from remot_data.layers._check import LayerError, expect
+
+FIELDS = {"flow": "npz"}
+PER_CLIP = False
+
+SCALE = 64
+FORWARD_BACKWARD, PHOTOMETRIC = 1, 2
+
+
+def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
+    packed = np.empty((*arrays["confidence"].shape[1:], 3), "<i2")
+    packed[..., :2] = np.rint(arrays["flow"][t] * SCALE)
+    packed[..., 2] = arrays["confidence"][t]
+    body = io.BytesIO()
+    np.lib.format.write_array(body, packed, version=(1, 0))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr(zipfile.ZipInfo("flow.npy", (1980, 1, 1, 0, 0, 0)), body.getvalue(), zipfile.ZIP_DEFLATED, 1)
+    return {"npz": out.getvalue()}
+
+
+def decode(extension: str, data: Any) -> np.ndarray:
+    """float32 [h, w, 3]: dx and dy in pixels of the flow's grid, and the confidence bits."""
+    data = bytes(data)
+    if data[:4] != b"PK\x03\x04":
+        raise LayerError("a flow member is not a .npz archive")
+    method, packed_size = struct.unpack_from("<8xH8xI", data, 0)
+    name, extra = struct.unpack_from("<HH", data, 26)
+    if method != zipfile.ZIP_DEFLATED or not packed_size:
+        raise LayerError("a flow member was not written by this package")
+    start = 30 + name + extra
+    raw = zlib.decompress(data[start : start + packed_size], -15)
+    header = 10 + int.from_bytes(raw[8:10], "little")
+    shape = np.array(raw[10:header].split(b"(")[1].split(b")")[0].split(b","), int)
+    out = np.frombuffer(raw, "<i2", offset=header).reshape(shape).astype(np.float32)
+    out[..., :2] /= SCALE
+    return out
+
+
+def check(arrays: Mapping[str, np.ndarray], frames: int, size: tuple[int, int]) -> None:
+    flow = expect(arrays, "flow", "float32", (frames, None, None, 2))
+    expect(arrays, "confidence", "uint8", flow.shape[:3])
+    limit = 32767 / SCALE
+    if flow.size and not np.abs(flow).max() <= limit:
+        raise LayerError(f"flow must be finite and below {limit:.0f} pixels of its grid")
+    if arrays["confidence"].size and arrays["confidence"][0].any():
+        raise LayerError("the first frame of a clip has no earlier frame: its flow confidence must be 0")

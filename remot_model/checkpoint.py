@@ -1,0 +1,152 @@
+"""The run folder: what is in it, written so that nothing half-written is ever visible.
+
+RUN/config.json                  configuration, stores, snapshot, schemas, versions, perceptual network
+RUN/<stage>/model.safetensors    the generator; its metadata holds the configuration's digest and the schemas
+RUN/<stage>/train_state.pt       discriminators, optimizers, step and place in the data
+RUN/<stage>/stats.jsonl          a line an update
+RUN/<stage>/samples/             the fixed sample grid
+RUN/tensorboard/
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from remot_model import networks
+from remot_model.config import STAGES, Config
+
+
+class CheckpointError(RuntimeError):
+    """A run folder that is missing, damaged, or made for other data or another configuration."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, ready for inference: generators in eval mode without gradients, by stage."""
+
+    path: Path
+    config: Config
+    generators: dict[str, nn.Module]
+    schemas: dict[str, str]
+    info: dict[str, Any]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it: readers see the old or the new file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def write_info(run: Path, info: Mapping[str, Any]) -> None:
+    """Write ``config.json``; `info` holds at least `config` (as `Config.to_json` gives it) and `schemas`."""
+    write_atomically(run / "config.json", json.dumps(dict(info), indent=2, sort_keys=True).encode() + b"\n")
+
+
+def read_info(run: Path) -> dict[str, Any]:
+    """The content of ``config.json``; `CheckpointError` if it is not there or not JSON."""
+    path = run / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{run} is no run folder: {path.name} is missing; make one with `remot train`") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); train again or restore the file") from error
+
+
+def save_generator(run: Path, stage: str, net: nn.Module, config: Config, schemas: Mapping[str, str]) -> None:
+    """Write ``model.safetensors`` of a stage."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    metadata = {"stage": stage, "config": config.digest(), "schemas": json.dumps(dict(schemas), sort_keys=True)}
+    write_atomically(run / stage / "model.safetensors", safetensors_bytes(tensors, metadata))
+
+
+def load_generator(run: Path, stage: str, config: Config, schemas: Mapping[str, str] | None = None) -> nn.Module:
+    """The generator of a stage, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged, or was made with another network configuration or for
+            other schemas than these.
+    """
+    path = run / stage / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; train the stage with `remot train --stage {stage}`")
+    try:
+        with safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); train the stage again or restore the file") from error
+    if metadata.get("config") != config.digest():
+        raise CheckpointError(
+            f"{path} was made with the network configuration {str(metadata.get('config'))[:12]}, "
+            f"this is {config.digest()[:12]} ({config.name}); use another run folder"
+        )
+    if schemas is not None:
+        check_schemas(json.loads(metadata["schemas"]), schemas, str(path))
+    net = networks.generator(stage, config)
+    net.load_state_dict(tensors)
+    return net
+
+
+def check_schemas(made: Mapping[str, str], given: Mapping[str, str], where: str) -> None:
+    """`CheckpointError` that names both where the run was made for another schema than the data has."""
+    for name in sorted(set(made) & set(given)):
+        if made[name] != given[name]:
+            raise CheckpointError(
+                f"{where} was trained on {name} in the schema {made[name]!r}, the data has {given[name]!r}; "
+                f"choose a snapshot whose {name} layer is in {made[name]!r}, or train a new run"
+            )
+
+
+def save_state(run: Path, stage: str, state: Mapping[str, Any]) -> None:
+    """Write ``train_state.pt``; `state` holds tensors and plain values only."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_atomically(run / stage / "train_state.pt", buffer.getvalue())
+
+
+def load_state(run: Path, stage: str) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU, or None if the stage was never saved."""
+    path = run / stage / "train_state.pt"
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); delete the folder {path.parent} to start over"
+        ) from error
+
+
+def load_run(run: str | Path, device: str | torch.device = "cpu") -> Run:
+    """Open a run folder for inference, with the generators of the stages trained so far.
+
+    Raises:
+        CheckpointError: if the folder is no run, or holds no generator.
+    """
+    run = Path(run)
+    info = read_info(run)
+    config = Config.from_json(info["config"])
+    trained = [s for s in STAGES if (run / s / "model.safetensors").is_file()]
+    if not trained:
+        raise CheckpointError(f"{run} holds no trained stage yet; train one with `remot train`")
+    generators = {
+        s: load_generator(run, s, config, info["schemas"]).to(device).eval().requires_grad_(False) for s in trained
+    }
+    return Run(run, config, generators, dict(info["schemas"]), info)

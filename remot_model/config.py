@@ -1,0 +1,216 @@
+"""Every choice of the model and its training as a named field, and the presets.
+
+Where the paper and its authors' preview code differ, the comment beside the field names both; the reasons are
+in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from remot_data.records import digest
+
+STAGES = ("layout", "region", "whole")
+
+
+class ConfigError(ValueError):
+    """A configuration that names an unknown field or preset, or asks for the impossible."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """How one stage is trained. A step is one batch of windows; every chunk of it gives one update."""
+
+    steps: int
+    batch: int
+    length: int = 12  # frames of a window
+    chunk: int = 6  # frames of an update; older frames are detached
+    lr: float = 2e-4
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole model and its training plan; `preset` makes the usual ones.
+
+    `size` is height, width. Weights called ``lambda_*`` multiply a loss term of the same name.
+    """
+
+    name: str
+    size: tuple[int, int] = (256, 192)
+
+    # Networks (section 4 of the specification: the blocks of vid2vid).
+    ngf: int = 64
+    ndf: int = 32
+    region_ndf: int = 64
+    n_downsample: int = 3
+    n_blocks: int = 9  # residual blocks of an encoder and a decoder together
+    decoder_blocks: int = 4
+    num_d: int = 2
+    d_layers: int = 3
+    norm: str = "instance"  # released: BatchNorm that is never put in eval(), which is this at batch 1
+
+    # What REMOT chooses.
+    layout_classes: int = 11  # paper: 6; released: 11, merged to 6 for the later stages
+    use_gam: bool = True
+    use_tam: bool = True
+    use_wcn: bool = True
+    tam_softmax: bool = True  # the paper names no softmax, its code has it
+    tau: float = 1.0  # temperature of the TAM
+    mask_frames: int = 3  # paper: 1; released: 3
+    clip_regions: bool = False  # multiply a generated region by its mask before the sum of equation (11)
+    background_hole: bool = True  # the background is black where the layout is not background
+    first_frame_raw: bool = True  # released: the first frame is blended with a warped black frame
+    predicted_layouts: float = 0.0  # share of the batches of the last stage that see generated layouts
+
+    # Discriminators beside the plain conditional one.
+    temporal_scales: int = 2  # triplets with spacing 1, 3, ...
+    foreground_d: bool = True
+    face_d: bool = True
+
+    # Loss weights.
+    perceptual: str = "auto"
+    lambda_gan: float = 1.0
+    lambda_feat: float = 10.0
+    lambda_nll: float = 10.0
+    lambda_rec: float = 10.0
+    lambda_per: float = 10.0
+    lambda_gram: float = 0.0  # equation (7); absent from the released training code
+    lambda_flow: float = 5.0  # vid2vid: 10
+    lambda_warp: float = 10.0
+    lambda_flow_warp: float = 10.0
+    lambda_weight: float = 1.0
+    lambda_face: float = 2.0
+    lambda_image: float = 0.0  # L1 on the composed image; not in the paper, useful for short runs
+
+    # Training.
+    source_frame: str = "frontal"  # paper: a frontal frame of the same video; "random": any frame of the clip
+    betas: tuple[float, float] = (0.5, 0.999)
+    constant_share: float = 0.5  # share of the steps before the linear decay to 0 (5 + 5 epochs)
+    clip_grad: float = 10.0
+    flip: float = 0.5
+    colour_jitter: bool = True
+    layout: StagePlan = field(default=StagePlan(900_000, 4))
+    region: StagePlan = field(default=StagePlan(900_000, 1))
+    whole: StagePlan = field(default=StagePlan(900_000, 1))
+
+    def __post_init__(self) -> None:
+        unit = 2**self.n_downsample
+        if any(s % unit or s // unit < 2 for s in self.size):
+            raise ConfigError(f"size {self.size} needs multiples of {unit} of at least {2 * unit} (n_downsample)")
+        if self.layout_classes not in (6, 11):
+            raise ConfigError(f"layout_classes is 6 or 11, not {self.layout_classes}")
+        if self.norm not in ("instance", "layer"):
+            raise ConfigError(f"norm is 'instance' or 'layer', not {self.norm!r}")
+        if self.mask_frames not in (1, 3):
+            raise ConfigError(f"mask_frames is 1 or 3, not {self.mask_frames}")
+        if not 0 <= self.decoder_blocks <= self.n_blocks:
+            raise ConfigError(f"decoder_blocks {self.decoder_blocks} is more than n_blocks {self.n_blocks}")
+
+    @property
+    def layout_schema(self) -> str:
+        """Label set of the Layout GAN."""
+        return f"remot{self.layout_classes}"
+
+    @property
+    def flow_scale(self) -> float:
+        """Pixels of flow at which the flow head's output is 1: 20 at a height of 256."""
+        return 20.0 * self.size[0] / 256
+
+    @property
+    def face_size(self) -> int:
+        """Side of the square face crop in pixels: 32 at a height of 256, at least 16."""
+        return max(16, 32 * self.size[0] // 256)
+
+    @property
+    def features(self) -> int:
+        """Channels between encoder and decoder."""
+        return self.ngf * 2**self.n_downsample
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages this configuration trains."""
+        return STAGES if self.use_wcn else STAGES[:2]
+
+    def plan(self, stage: str) -> StagePlan:
+        """How `stage` is trained; `ConfigError` for an unknown stage."""
+        if stage not in STAGES:
+            raise ConfigError(f"no stage is called {stage!r}; there are {', '.join(STAGES)}")
+        return getattr(self, stage)
+
+    def learning_rate(self, stage: str, done: float) -> float:
+        """Rate when a share `done` of the training is over: constant up to `constant_share`, then linear to 0."""
+        decay = max(1 - self.constant_share, 1e-6)
+        return self.plan(stage).lr * min(1.0, max(0.0, (1 - done) / decay))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` gives an equal configuration."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Config:
+        """The configuration that `to_json` wrote; `ConfigError` for a field that does not exist."""
+        unknown = set(value) - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            raise ConfigError(f"unknown configuration fields: {', '.join(sorted(unknown))}")
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**{k: StagePlan(**v) if k in STAGES else v for k, v in fields.items()})
+
+    def digest(self) -> str:
+        """sha256 of the fields that decide the shape and meaning of the networks, not of the training plan."""
+        return digest({name: self.to_json()[name] for name in _NETWORK_FIELDS})
+
+
+_NETWORK_FIELDS = (
+    "size ngf n_downsample n_blocks decoder_blocks norm layout_classes use_gam use_tam use_wcn tam_softmax tau "
+    "mask_frames clip_regions background_hole first_frame_raw"
+).split()
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "small": {
+        "size": (128, 96),
+        "ngf": 32,
+        "layout": StagePlan(60_000, 4, lr=3e-4),
+        "region": StagePlan(60_000, 2, lr=3e-4),
+        "whole": StagePlan(60_000, 2, lr=3e-4),
+    },
+    "tiny": {
+        "size": (64, 48),
+        "ngf": 16,
+        "ndf": 16,
+        "region_ndf": 16,
+        "layout": StagePlan(300, 4, length=6, lr=1e-3),
+        "region": StagePlan(300, 4, length=6, lr=1e-3),
+        "whole": StagePlan(300, 4, length=6, lr=1e-3),
+    },
+}
+
+# The rows of the paper's ablation tables 3 and 4.
+_ABLATIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "no-tam": {"use_tam": False},
+    "no-wcn": {"use_wcn": False},
+    "no-gam": {"use_wcn": False, "use_gam": False},
+}
+
+
+def preset(name: str) -> Config:
+    """The preset ``paper`` (256x192), ``small`` (128x96) or ``tiny`` (64x48; minutes on two CPU cores).
+
+    A suffix gives a row of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN with GAM)
+    and ``paper:no-gam`` (Region GAN alone).
+    """
+    size, _, ablation = name.partition(":")
+    if size not in _SIZES or ablation not in _ABLATIONS:
+        known = ", ".join(_SIZES), ", ".join(a for a in _ABLATIONS if a)
+        raise ConfigError(f"no preset is called {name!r}; there are {known[0]}, each also with :{known[1]}")
+    return Config(name=name, **{**_SIZES[size], **_ABLATIONS[ablation]})
+
+
+def temporal_spacings(config: Config) -> tuple[int, ...]:
+    """Frame spacings of the temporal discriminators: 1, 3, 9, ..."""
+    return tuple(3**s for s in range(config.temporal_scales))

@@ -1,0 +1,162 @@
+"""The loss terms (sections 4, 5, 7 and 8 of the specification). Every mean runs over all elements, masked or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from remot_model.config import Config
+from remot_model.features import Features
+from remot_model.warping import chain_flow, warp
+
+PHOTOMETRIC_LIMIT = 0.02
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one discriminator judges: conditions and images side by side as channels.
+
+    `real` is [M, c, H, W]; each of `fakes` (the final and the raw output, say) has the same shape. `weight`
+    multiplies the generator's losses.
+    """
+
+    real: Tensor
+    fakes: tuple[Tensor, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Losses of one discriminator: `d` for itself, `gan` and `feat` (feature matching) for the generator."""
+
+    d: Tensor
+    gan: Tensor
+    feat: Tensor
+
+
+def judge(discriminator: nn.Module, pair: Pair, config: Config) -> Judgement:
+    """LSGAN and feature matching from one pass over the real and one over all fake images.
+
+    The same logits serve both sides: take `d`'s gradient with respect to the discriminator only, that of `gan` and
+    `feat` with respect to the generator only.
+    """
+    count = len(pair.fakes)
+    real, fake = discriminator(pair.real), discriminator(torch.cat(pair.fakes))
+    d = gan = feat = pair.real.new_zeros(())
+    for of_real, of_fake in zip(real, fake, strict=True):
+        logits = of_fake[-1]
+        d = d + ((of_real[-1] - 1).square().mean() + logits.square().mean() * count) / 2
+        gan = gan + (logits - 1).square().mean() * count
+        for a, b in zip(of_real[:-1], of_fake[:-1], strict=True):
+            feat = feat + (b.unflatten(0, (count, -1)) - a.detach()).abs().mean() * count
+    return Judgement(d, gan, feat * (4 / (config.d_layers + 1)) / len(real))
+
+
+def layout_nll(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Negative log likelihood: probabilities [M, K, H, W], labels int64 [M, H, W]."""
+    return F.nll_loss(torch.log(probabilities + 1e-6), labels)
+
+
+def masked_l1(a: Tensor, b: Tensor, confidence: Tensor) -> Tensor:
+    """mean |(a - b) * confidence| of [M, c, H, W] and [M, 1, H, W]."""
+    return ((a - b) * confidence).abs().mean()
+
+
+def photometric_confidence(frames: Tensor, before: Tensor, flow: Tensor) -> Tensor:
+    """1 where the squared difference to the warped frame before, summed over channels, is below 0.02, else 0.
+
+    Args:
+        frames: [M, 3, H, W] in [-1, 1].
+        before: the frames before them.
+        flow: [M, 2, H, W] in pixels.
+
+    Returns:
+        float [M, 1, H, W].
+    """
+    error = (frames - warp(before, flow)).square().sum(1, keepdim=True)
+    return (error < PHOTOMETRIC_LIMIT).to(frames.dtype)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What the temporal losses compare: all [M, c, H, W], M frames of any clips.
+
+    `real` and `made` with the frame before each; `flow` and `weight` of the network; `measured` flow with its
+    `confidence`.
+    """
+
+    real: Tensor
+    real_before: Tensor
+    made: Tensor
+    made_before: Tensor
+    flow: Tensor
+    weight: Tensor
+    measured: Tensor
+    confidence: Tensor
+
+
+def motion_losses(m: Motion, config: Config) -> dict[str, Tensor]:
+    """The weighted terms `flow`, `flow_warp`, `warp` and `weight` of stages 1 and 3."""
+    warped = warp(m.made_before, m.measured).detach()
+    return {
+        "flow": config.lambda_flow * masked_l1(m.flow, m.measured, m.confidence),
+        "flow_warp": config.lambda_flow_warp * masked_l1(warp(m.real_before, m.flow), m.real, m.confidence),
+        "warp": config.lambda_warp * masked_l1(m.made, warped, m.confidence),
+        "weight": config.lambda_weight * (m.weight * m.confidence).abs().mean(),
+    }
+
+
+def image_losses(made: Tensor, real: Tensor, features: Features, config: Config) -> dict[str, Tensor]:
+    """The weighted terms `per` and, if chosen, `gram`, equation (7): images [M, 3, H, W] in [-1, 1]."""
+    with torch.no_grad():
+        wanted = features(real)
+    found = features(made)
+    layers = list(zip(features.weights, found, wanted, strict=False))
+    terms = {"per": config.lambda_per * sum(w * F.l1_loss(a, b) for w, a, b in layers)}
+    if config.lambda_gram:
+        style = [F.l1_loss(gram(a), gram(b)) for _, a, b in layers]
+        terms["gram"] = config.lambda_gram * torch.stack(style).mean()
+    return terms
+
+
+def gram(features: Tensor) -> Tensor:
+    """Gram matrices [M, C, C] of features [M, C, H, W], over C * H * W, scaled to a Frobenius norm of 1."""
+    flat = features.flatten(2)
+    g = flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+    return g / g.flatten(1).norm(dim=1).clamp(min=1e-8)[:, None, None]
+
+
+def triplets(frames: Tensor, flows: Tensor, spacing: int, new: int) -> Tensor | None:
+    """Input of a temporal discriminator: three frames and the two flows between them.
+
+    Args:
+        frames: [N, T, c, H, W]; only the last `new` frames are new, the others have been judged before.
+        flows: [N, T, 2, H, W], from each frame back to the one before, in units of the flow head.
+        spacing: frames from one of the three to the next; flow over several frames is chained.
+        new: how many frames may end a triplet.
+
+    Returns:
+        [M, 3c + 4, H, W], oldest frame first, or None if the frames do not reach.
+    """
+    count = frames.shape[1]
+    found = []
+    for t in range(max(count - new, 2 * spacing), count):
+        late = chain_flow(flows[:, t - spacing + 1 : t + 1])
+        early = chain_flow(flows[:, t - 2 * spacing + 1 : t - spacing + 1])
+        parts = [frames[:, t - 2 * spacing], frames[:, t - spacing], frames[:, t], early, late]
+        found.append(torch.cat(parts, 1))
+    return torch.cat(found) if found else None
+
+
+def crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Squares [M, c, size, size] centred on boxes int64 [M, 4] (top, bottom, left, right), kept inside the image."""
+    h, w = images.shape[-2:]
+    top = ((boxes[:, 0] + boxes[:, 1]) // 2 - size // 2).clamp(0, h - size)
+    left = ((boxes[:, 2] + boxes[:, 3]) // 2 - size // 2).clamp(0, w - size)
+    steps = torch.arange(size, device=images.device)
+    rows, columns = top[:, None] + steps, left[:, None] + steps
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[each, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)

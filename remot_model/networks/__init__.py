@@ -1,0 +1,56 @@
+"""The networks of the three stages, by stage name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from remot_model.config import Config, ConfigError, temporal_spacings
+from remot_model.networks.blocks import initialise
+from remot_model.networks.discriminator import MultiScaleDiscriminator
+from remot_model.networks.layout import LayoutGenerator
+from remot_model.networks.region import RegionGenerator
+from remot_model.networks.whole import WholeGenerator
+
+_GENERATORS = {"layout": LayoutGenerator, "region": RegionGenerator, "whole": WholeGenerator}
+
+
+def generator(stage: str, config: Config) -> nn.Module:
+    """The generator of a stage, ``layout``, ``region`` or ``whole``, with fresh weights N(0, 0.02)."""
+    if stage not in _GENERATORS:
+        raise ConfigError(f"no stage is called {stage!r}; there are {', '.join(_GENERATORS)}")
+    return initialise(_GENERATORS[stage](config))
+
+
+def discriminators(stage: str, config: Config) -> nn.ModuleDict:
+    """The discriminators of a stage by name, with fresh weights (table of section 8 of the specification).
+
+    ``layout``: `image` and `temporal1`, `temporal3`; ``region``: `image`; ``whole``: `image`, `foreground`,
+    `face` and the temporal ones. The number behind `temporal` is the spacing of the frames.
+    """
+    k = config.layout_classes
+    pose, flows = 3, 4
+
+    def make(channels: int, ndf: int = config.ndf, scales: int = config.num_d) -> nn.Module:
+        return MultiScaleDiscriminator(channels, ndf, scales, config)
+
+    def temporal(channels: int) -> dict[str, nn.Module]:
+        return {f"temporal{s}": make(3 * channels + flows) for s in temporal_spacings(config)}
+
+    if stage == "layout":
+        nets = {"image": make(k + pose + k), **temporal(k)}
+    elif stage == "region":
+        nets = {"image": make(1 + 3, config.region_ndf)}
+    elif stage == "whole":
+        nets = {"image": make(pose + 6 + 3 + 3), **temporal(3)}
+        if config.foreground_d:
+            nets["foreground"] = make(pose + 6 + 3)
+        if config.face_d:
+            nets["face"] = make(1 + 3, scales=1)
+    else:
+        raise ConfigError(f"no stage is called {stage!r}; there are {', '.join(_GENERATORS)}")
+    return initialise(nn.ModuleDict(nets))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trainable numbers in a network."""
+    return sum(p.numel() for p in network.parameters())

