@@ -13,6 +13,8 @@ from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest
 from remot_data.shards import Sample
 from remot_data.store import Store, create_store
 
+# Raise when `synthetic` draws the same seed differently.
+VERSION = "1"
 _SCHEMAS = {"pose": "body25", "parsing": "atr18", "flow": "backward", "background": "rgb", "scores": "basic"}
 
 
@@ -32,7 +34,10 @@ def build_synthetic(
     Raises:
         StoreError: if `out` holds something else.
     """
-    policy = {"synthetic": {"dancers": dancers, "frames": frames, "test": test, "seed": seed}, "size": list(size)}
+    policy = {
+        "synthetic": {"version": VERSION, "dancers": dancers, "frames": frames, "test": test, "seed": seed},
+        "size": list(size),
+    }
     store = create_store(out, policy)
     per_shard = max(1, shard_frames // frames)
     if not store.exists("clips.parquet"):
@@ -52,7 +57,7 @@ def build_synthetic(
             id=layer_id,
             kind=kind,
             detector="synthetic",
-            version=synthetic.VERSION,
+            version=VERSION,
             schema=_SCHEMAS[kind],
             fingerprint=policy,
             policy=store.policy,

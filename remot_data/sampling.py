@@ -47,9 +47,9 @@ def windows(
         room = stop - start - length
         if room < 0:
             continue
-        reach = min(stride - 1, room) if shuffle else 0
-        phase = int(chance.integers(reach + 1)) if reach else 0
-        firsts = start + phase + stride * np.arange((room - reach) // stride + 1)
+        count = (room - (min(stride - 1, room) if shuffle else 0)) // stride + 1
+        phase = int(chance.integers(room - (count - 1) * stride + 1)) if shuffle else 0
+        firsts = start + phase + stride * np.arange(count)
         out.append(np.stack([np.full(len(firsts), clip), firsts], 1))
     found = np.concatenate(out) if out else np.empty((0, 2), np.int64)
     return chance.permutation(found) if shuffle else found

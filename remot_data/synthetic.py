@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from remot_data.schemas import KEYPOINTS, LABELS
 
 Colour = tuple[int, int, int]
+Value = TypeVar("Value")
 _ID = {name: i for i, name in enumerate(LABELS["atr18"].labels)}
 _SUPERSAMPLE = 2
 # How much lower in the image a point one body height nearer appears: a camera slightly above the dancer.
@@ -103,7 +105,7 @@ class Dancer:
             bag=bool(rng.random() < 0.1),
             belt=bool(rng.random() < 0.3),
             top=top,
-            sleeves=float(_choose(rng, (0.0, 0.45, 0.55, 0.7, 1.3, 1.85, 1.95))),
+            sleeves=_choose(rng, (0.0, 0.45, 0.55, 0.7, 1.3, 1.85, 1.95)),
             bottom=bottom,
             lower=top if bottom == "dress" else lower,
             hem=float(hem),
@@ -455,7 +457,7 @@ def _weave(cloth: Cloth, u: np.ndarray, v: np.ndarray, scale: float) -> np.ndarr
     return np.rint(np.array(cloth.colour) * (1 - mix) + np.array(cloth.second) * mix).astype(np.uint8)
 
 
-def _choose(rng: np.random.Generator, values: Sequence) -> object:
+def _choose(rng: np.random.Generator, values: Sequence[Value]) -> Value:
     return values[int(rng.integers(len(values)))]
 
 
@@ -470,7 +472,7 @@ def _random_cloth(rng: np.random.Generator) -> Cloth:
     colour, second = _random_colour(rng), _random_colour(rng)
     if pattern in ("plain", "folds"):
         second = _tint(colour, 0.78)
-    return Cloth(str(pattern), colour, second, float(rng.uniform(0.03, 0.08)))
+    return Cloth(pattern, colour, second, float(rng.uniform(0.03, 0.08)))
 
 
 def _tint(colour: Colour, factor: float) -> Colour:
@@ -556,10 +558,10 @@ def _leg_parts(dancer: Dancer, body: _Body, scale: float) -> list[_Part]:
         thigh = _limb(scale, _THIGH, (0.05 * g, 0.034 * g), skin, upper)
         shin = _limb(scale, _SHIN, (0.034 * g, 0.022 * g), skin, lower)
         hip, knee, ankle = (f"{side}-{joint}" for joint in ("hip", "knee", "ankle"))
-        parts.append(_moved(thigh, *_along(body, hip, knee, _THIGH), _depth(body, hip, knee) - 0.07))
-        parts.append(_moved(shin, *_along(body, knee, ankle, _SHIN), _depth(body, knee, ankle) - 0.075))
+        parts.append(_moved(thigh, *_along(body, hip, knee, _THIGH), _depth(body, hip, knee) - 0.1))
+        parts.append(_moved(shin, *_along(body, knee, ankle, _SHIN), _depth(body, knee, ankle) - 0.105))
         foot = _along(body, f"{side}-heel", f"{side}-big-toe", _FOOT + 0.025)
-        parts.append(_moved(_shoe(dancer, side, scale), *foot, _depth(body, knee, ankle) - 0.07))
+        parts.append(_moved(_shoe(dancer, side, scale), *foot, _depth(body, knee, ankle) - 0.1))
     return parts
 
 
@@ -599,7 +601,7 @@ def _torso_parts(dancer: Dancer, body: _Body, scale: float) -> list[_Part]:
         easel = _Easel((-0.16, -0.02, 0.16, _TORSO + 0.12), scale)
         easel.polygon([(-0.07, 0), (-0.05, 0), (side + 0.02, 0.24), (side, 0.25)], "bag", _tint(dancer.shoe, 0.8))
         easel.ellipse((side, 0.29), (0.055, 0.05), "bag", dancer.shoe)
-        parts.append(_moved(easel.sprite(), neck, u, v, still + 0.012))
+        parts.append(_moved(easel.sprite(), neck, u, v, _before_thighs(body) + 0.001))
     return parts
 
 
@@ -657,8 +659,12 @@ def _skirt(dancer: Dancer, body: _Body, scale: float) -> _Part:
     easel.polygon([(-0.86 * top, -0.08), (0.86 * top, -0.08), (top, 0.01), *hem, (-top, 0.01)], label, dancer.lower)
     v = 0.6 * (knees - hip) / _THIGH + 0.4 * down
     wide = np.clip(0.85 + 0.8 * parted / _THIGH, 1, 1.35)[:, None]
-    depth = np.maximum(0.002, np.maximum(*(_depth(body, f"{s}-hip", f"{s}-knee") for s in ("left", "right"))) - 0.06)
-    return _moved(easel.sprite(0.35), hip, u * wide, v, depth)
+    return _moved(easel.sprite(0.35), hip, u * wide, v, _before_thighs(body))
+
+
+def _before_thighs(body: _Body) -> np.ndarray:
+    thighs = (_depth(body, f"{side}-hip", f"{side}-knee") for side in ("left", "right"))
+    return np.maximum(0.002, np.maximum(*thighs) - 0.09)
 
 
 def _arm_parts(dancer: Dancer, body: _Body, scale: float) -> list[_Part]:

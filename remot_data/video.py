@@ -28,6 +28,7 @@ import av
 import av.container
 import av.filter
 import numpy as np
+from av.stream import Disposition
 
 from remot_data.records import REASONS, Record
 
@@ -37,8 +38,6 @@ Box = tuple[float, float, float, float]
 
 # Containers whose seek lands where their timestamps say; the others are always read from the beginning.
 _SEEKABLE = ("mov,mp4", "matroska", "mpegts")
-# Containers whose header gives a duration that was written, not guessed from the bit rate.
-_HEADER_DURATION = ("matroska", "avi", "flv")
 # Stored formats with four luma columns a chroma sample: even offsets do not fit them.
 _WIDE_CHROMA = ("yuv410p", "yuv411p", "yuvj411p", "uyyvyy411")
 _BACK_OFFS = (1, 4, 16)  # seconds
@@ -188,7 +187,7 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
-    return bool(stream.disposition & stream.disposition.__class__.attached_pic)
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def probe(path: str | Path) -> Probe:
@@ -222,53 +221,61 @@ def probe(path: str | Path) -> Probe:
 
 @dataclass(frozen=True)
 class _Timing:
-    """What demuxing a whole file tells of its video stream: the PTS of the frames to be shown, in order."""
+    """What demuxing a whole file tells of its video stream.
+
+    `pts` are those of the frames to be shown, in order, and `end` that of the end of the last one; `missing` where
+    a packet had none, `discarded` where an edit list hides packets, `leading` where the file does not begin with a
+    key frame that is also the first to be shown.
+    """
 
     pts: list[int]
     end: int
     missing: bool
     discarded: bool
-    starts_with_key: bool
+    leading: bool
     container: str
 
 
 def _scan(path: str | Path) -> _Timing:
     """Demux every packet; `VideoError` where the file ends before its index or its header says."""
-    pts: list[int] = []
-    missing = discarded = first_is_key = False
-    end, seconds = 0, 0.0
+    shown: list[tuple[int, int, bool]] = []  # PTS, end, key frame; in decoding order
+    missing = discarded = False
+    seconds = 0.0
     with _open(path) as container:
         stream = _video_stream(container, path)
         step = _step(stream)
-        reach = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-        if reach > os.path.getsize(path):
-            raise VideoError("truncated", f"{path} has {os.path.getsize(path)} bytes; its index reaches to {reach}")
         for packet in _packets(container, None, path):
-            time = packet.pts if packet.pts is not None else packet.dts
-            if time is not None and packet.time_base:
-                seconds = max(seconds, float((time + (packet.duration or 0)) * packet.time_base))
+            pts = packet.pts if packet.pts is not None else packet.dts
+            if pts is not None and packet.time_base:
+                seconds = max(seconds, float((pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index or not packet.size:
                 continue
             if packet.is_discard:
                 discarded = True
                 continue
             missing |= packet.pts is None
-            time = time if time is not None else (pts[-1] + step if pts else 0)
-            first_is_key = first_is_key if pts else packet.is_keyframe and packet.pts is not None
-            first_is_key &= not pts or time >= pts[0]
-            pts.append(time)
-            end = max(end, time + (packet.duration or step)) if len(pts) > 1 else time + (packet.duration or step)
-        if not pts:
+            if pts is None:
+                pts = shown[-1][0] + step if shown else 0
+            shown.append((pts, pts + (packet.duration or step), packet.is_keyframe))
+        _check_whole(container, stream, seconds, path)
+        if not shown:
             raise VideoError("no-frames", f"{path}: the video stream has no packet to show")
-        _check_duration(container, seconds, path)
-        name = container.format.name
-    return _Timing(sorted(pts), end, missing, discarded, first_is_key, name)
+        pts, ends, keys = zip(*shown, strict=True)
+        leading = not keys[0] or min(pts) < pts[0]
+        return _Timing(sorted(pts), max(ends), missing, discarded, leading, container.format.name)
 
 
-def _check_duration(container: av.container.InputContainer, seconds: float, path: str | Path) -> None:
-    if container.duration is None or not container.format.name.startswith(_HEADER_DURATION):
+def _check_whole(
+    container: av.container.InputContainer, stream: av.VideoStream, seconds: float, path: str | Path
+) -> None:
+    """Hold the end of the file against its index, and the end of its packets against the header of a Matroska file."""
+    have, reach = os.path.getsize(path), max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if reach > have:
+        raise VideoError("truncated", f"{path} has {have} bytes; its index reaches to {reach}")
+    # Elsewhere the duration may be a guess from the bit rate, or that of a track which is not read.
+    if container.duration is None or not container.format.name.startswith("matroska"):
         return
-    promised = (container.duration + max(container.start_time or 0, 0)) / av.time_base
+    promised = container.duration / av.time_base
     if seconds < promised - max(1.0, 0.02 * promised):
         raise VideoError("truncated", f"{path} ends at {seconds:.2f} s; its header says {promised:.2f} s")
 
@@ -400,10 +407,13 @@ def _crop_steps(box: tuple[int, int, int, int], stored: tuple[int, int], pixels:
     x, y, w, h = box
     left, top = max(-x, 0), max(-y, 0)
     right, bottom = max(x + w - stored[0], 0), max(y + h - stored[1], 0)
-    inside = f"{w - left - right}:{h - top - bottom}:{max(x, 0)}:{max(y, 0)}:exact=1"
-    steps = [("format", "yuv444p")] if pixels in _WIDE_CHROMA else []
-    steps.append(("crop", inside))
-    if left or top or right or bottom:
+    width, height = w - left - right, h - top - bottom
+    outside = bool(left or top or right or bottom)
+    # The pad filter loses the last column or row of an odd picture whose chroma is stored at half size.
+    full_chroma = pixels in _WIDE_CHROMA or (outside and (width % 2 or height % 2))
+    steps = [("format", "yuv444p")] if full_chroma else []
+    steps.append(("crop", f"{width}:{height}:{max(x, 0)}:{max(y, 0)}:exact=1"))
+    if outside:
         steps += [("pad", f"{w}:{h}:{left}:{top}"), ("fillborders", f"{left}:{right}:{top}:{bottom}:smear")]
     return steps
 
@@ -484,7 +494,7 @@ def _decord_pts(path: str | Path) -> list[int] | None:
             == _Geometry((frame.width, frame.height), (frame.width, frame.height), 0)
         )
         seconds = np.array(timing.pts) * float(stream.time_base)
-    if not plain or not timing.container.startswith(_SEEKABLE[:2]) or not timing.starts_with_key:
+    if not plain or not timing.container.startswith(_SEEKABLE[:2]) or timing.leading:
         return None
     if timing.missing or timing.discarded or len(set(timing.pts)) != len(timing.pts):
         return None
@@ -523,9 +533,10 @@ def _decord_frames(path: str | Path, start: int | None, end: int | None) -> Iter
 def pick(times: np.ndarray, fps: float | None) -> np.ndarray:
     """Which frames to keep for a frame rate, chosen by time: indices, strictly increasing, starting with 0.
 
-    At each tick k / fps after the first frame the frame on show is kept, once: a source slower than `fps`
-    gives every frame once, nothing is repeated. A frame counts as on show from 1 ms before its time (at most
-    a quarter of a tick), because containers round times to their time base.
+    At each tick k / fps after the first frame the frame on show is kept, once; the last frame is on show as long
+    as the one before it. A source that is nowhere faster than `fps` gives every frame once: nothing is repeated.
+    Containers round times to their time base, so times that differ by up to 1 ms (at most a quarter of a tick)
+    count as the same in both rules.
 
     Args:
         times: float [N], seconds, strictly increasing.
@@ -535,15 +546,18 @@ def pick(times: np.ndarray, fps: float | None) -> np.ndarray:
         ValueError: times that do not increase, or a rate that is not positive.
     """
     times = np.asarray(times, np.float64)
-    if times.ndim != 1 or not (np.diff(times) > 0).all():
+    gaps = np.diff(times) if times.ndim == 1 else np.zeros(1)
+    if not (gaps > 0).all():
         raise ValueError("the times of the frames have to be one strictly increasing row of numbers")
-    if fps is None or not len(times):
-        return np.arange(len(times))
-    if not (fps > 0 and math.isfinite(fps)):
+    if fps is not None and not (fps > 0 and math.isfinite(fps)):
         raise ValueError(f"a frame rate has to be positive, not {fps}")
-    slack = min(1e-3, 0.25 / fps)
-    ticks = np.arange(math.floor((times[-1] - times[0] + slack) * fps) + 1) / fps
-    return np.unique(np.searchsorted(times - times[0], ticks + slack, side="right") - 1)
+    slack = 0.0 if fps is None else min(1e-3, 0.25 / fps)
+    if fps is None or gaps.min(initial=np.inf) >= 1 / fps - slack:
+        return np.arange(len(times))
+    since = times - times[0]
+    ticks = np.arange(math.ceil((since[-1] + gaps[-1]) * fps)) / fps
+    shown = np.searchsorted(since, ticks[ticks < since[-1] + gaps[-1] - slack] + slack, side="right") - 1
+    return np.unique(shown)
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -732,7 +746,11 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     """
     if not 0 <= start < end:
         raise ValueError(f"a part from {start} s to {end} s is empty")
-    source = _input(path, ss=f"{start:.6f}", t=f"{end - start:.6f}")
-    video = probe(path)
-    streams = [source["v:0"], *([source["a:0"]] if video.has_audio else [])]
-    _encode(out, streams, {**_h264(18), "acodec": "aac"})
+    source, options = _input(path, ss=f"{start:.6f}"), _h264(18)
+    # By the clock: a duration (-t) would begin to count at the first frame of the part.
+    options["vf"] = f"trim=end={end - start:.6f},{options['vf']}"
+    streams = [source["v:0"]]
+    if probe(path).has_audio:
+        streams.append(source["a:0"])
+        options.update(acodec="aac", af=f"atrim=end={end - start:.6f}")
+    _encode(out, streams, options)

