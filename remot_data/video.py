@@ -248,7 +248,7 @@ def _scan(path: str | Path) -> _Timing:
             pts = packet.pts if packet.pts is not None else packet.dts
             if pts is not None and packet.time_base:
                 seconds = max(seconds, float((pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index or not packet.size:
+            if packet.stream.index != stream.index or not packet.size:
                 continue
             if packet.is_discard:
                 discarded = True
@@ -381,7 +381,8 @@ class _Picture:
         flags = f"{'area' if shrinks else 'bicubic'}+accurate_rnd+full_chroma_int"
         steps += [("scale", f"{width}:{height}:flags={flags}"), ("format", "rgb24")]
         graph = av.filter.Graph()
-        graph.threads = 1
+        if hasattr(graph, "threads"):  # PyAV 18 and later
+            graph.threads = 1
         last = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 25)
         )

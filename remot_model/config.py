@@ -126,6 +126,11 @@ class Config:
         return max(16, 32 * self.size[0] // 256)
 
     @property
+    def perceptual_on(self) -> bool:
+        """Whether any loss looks at perceptual features."""
+        return self.lambda_per > 0 or self.lambda_gram > 0
+
+    @property
     def features(self) -> int:
         """Channels between encoder and decoder."""
         return self.ngf * 2**self.n_downsample
@@ -183,9 +188,13 @@ _SIZES: dict[str, dict[str, Any]] = {
         "ngf": 16,
         "ndf": 16,
         "region_ndf": 16,
-        "layout": StagePlan(300, 4, length=6, lr=1e-3),
-        "region": StagePlan(300, 4, length=6, lr=1e-3),
-        "whole": StagePlan(300, 4, length=6, lr=1e-3),
+        "n_blocks": 4,
+        "decoder_blocks": 2,
+        "clip_regions": True,
+        "lambda_per": 0.0,
+        "layout": StagePlan(200, 2, length=4, lr=1e-3),
+        "region": StagePlan(200, 2, length=4, lr=1e-3),
+        "whole": StagePlan(200, 2, length=4, lr=1e-3),
     },
 }
 

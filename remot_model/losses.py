@@ -109,13 +109,17 @@ def motion_losses(m: Motion, config: Config) -> dict[str, Tensor]:
     }
 
 
-def image_losses(made: Tensor, real: Tensor, features: Features, config: Config) -> dict[str, Tensor]:
-    """The weighted terms `per` and, if chosen, `gram`, equation (7): images [M, 3, H, W] in [-1, 1]."""
+def image_losses(made: Tensor, real: Tensor, features: Features | None, config: Config) -> dict[str, Tensor]:
+    """The weighted terms `per` and `gram`, equation (7), where chosen: images [M, 3, H, W] in [-1, 1]."""
+    if features is None:
+        return {}
     with torch.no_grad():
         wanted = features(real)
     found = features(made)
     layers = list(zip(features.weights, found, wanted, strict=False))
-    terms = {"per": config.lambda_per * sum(w * F.l1_loss(a, b) for w, a, b in layers)}
+    terms = {}
+    if config.lambda_per:
+        terms["per"] = config.lambda_per * torch.stack([w * F.l1_loss(a, b) for w, a, b in layers]).sum()
     if config.lambda_gram:
         style = [F.l1_loss(gram(a), gram(b)) for _, a, b in layers]
         terms["gram"] = config.lambda_gram * torch.stack(style).mean()

@@ -380,7 +380,7 @@ def _check_run(run: Path, config: Config, schemas: Mapping[str, str], stages: Se
 def _load_features(
     config: Config, stages: Sequence[str], device: torch.device, say: Callable[[str], None]
 ) -> features.Features | None:
-    if not any(STAGES[s].perceptual for s in stages):
+    if not config.perceptual_on or not any(STAGES[s].perceptual for s in stages):
         return None
     found = features.perceptual(config.perceptual, device=device)
     say(f"perceptual features: {found.name}")

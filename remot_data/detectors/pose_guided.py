@@ -470,7 +470,7 @@ def _skin(lab: np.ndarray, mask: np.ndarray, part: np.ndarray, unit: float, look
     to_cloth = np.where(below, _distance2(colours, look.bottom), _distance2(colours, _not_skin(look)))
     to_cloth[part == PARTS.index("head")] = 1.0
     like = np.zeros(mask.shape, np.uint8)
-    like[mask] = (to_skin < to_cloth) & (to_skin < 4)
+    like[mask] = (to_skin < to_cloth) & (to_skin < 6)
     size = (2 * round(0.06 * unit) + 1,) * 2
     share = cv2.boxFilter(like, cv2.CV_32F, size, normalize=False)
     return 2 * share[mask] > cv2.boxFilter(mask.view(np.uint8), cv2.CV_32F, size, normalize=False)[mask]

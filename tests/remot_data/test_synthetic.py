@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from remot_data import layers as kinds
 from remot_data.schemas import KEYPOINTS, LABELS, convert_labels
-from remot_data.synthetic import Dancer, Scene, dance, layers
+from remot_data.synthetic import Dancer, Scene, _Easel, _stamp_labels, dance, layers
 
 BODY = KEYPOINTS["body25"]
 ATR = LABELS["atr18"]
@@ -79,6 +79,40 @@ def test_first_frame_has_no_flow_and_occlusion_is_marked(scenes: list[Scene]) ->
         both = (scene.labels[1] == 0) & (scene.labels[0] == 0)
         assert (scene.confidence[1][both] & 1).all()
         assert (scene.confidence[1] & 1).mean() > 0.9 and (scene.confidence[1] & 2).astype(bool).mean() > 0.9
+
+
+def test_trusted_flow_leads_to_the_same_label(scenes: list[Scene]) -> None:
+    same = []
+    for scene in scenes:
+        for t in range(1, len(scene.frames)):
+            y, x = np.nonzero((scene.confidence[t] & 1) * scene.labels[t])
+            before = np.floor(np.stack([x, y], -1) + 0.5 + scene.flow[t, y, x]).astype(int)
+            there = scene.labels[t - 1, before[:, 1], before[:, 0]]
+            assert (there != 0).all()
+            same += (there == scene.labels[t, y, x]).tolist()
+    assert np.mean(same) > 0.98
+
+
+def test_image_and_labels_coincide() -> None:
+    """The centres of the changed pixels and of the mask agree to a fraction of a pixel."""
+    apart = []
+    for seed in range(10):
+        scene = dance(Dancer.random(seed), 1, size=(128, 96), background=np.full((128, 96, 3), (0, 255, 0), np.uint8))
+        changed = np.abs(scene.frames[0].astype(int) - scene.background).max(-1) > 0
+        apart.append(np.mean(np.nonzero(changed), 1) - np.mean(np.nonzero(scene.mask[0]), 1))
+    assert np.abs(np.mean(apart, 0)).max() < 0.12
+
+
+def test_sprites_lie_where_they_are_drawn() -> None:
+    easel = _Easel((-1.0, -1.0, 1.0, 1.0), 20)
+    easel.polygon([(-0.5, 0.0), (0.5, 0.0), (0.5, 0.8), (-0.5, 0.8)], "bag", (1, 2, 3))
+    sprite = easel.sprite()
+    y, x = np.nonzero(sprite.labels)
+    assert abs((x + 0.5).mean() / 20 - 1 - 0.0) < 0.03 and abs((y + 0.5).mean() / 20 - 1 - 0.4) < 0.03
+    labels, owners = np.zeros((2, 60, 60), np.uint8)
+    shifted = np.array([[1.0, 0, 7], [0, 1.0, 9]])
+    _stamp_labels(labels, owners, 5, sprite, shifted, np.array([7, 9, 47, 49]))
+    assert np.array_equal(labels[9:49, 7:47], sprite.labels) and np.array_equal(owners > 0, labels > 0)
 
 
 def test_mask_is_where_the_labels_are(scenes: list[Scene]) -> None:

@@ -1,0 +1,110 @@
+"""What the default pose, parsing and flow cost beside the bare calls of the libraries that do the work.
+
+Both are timed in one process on the same frames of a sample clip at the size of a store. Bare is: the
+landmark network once a frame, the person detector once, DIS forward and back for every pair. The bound is 1.5.
+
+    python benchmarks/layers_cost.py [--frames 60] [--repeats 3] [--size 256 192]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import av
+import cv2
+import numpy as np
+
+from remot_data import assets
+from remot_data.detectors.base import Arrays, Detector, load
+
+BOUND = 1.5
+_CROP = (24, 135, 1037, 1383)  # x, y, width, height of the person in sample-cam01
+
+
+def sample_frames(count: int, size: tuple[int, int]) -> np.ndarray:
+    """The first frames of a sample clip as a store holds them: uint8 [T, H, W, 3]."""
+    x, y, w, h = _CROP
+    out = []
+    with av.open(str(assets.fetch("sample-cam01"))) as container:
+        for frame in container.decode(video=0):
+            image = frame.to_ndarray(format="rgb24")[y : y + h, x : x + w]
+            out.append(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
+            if len(out) == count:
+                break
+    return np.stack(out)
+
+
+class Bare:
+    """The calls of LiteRT and OpenCV that cannot be avoided, on inputs made beforehand."""
+
+    def __init__(self, threads: int = 1):
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._networks = []
+        for name in ("blazepose-detector", "blazepose-landmarks"):
+            network = Interpreter(str(assets.fetch(name)), num_threads=threads)
+            network.allocate_tensors()
+            shape = tuple(network.get_input_details()[0]["shape"])
+            network.set_tensor(network.get_input_details()[0]["index"], np.zeros(shape, np.float32))
+            self._networks.append(network)
+
+    def __call__(self, frames: np.ndarray) -> None:
+        detector, landmarks = self._networks
+        detector.invoke()
+        for _ in frames:
+            landmarks.invoke()
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+        for a, b in zip(grey[1:], grey[:-1], strict=True):
+            dis.calc(a, b, None)
+            dis.calc(b, a, None)
+
+
+class Full:
+    """The default detectors of pose, parsing and flow, each given what it needs."""
+
+    def __init__(self) -> None:
+        self.detectors: list[Detector] = [load(name) for name in ("blazepose", "pose-guided", "dis")]
+        self.seconds = dict.fromkeys((d.name for d in self.detectors), 0.0)
+
+    def __call__(self, frames: np.ndarray) -> dict[str, Arrays]:
+        layers: dict[str, Arrays] = {}
+        for detector in self.detectors:
+            start = time.perf_counter()
+            layers[detector.kind] = detector(frames, **{kind: layers[kind] for kind in detector.needs})
+            self.seconds[detector.name] += time.perf_counter() - start
+        return layers
+
+
+def seconds(call: Callable[[np.ndarray], object], frames: np.ndarray) -> float:
+    start = time.perf_counter()
+    call(frames)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 192), metavar=("HEIGHT", "WIDTH"))
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    frames = sample_frames(options.frames, tuple(options.size))
+    bare, full = Bare(), Full()
+    bare(frames[:4]), full(frames[:4])
+    full.seconds = dict.fromkeys(full.seconds, 0.0)
+    # In turns, so that both meet the same machine; the fastest of each counts.
+    runs = [(seconds(bare, frames), seconds(full, frames)) for _ in range(options.repeats)]
+    least_bare, least_full = (min(column) for column in zip(*runs, strict=True))
+    each = 1000 / len(frames)
+    print(f"{len(frames)} frames of {frames.shape[1]}x{frames.shape[2]}, fastest of {options.repeats}, ms a frame:")
+    print(f"  bare {least_bare * each:.1f}   full {least_full * each:.1f}   ratio {least_full / least_bare:.2f} (bound {BOUND})")
+    for name, spent in full.seconds.items():
+        print(f"  {name:12s} {spent * each / options.repeats:.1f} (mean)")
+    return 0 if least_full <= BOUND * least_bare else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from remot_data.engine import EngineError, open_engine
+
+
+def double(number: int) -> int:
+    if number == 13:
+        raise ValueError("unlucky")
+    return 2 * number
+
+
+def process(number: int) -> int:
+    return os.getpid()
+
+
+def test_without_workers_it_runs_here_and_in_order():
+    with open_engine(0) as engine:
+        assert list(engine.map(double, [{"number": n} for n in (3, 1, 2)])) == [6, 2, 4]
+        assert set(engine.map(process, [{"number": 1}])) == {os.getpid()}
+
+
+def test_a_failed_task_is_named():
+    with open_engine(0) as engine, pytest.raises(EngineError, match=r"frames \{'number': 13\}.*unlucky"):
+        list(engine.map(double, [{"number": 13}], "frames"))
+
+
+def test_a_scheduler_that_is_not_there_is_an_error():
+    with pytest.raises(EngineError, match="no dask scheduler answers"), open_engine(scheduler="tcp://127.0.0.1:1"):
+        pass
+
+
+@pytest.mark.slow
+def test_local_workers_do_every_task_once_in_other_processes():
+    with open_engine(2) as engine:
+        assert sorted(engine.map(double, [{"number": n} for n in range(12)])) == [2 * n for n in range(12)]
+        processes = set(engine.map(process, [{"number": n} for n in range(12)]))
+        with pytest.raises(EngineError, match="unlucky"):
+            list(engine.map(double, [{"number": n} for n in range(10, 20)]))
+    assert os.getpid() not in processes and 1 <= len(processes) <= 2
