@@ -27,7 +27,7 @@ from remot_data.schemas import SchemaError
 from remot_data.store import StoreError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+out, err = (Console(highlight=False, soft_wrap=True, stderr=stderr) for stderr in (False, True))
 
 _ERRORS = (StoreError, DetectorError, EngineError, LayerError, SchemaError)
 
@@ -298,7 +298,7 @@ def _invoke(arguments: list[str]) -> int:
         VideoError,
         EncodeError,
     ) as error:
-        err.print(f"[red]error:[/red] {error}", soft_wrap=True, markup=True)
+        err.print(f"[red]error:[/red] {error}")
         return 2
     except KeyboardInterrupt:
         code = 130
@@ -361,7 +361,7 @@ def _print_build(summary: Any) -> None:
         f"{frames['resampled']} left out by the frame rate; {summary.clips} clips in {summary.shards} shards"
     )
     for reject in summary.rejects:
-        out.print(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})", soft_wrap=True)
+        out.print(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})")
 
 
 def _say_defaults(specs: dict[str, str]) -> None:

@@ -311,7 +311,7 @@ def _decoded(
         except av.error.FFmpegError as error:
             raise VideoError("unreadable", f"{path}: the decoder stops: {error.strerror}") from error
     if damaged:
-        log.warning("%s: %d packets could not be decoded and were passed over", path, damaged)
+        log.warning("%s: %d packet(s) could not be decoded and were passed over", path, damaged)
 
 
 def _mended(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -439,7 +439,9 @@ def read(
         crop: x, y, width, height in displayed pixels, rounded by `round_crop`; outside the picture its border
             is repeated.
         size: (H, W) of the result; shrinking averages areas, enlarging is bicubic. None: displayed pixels.
-        decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: same frames, colours within rounding.
+        decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: the same frames with slightly different
+            colours. decord converts whole pictures first, so it is the slower one where `crop` or `size` is given
+            (``benchmarks/decode.py``).
 
     Raises:
         VideoError: as `probe`, or the picture changes size midway.
@@ -742,16 +744,18 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     """Write the part of a video from `start` to `end` (seconds from its beginning), encoded anew, with its sound.
 
     Raises:
-        ValueError: the part is empty.
+        ValueError: the part is empty or lies outside the video.
+        VideoError: as `probe`.
         EncodeError: ffmpeg failed.
     """
-    if not 0 <= start < end:
-        raise ValueError(f"a part from {start} s to {end} s is empty")
+    found = probe(path)
+    if not 0 <= start < min(end, found.seconds):
+        raise ValueError(f"{path} of {found.seconds:.2f} s has no part from {start} s to {end} s")
     source, options = _input(path, ss=f"{start:.6f}"), _h264(18)
     # By the clock: a duration (-t) would begin to count at the first frame of the part.
     options["vf"] = f"trim=end={end - start:.6f},{options['vf']}"
     streams = [source["v:0"]]
-    if probe(path).has_audio:
+    if found.has_audio:
         streams.append(source["a:0"])
         options.update(acodec="aac", af=f"atrim=end={end - start:.6f}")
     _encode(out, streams, options)

@@ -83,8 +83,11 @@ DEFAULTS = {entry.kind: name for name, entry in BUILTIN.items()}
 
 def file_sha256(path: str | Path) -> str:
     """sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def known() -> dict[str, Entry]:

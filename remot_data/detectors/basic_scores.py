@@ -37,7 +37,7 @@ class BasicScores:
 
     def __init__(self, every: int = 15, visible: float = 0.5, weights: str | Path | None = None, threads: int = 1):
         if every < 1:
-            raise DetectorError(f"basic-scores: every is {every}; give 1 to count people in every frame, 15 in every 15th")
+            raise DetectorError(f"basic-scores: every is {every}; give 1 to count people in every frame, or more")
         self.every, self.visible, self.threads = every, visible, threads
         self._people = PersonDetector(weights, threads)
 
@@ -62,8 +62,9 @@ class BasicScores:
             the first frame has the value of the second.
         """
         keypoints = as_body25(needed["pose"]["keypoints"])
+        sharp = [sharpness(frame, _box(points, frame.shape)) for frame, points in zip(frames, keypoints, strict=True)]
         return {
-            "sharpness": np.array([sharpness(f, _box(k, f.shape)) for f, k in zip(frames, keypoints, strict=True)], np.float32),
+            "sharpness": np.array(sharp, np.float32),
             "visible_joints": (keypoints[:, _MAIN, 2] >= self.visible).mean(1).astype(np.float32),
             "persons": self._persons(frames),
             "motion": motion(keypoints),

@@ -1,10 +1,10 @@
 """BlazePose on LiteRT: finding people, their keypoints and their masks.
 
 Both networks are those of MediaPipe's pose solution (Bazarevsky et al., "BlazePose: On-device Real-time Body
-Pose tracking", 2020); anchors, regions of interest and the refinement by heatmap follow the numbers of its
-published graphs. Three things differ on purpose: coordinates count from the pixel's corner everywhere; a person
-lost by the tracking is looked for again in the same frame, not in the next one; and where the body moved far
-since the last frame, as in videos of few frames a second, the landmarks are computed again in its new place.
+Pose tracking", 2020); anchors, regions of interest, sampling and the refinement by heatmap follow its published
+graphs, so that its own results come out. Two things differ on purpose: a person lost by the tracking is looked
+for again in the same frame, not in the next one; and where the body moved far since the last frame, as in
+videos of few frames a second, the landmarks are computed again in its new place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Region:
     rotation: float = 0.0
 
     def to_tensor(self, size: int) -> np.ndarray:
-        """Affine matrix ``float64 [2, 3]`` from image pixels to the pixels of a `size` x `size` tensor (corners)."""
+        """Affine matrix ``float64 [2, 3]`` from image pixels to the pixels of a `size` x `size` tensor."""
         scale = size / self.side
         cos, sin = math.cos(self.rotation) * scale, math.sin(self.rotation) * scale
         return np.array(
@@ -109,7 +109,9 @@ class Landmarks:
 class _Network:
     """A LiteRT network with fixed shapes; `DetectorError` if the file holds another one."""
 
-    def __init__(self, path: Path, what: str, inputs: tuple[int, ...], outputs: tuple[tuple[int, ...], ...], threads: int):
+    def __init__(
+        self, path: Path, what: str, inputs: tuple[int, ...], outputs: tuple[tuple[int, ...], ...], threads: int
+    ):
         from ai_edge_litert.interpreter import Interpreter
 
         try:
@@ -124,8 +126,8 @@ class _Network:
         shapes = [tuple(int(n) for n in d["shape"]) for d in details]
         if tuple(self._input["shape"]) != inputs or not set(outputs) <= set(shapes):
             raise DetectorError(
-                f"{path} takes {tuple(map(int, self._input['shape']))} and gives {shapes}, but the {what} takes {inputs} "
-                f"and gives {list(outputs)}; give the file of MediaPipe's pose solution"
+                f"{path} takes {tuple(map(int, self._input['shape']))} and gives {shapes}, but the {what} takes "
+                f"{inputs} and gives {list(outputs)}; give the file of MediaPipe's pose solution"
             )
         self._outputs = [details[shapes.index(shape)]["index"] for shape in outputs]
 
@@ -147,11 +149,11 @@ def anchors() -> np.ndarray:
 
 
 def _crop(image: np.ndarray, region: Region, size: int, border: int) -> np.ndarray:
-    """The region as uint8 [size, size, 3], area-averaged first where it is shrunk much.
+    """The region as uint8 [size, size, 3], area-averaged first where it is shrunk to a quarter or less.
 
     `border` is what lies outside the image, as OpenCV names it.
     """
-    factor = int(region.side / size)
+    factor = int(region.side / size / 2)
     if factor > 1:
         reach = region.side * (abs(math.cos(region.rotation)) + abs(math.sin(region.rotation))) / 2 + factor
         x0, y0 = max(int(region.x - reach), 0), max(int(region.y - reach), 0)
@@ -159,17 +161,10 @@ def _crop(image: np.ndarray, region: Region, size: int, border: int) -> np.ndarr
         h, w = cut.shape[0] // factor, cut.shape[1] // factor
         if h and w:
             image = cv2.resize(cut[: h * factor, : w * factor], (w, h), interpolation=cv2.INTER_AREA)
-            region = Region(
-                (region.x - x0) / factor, (region.y - y0) / factor, region.side / factor, region.rotation
-            )
-    return cv2.warpAffine(image, _centred(region.to_tensor(size)), (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
-
-
-def _centred(matrix: np.ndarray) -> np.ndarray:
-    """A matrix between corner coordinates as one between OpenCV's, which count from the pixel's centre."""
-    out = matrix.copy()
-    out[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
-    return out
+            x, y = (region.x - x0 + 0.5) / factor - 0.5, (region.y - y0 + 0.5) / factor - 0.5
+            region = Region(x, y, region.side / factor, region.rotation)
+    matrix = region.to_tensor(size)
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -229,7 +224,7 @@ class OneEuro:
 def _weights(given: str | Path | None, asset: str) -> Path:
     path = Path(given) if given is not None else assets.fetch(asset)
     if not path.is_file():
-        raise DetectorError(f"there is no weights file {path}; give another, or none to use {asset!r} of `remot assets`")
+        raise DetectorError(f"there is no weights file {path}; give another, or none for {asset!r} of `remot assets`")
     return path
 
 
@@ -349,7 +344,7 @@ class LandmarkNetwork:
 
 def _soft_mask(found: Landmarks, size: tuple[int, int]) -> np.ndarray:
     """The person mask uint8 [H, W] in the image, 0 outside the region."""
-    matrix = _centred(found.region.to_tensor(_LANDMARK_SIZE))
+    matrix = found.region.to_tensor(_LANDMARK_SIZE)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     logits = cv2.warpAffine(found.logits, matrix, size[::-1], flags=flags, borderValue=-80.0)
     return np.rint(255 * _sigmoid(logits)).astype(np.uint8)

@@ -73,25 +73,23 @@ _WIDTHS = np.array([(c.width_a, c.width_b) for c in CAPSULES], np.float32)
 _FLOOR = np.where([c.part == "torso" for c in CAPSULES], 0.75, 0.0).astype(np.float32)
 
 
-def _part_set(*words: str) -> np.ndarray:
-    """Lookup table bool [parts] of the parts whose name ends with one of the words."""
-    return np.array([name.endswith(words) for name in PARTS])
+def _bare(part: str) -> np.uint8:
+    """The label of a part where it is skin."""
+    side, _, limb = part.partition("-")
+    kinds = {"upper-arm": "arm", "forearm": "arm", "hand": "arm", "thigh": "leg", "shin": "leg", "foot": "shoe"}
+    return _ATR[f"{side}-{kinds[limb]}"] if limb else _ATR["upper-clothes" if part == "torso" else "face"]
 
 
-_IS_ARM, _IS_HAND = _part_set("arm", "hand"), _part_set("hand")
-_IS_LEG, _IS_FOOT = _part_set("thigh", "shin"), _part_set("foot")
-_SKIN_LABEL = np.array(
-    [
-        _ATR["face"] if name in ("head", "neck")
-        else _ATR["upper-clothes"] if name == "torso"
-        else _ATR[f"{name.split('-')[0]}-{'shoe' if 'foot' in name else 'leg' if name.endswith(('thigh', 'shin')) else 'arm'}"]
-        for name in PARTS
-    ],
-    np.uint8,
-)  # fmt: skip
-_CLOTH_LABEL = np.where(_IS_LEG, _ATR["pants"], np.where(_IS_HAND | _IS_FOOT, _SKIN_LABEL, _ATR["upper-clothes"])).astype(
-    np.uint8
-)
+def _clothed(part: str) -> np.uint8:
+    """The label of a part where it is not skin; hands and feet stay what they are."""
+    if part.endswith(("hand", "foot")):
+        return _bare(part)
+    return _ATR["pants" if part.endswith(("thigh", "shin")) else "upper-clothes"]
+
+
+_SKIN_LABEL = np.array([_bare(part) for part in PARTS])
+_CLOTH_LABEL = np.array([_clothed(part) for part in PARTS])
+_IS_LEG = np.array([part.endswith(("thigh", "shin")) for part in PARTS])
 
 
 def as_body25(keypoints: np.ndarray) -> np.ndarray:
@@ -252,7 +250,8 @@ def _spots(sides: bool, *spots: tuple[int | str, int | str, float]) -> tuple[tup
 
 
 _FACE_SPOTS = tuple((_P["nose"], b, 0.5) for _, b, _ in _spots(True, ("eye", "eye", 0), ("ear", "ear", 0)))
-_HAND_SPOTS = tuple((_P[f"{s}-wrist"], h, x) for s, h in (("left", _LEFT_HAND), ("right", _RIGHT_HAND)) for x in (0.4, 0.7))
+_WRISTS = ((_P["left-wrist"], _LEFT_HAND), (_P["right-wrist"], _RIGHT_HAND))
+_HAND_SPOTS = tuple((wrist, tip, share) for wrist, tip in _WRISTS for share in (0.4, 0.7))
 _ARM_SPOTS = _spots(True, ("elbow", "wrist", 0.4), ("elbow", "wrist", 0.6), ("elbow", "wrist", 0.8))
 _TOP_SPOTS = (
     _spots(False, ("neck", "mid-hip", 0.25), ("neck", "mid-hip", 0.5)),

@@ -33,7 +33,7 @@ class TemporalMedian:
 
     def __init__(self, margin: float = 7, frames: int = 64):
         if frames < 1 or margin < 0:
-            raise DetectorError(f"temporal-median: margin is {margin}, frames is {frames}; give margin >= 0, frames >= 1")
+            raise DetectorError(f"temporal-median: margin {margin}, frames {frames}; give margin >= 0 and frames >= 1")
         self.margin, self.frames = margin, frames
 
     def fingerprint(self) -> dict[str, Any]:

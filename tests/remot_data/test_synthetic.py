@@ -94,13 +94,17 @@ def test_trusted_flow_leads_to_the_same_label(scenes: list[Scene]) -> None:
 
 
 def test_image_and_labels_coincide() -> None:
-    """The centres of the changed pixels and of the mask agree to a fraction of a pixel."""
-    apart = []
+    """Around the mask, the blended border of the picture is as wide above as below, and left as right."""
+    blended: dict[tuple[int, int], list[bool]] = {(0, 1): [], (0, -1): [], (1, 1): [], (1, -1): []}
     for seed in range(10):
         scene = dance(Dancer.random(seed), 1, size=(128, 96), background=np.full((128, 96, 3), (0, 255, 0), np.uint8))
-        changed = np.abs(scene.frames[0].astype(int) - scene.background).max(-1) > 0
-        apart.append(np.mean(np.nonzero(changed), 1) - np.mean(np.nonzero(scene.mask[0]), 1))
-    assert np.abs(np.mean(apart, 0)).max() < 0.12
+        changed = (scene.frames[0] != scene.background).any(-1)
+        mask = scene.mask[0] > 0
+        assert changed[mask].mean() > 0.99
+        for (axis, step), found in blended.items():
+            found += changed[np.roll(mask, step, axis) & ~mask].tolist()
+    for axis in (0, 1):
+        assert abs(np.mean(blended[axis, 1]) - np.mean(blended[axis, -1])) < 0.12
 
 
 def test_sprites_lie_where_they_are_drawn() -> None:
@@ -167,6 +171,15 @@ def test_left_and_right_change_places_from_behind() -> None:
         if left[2] and right[2] and abs(left[0] - right[0]) > 4:
             order.add(bool(left[0] > right[0]))
     assert order == {True, False}
+
+
+def test_sides_of_the_face_are_those_of_the_body(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        at = {name: scene.keypoints[:, BODY.index(name)] for name in ("left-eye", "right-eye", "left-ear", "right-ear")}
+        wide = np.abs(at["left-ear"][:, 0] - at["right-ear"][:, 0]) > 5
+        wide &= np.min([p[:, 2] for p in at.values()], 0) > 0
+        for t in np.nonzero(wide)[0]:
+            assert (at["left-eye"][t, 0] > at["right-eye"][t, 0]) == (at["left-ear"][t, 0] > at["right-ear"][t, 0])
 
 
 def test_a_set_of_dancers_has_every_layout_class_and_most_labels(scenes: list[Scene]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -340,7 +341,7 @@ def test_a_damaged_packet_is_passed_over_and_logged(
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
     found = numbers(path)
-    assert 85 <= len(found) < 90 and "1 packets could not be decoded" in caplog.text
+    assert 85 <= len(found) < 90 and "1 packet(s) could not be decoded" in caplog.text
 
 
 def test_a_playlist_opens_nothing_but_itself(made: Made, tmp_path: Path) -> None:
@@ -360,7 +361,9 @@ def test_a_picture_that_changes_size_is_named(tmp_path: Path) -> None:
         list(video.read(both))
 
 
-def test_the_code_of_an_error_is_a_known_reason() -> None:
+def test_an_error_has_a_known_code_and_crosses_processes() -> None:
+    error = pickle.loads(pickle.dumps(VideoError("truncated", "where and why")))
+    assert (error.code, error.detail, str(error)) == ("truncated", "where and why", "truncated: where and why")
     with pytest.raises(ValueError, match="unknown reason"):
         VideoError("odd", "detail")
 
@@ -539,7 +542,8 @@ def test_cutting_a_part(made: Made, tmp_path: Path) -> None:
     assert video.probe(out).has_audio
     video.cut(made(_variable)[0], out, 0.5, 1.0)
     assert numbers(out) == [n for n in made(_variable)[1] if 15 <= n < 30]
-    with pytest.raises(ValueError, match="empty"):
-        video.cut(source, out, 1, 1)
+    for start, end in ((1, 1), (50, 51), (-1, 1)):
+        with pytest.raises(ValueError, match="has no part"):
+            video.cut(source, out, start, end)
     with pytest.raises(EncodeError, match="ffmpeg ended"):
         video.cut(source, tmp_path / "cut.odd", 0, 1)

@@ -21,6 +21,11 @@ from remot_model.transfer import TransferError  # noqa: E402
 CONFIG = dataclasses.replace(preset("tiny"), name="test", size=(32, 24), ngf=4, n_blocks=2, decoder_blocks=1)
 FPS = 12.5
 GREY, RED = (90, 90, 90), (220, 30, 30)
+# The first 15 points of BODY_25 in a box of 1 x 1.
+STANDING = np.array(
+    [(0.5, 0.1), (0.5, 0.2), (0.3, 0.2), (0.1, 0.3), (0.0, 0.1), (0.7, 0.2), (0.9, 0.35), (1.0, 0.5), (0.5, 0.5)]
+    + [(0.4, 0.5), (0.2, 0.7), (0.3, 1.0), (0.6, 0.5), (0.8, 0.75), (0.7, 1.0)]
+)
 
 
 class Seer:
@@ -49,8 +54,8 @@ class Seer:
         for t, frame in enumerate(frames):
             if box := self.box(frame):
                 x0, y0, x1, y1 = (int(v) for v in box)
-                middle = (x0 + x1) / 2
-                points[t, [0, 1, 8]] = [(middle, y0, 1), (middle, (3 * y0 + y1) / 4, 1), (middle, (y0 + y1) / 2, 1)]
+                points[t, :15, :2] = (x0, y0) + STANDING * (x1 - x0, y1 - y0)
+                points[t, :15, 2] = 1
                 labels[t, y0:y1, x0:x1] = 4
                 labels[t, (y0 + y1) // 2 : y1, x0:x1] = 6
         if self.kind == "pose":
@@ -136,20 +141,23 @@ def test_scale_enlarges_and_stages_are_a_second_video(run, files):
     assert video.probe(stages).frames == 21
 
 
-def test_memory_is_carried_over_pieces_of_any_length(run, files, monkeypatch):
-    eyes = transfer._eyes(run, "blazepose", "pose-guided")
-    who = transfer.find_source(files.source, eyes)
-    drive = transfer.find_driving(files.driving, CONFIG.size, None, None)
-    results = []
-    for chunk, piece in ((64, 64), (5, 2)):
-        monkeypatch.setattr(transfer, "_CHUNK", chunk)
-        monkeypatch.setattr(transfer, "_PIECE", piece)
-        renderer = transfer.Renderer(run, who, np.zeros((32, 24, 3), np.uint8), eyes, torch.device("cpu"))
-        pieces = list(transfer._pieces(drive, eyes.size))
-        assert max(len(frames) for _, frames in pieces) <= chunk
-        results.append(np.concatenate([renderer(*piece)["result"] for piece in pieces]))
-    assert np.abs(results[0].astype(int) - results[1]).max() <= 1
-    assert np.abs(np.diff(results[0].astype(int), axis=0)).max() > 1
+def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeypatch):
+    monkeypatch.setattr(transfer, "_CHUNK", 5)
+    monkeypatch.setattr(transfer, "_PIECE", 2)
+    calls = []
+    real = transfer.rollout.transfer
+
+    def spied(*args, states=None):
+        done, later = real(*args, states=states)
+        calls.append((args[4].shape[1], states, later))
+        return done, later
+
+    monkeypatch.setattr(transfer.rollout, "transfer", spied)
+    transfer.transfer(run, files.source, files.driving, files.out)
+    assert [length for length, _, _ in calls] == [2, 2, 1] * 4 + [1]
+    assert calls[0][1] is None
+    for (_, _, left), (_, taken, _) in zip(calls, calls[1:], strict=False):
+        assert taken is left
 
 
 def test_a_cut_begins_anew(run, files, tmp_path):

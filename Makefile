@@ -1,0 +1,30 @@
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test quick lint setup clean
+
+demo: setup
+	$(BIN)/remot run pipelines/demo.yaml --set out=$(OUT)
+
+test: setup lint
+	$(BIN)/python -m pytest --durations=10
+
+quick: setup lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,decord,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT)

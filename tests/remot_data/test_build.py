@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pyarrow.parquet as pq
+import pytest
+
+from remot_data import cli, video
+from remot_data.assets import fetch
+from remot_data.build import InputError, Policy, build, find_inputs, plan, scan
+from remot_data.records import Clip, Reject
+from remot_data.store import StoreError, open_store
+from remot_data.verify import verify
+from tests.remot_data.conftest import digests
+
+SMALL = Policy(size=(128, 96), min_frames=6, shard_frames=20)
+
+
+@pytest.fixture(scope="session")
+def person(tmp_path_factory):
+    """Half a second of a real person."""
+    path = tmp_path_factory.mktemp("videos") / "A Person (1).mp4"
+    video.cut(fetch("sample-cam02"), path, 0.0, 0.5)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory, person):
+    """A folder with one good video and every kind of bad one."""
+    folder = tmp_path_factory.mktemp("mixed")
+    good = person.read_bytes()
+    (folder / "good.mp4").write_bytes(good)
+    (folder / "again.mp4").write_bytes(good)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("this is no video\n" * 50)
+    (folder / "cut.mp4").write_bytes(good[: len(good) // 2])
+    (folder / "notes.txt").write_text("about these videos")
+    binary = video.ffmpeg_binary()
+    sound = ["-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac"]
+    nobody = ["-f", "lavfi", "-i", "testsrc=d=1:s=320x240:r=20", "-pix_fmt", "yuv420p"]
+    for name, options in (("sound.mp4", sound), ("nobody.mp4", nobody)):
+        subprocess.run([binary, "-loglevel", "error", *options, str(folder / name)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, mixed):
+    """That folder, built without layers."""
+    out = str(tmp_path_factory.mktemp("built") / "store")
+    return build(mixed, out, policy=SMALL, layers={}, workers=0)
+
+
+def test_the_good_one_is_kept_and_every_bad_one_has_its_reason(built):
+    reasons = {r["path"].rsplit("/", 1)[1]: r["code"] for r in built.rejects}
+    assert reasons.pop("good.mp4", "duplicate") == "duplicate"
+    reasons.pop("again.mp4", None)
+    assert reasons == {
+        "empty.mp4": "unreadable",
+        "text.mp4": "unreadable",
+        "cut.mp4": "truncated",
+        "sound.mp4": "no-video-stream",
+        "nobody.mp4": "no-person",
+    }
+    assert sorted(r["code"] for r in built.rejects).count("duplicate") == 1
+
+
+def test_the_sums_come_out(built):
+    assert (built.inputs, built.videos, built.refused, built.ignored) == (7, 1, 6, 1)
+    frames = built.frames
+    assert frames["decoded"] == frames["kept"] + frames["refused"] + frames["resampled"]
+    assert frames["kept"] == sum(c.frames for c in open_store(built.store).clips)
+    assert frames["refused"] == sum(r["frames"] for r in built.rejects)
+
+
+def test_the_rejects_are_in_the_ledger_too(built):
+    store = open_store(built.store)
+    rows = pq.read_table(store.path("ledger/rejects.parquet")).to_pylist()
+    assert [Reject.from_json(r) for r in rows] == [Reject.from_json(r) for r in built.rejects]
+
+
+def test_the_store_is_sound_and_its_frames_are_those_of_the_video(built, mixed):
+    store = open_store(built.store)
+    assert list(verify(store)) == []
+    clip = store.clips[0]
+    found = dict(video.read(clip.path, crop=clip.crop, size=store.size))
+    frames = store.read_arrays("frames", "frames", clip)["frames"]
+    assert len(frames) == clip.frames
+    for pts, frame in zip(clip.pts, frames, strict=True):
+        assert abs(frame.astype(int) - found[pts]).mean() < 3
+
+
+def test_building_again_changes_nothing(built, mixed):
+    before = {k: v for k, v in digests(built.store).items() if "ledger" not in k}
+    again = build(mixed, built.store, policy=SMALL, layers={}, workers=0)
+    assert again.frames == built.frames
+    assert {k: v for k, v in digests(built.store).items() if "ledger" not in k} == before
+
+
+def test_other_inputs_for_the_same_store_are_refused(built, person):
+    with pytest.raises(StoreError, match="planned from other inputs"):
+        build(person, built.store, policy=SMALL, layers={}, workers=0)
+
+
+def test_the_command_says_what_was_refused_and_ends_with_status_1(mixed, tmp_path, capsys):
+    status = cli._invoke(
+        f"build {mixed} --out {tmp_path / 's'} --size 128x96 --min-frames 6 --no-layers --workers 0 --json".split()
+    )
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert "7 inputs = 1 kept + 6 refused (1 other files passed over)" in printed
+    assert "no-video-stream" in printed
+    assert json.loads(printed.strip().splitlines()[-1])["refused"] == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("build {folder}/absent.mp4 --out {folder}/s", "does not exist"),
+        ("build {folder}/empty --out {folder}/s", "no file to build from"),
+        ("build {folder}/full/x --out {folder}/full --workers 0", "exists and is no store"),
+        ("build {folder}/bad.yaml --out {folder}/s", "is no manifest"),
+        ("stats {folder}", "is no store"),
+        ("annotate {folder}/full --layer pose --with blazepose", "is no store"),
+        ("build {folder}/full/x --out {folder}/s --size 12", "HEIGHTxWIDTH"),
+        ("build {folder}/full/x --out {folder}/s --decoder gpu", "pyav or decord"),
+    ],
+)
+def test_what_cannot_run_is_one_sentence_and_status_2(tmp_path, capsys, line, says):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("no video")
+    (tmp_path / "bad.yaml").write_text("clips: []")
+    assert cli._invoke(line.format(folder=tmp_path).split()) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert says in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_manifest_names_persons_splits_and_licences(tmp_path, person):
+    (tmp_path / "m.yaml").write_text(
+        f"root: {person.parent}\nlicence: CC0\nvideos:\n  - path: {person.name}\n    person: ada\n    split: test\n"
+    )
+    (item,), _ = find_inputs(tmp_path / "m.yaml")
+    assert (item.path, item.person, item.split, item.licence) == (str(person), "ada", "test", "CC0")
+    (tmp_path / "m.yaml").write_text("videos:\n  - {person: ada}\n")
+    with pytest.raises(InputError, match="entry 0 of 'videos'"):
+        find_inputs(tmp_path / "m.yaml")
+
+
+def test_a_target_frame_rate_picks_by_time(person, tmp_path):
+    line = scan({"path": str(person)}, Policy(fps=15, min_frames=4).to_json())
+    (clip,) = (Clip.from_json(c) for c in line["clips"])
+    steps = {b - a for a, b in zip(clip.pts, clip.pts[1:], strict=False)}
+    assert steps == {4 * 256}
+    assert line["frames"]["decoded"] == clip.frames + line["frames"]["resampled"] + line["frames"]["refused"]
+
+
+def test_long_shots_become_several_clips_and_shards_fill_up(person):
+    policy = Policy(min_frames=4, max_frames=10, shard_frames=16)
+    clips, _, counts = plan([scan({"path": str(person)}, policy.to_json())], policy)
+    assert [c.frames for c in clips] == [10, 10, 10]
+    assert [c.shard for c in clips] == [0, 1, 2]
+    assert [c.id[-2:] for c in clips] == ["00", "01", "02"]
+    assert counts["kept"] == 30
+    assert len({p for c in clips for p in c.pts}) == 30
+
+
+def test_a_bystander_is_not_taken_for_the_main_person():
+    """Cameras 1 and 2 see another person, standing still in the background."""
+    for name in ("sample-cam01", "sample-cam02"):
+        line = scan({"path": str(fetch(name))}, Policy().to_json())
+        (clip,) = (Clip.from_json(c) for c in line["clips"])
+        assert clip.frames == 100
+        x, y, w, h = clip.crop
+        centre = (x + w / 2) / clip.source_size[0], (y + h / 2) / clip.source_size[1]
+        assert 0.3 < centre[0] < 0.7 and 0.3 < centre[1] < 0.6
+        assert 0.5 < h / clip.source_size[1] < 0.9
+
+
+@pytest.mark.slow
+def test_one_worker_and_two_write_the_same_bytes(person, tmp_path):
+    videos = [fetch(f"sample-cam0{i}") for i in (1, 3)]
+    policy = Policy(size=(128, 96), fps=15, shard_frames=20)
+    for workers in (1, 2):
+        build(videos, str(tmp_path / str(workers)), policy=policy, workers=workers)
+    one, two = (digests(tmp_path / str(n)) for n in (1, 2))
+    assert sum(name.endswith(".tar") for name in one) == 12
+    assert {k: v for k, v in one.items() if "ledger" not in k} == {k: v for k, v in two.items() if "ledger" not in k}

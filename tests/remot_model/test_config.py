@@ -1,0 +1,65 @@
+import dataclasses
+import json
+
+import pytest
+
+from remot_model.config import STAGES, Config, ConfigError, preset, temporal_spacings
+
+
+@pytest.mark.parametrize("name", ["paper", "small", "tiny", "paper:no-tam", "tiny:no-gam", "small:no-wcn"])
+def test_a_configuration_survives_json(name):
+    config = preset(name)
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_the_paper_preset_has_the_published_numbers():
+    c = preset("paper")
+    assert (c.size, c.ngf, c.n_blocks, c.norm, c.layout_classes, c.tau) == ((256, 192), 64, 9, "instance", 11, 1.0)
+    assert (c.lambda_rec, c.lambda_per, c.lambda_flow, c.lambda_gram) == (10, 10, 5, 0)
+    assert (c.flow_scale, c.face_size) == (20, 32)
+    assert temporal_spacings(c) == (1, 3)
+
+
+def test_sizes_in_pixels_follow_the_height():
+    tiny = preset("tiny")
+    assert tiny.size == (64, 48)
+    assert tiny.flow_scale == 5
+    assert tiny.face_size == 16
+
+
+def test_ablation_rows():
+    assert not preset("paper:no-tam").use_tam
+    assert preset("paper:no-wcn").stages == ("layout", "region")
+    assert not preset("paper:no-gam").use_gam
+    assert preset("paper").stages == STAGES
+
+
+def test_the_rate_is_constant_then_falls_to_zero():
+    c = preset("paper")
+    assert [c.learning_rate("layout", x) / 2e-4 for x in (0, 0.5, 0.75, 1)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_the_digest_is_that_of_the_networks_alone():
+    c = preset("tiny")
+    assert dataclasses.replace(c, lambda_rec=1.0, flip=0.0).digest() == c.digest()
+    assert dataclasses.replace(c, tau=0.1).digest() != c.digest()
+
+
+@pytest.mark.parametrize("name", ["huge", "paper:no-such", ""])
+def test_an_unknown_preset_lists_the_known_ones(name):
+    with pytest.raises(ConfigError, match="paper, small, tiny"):
+        preset(name)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"size": (65, 48)}, {"layout_classes": 7}, {"norm": "batch"}, {"mask_frames": 2}, {"decoder_blocks": 99}],
+)
+def test_the_impossible_is_refused(fields):
+    with pytest.raises(ConfigError):
+        dataclasses.replace(preset("tiny"), **fields)
+
+
+def test_an_unknown_field_is_named():
+    with pytest.raises(ConfigError, match="bogus"):
+        Config.from_json({**preset("tiny").to_json(), "bogus": 1})
