@@ -261,7 +261,7 @@ def run_recipe(
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise StoreError(f"{recipe} is no recipe with a list of 'steps' ({error})") from error
     values.update(item.partition("=")[::2] for item in setting or [])
-    values["here"] = str(recipe.parent)
+    values.update(here=str(recipe.parent), assets=_Assets())
     worst = 0
     for step in steps:
         line = step.format(**values)
@@ -271,6 +271,13 @@ def run_recipe(
         if code >= 2:
             break
     raise typer.Exit(worst)
+
+
+class _Assets:
+    """Lets a recipe write {assets[NAME]} for the path of a fetched asset."""
+
+    def __getitem__(self, name: str) -> str:
+        return shlex.quote(str(asset_table.fetch(name)))
 
 
 def main() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from remot_data import annotate, synthetic
 from remot_data import layers as layer_kinds
+from remot_data import synthetic
+from remot_data.annotate import LEDGER, encoded
+from remot_data.annotate import saw as seen_by
 from remot_data.engine import Progress, open_engine
 from remot_data.layers import frames as frames_layer
 from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest
@@ -49,7 +51,7 @@ def build_synthetic(
     tasks = [{"url": store.url, "shard": shard, "ids": ids, "seed": seed} for shard in missing]
     with open_engine(workers) as engine:
         for done, receipt in enumerate(engine.map(dancers_shard, tasks, "dancers"), 1):
-            store.append_lines(annotate.LEDGER, [receipt.to_json()])
+            store.append_lines(LEDGER, [receipt.to_json()])
             if progress:
                 progress("dancers", done, len(tasks))
     for kind, layer_id in ids.items():
@@ -82,9 +84,9 @@ def dancers_shard(url: str, shard: int, ids: Mapping[str, str], seed: int) -> Re
             samples["frames"].append(Sample(clip.key(t), frames_layer.encode({"frames": scene.frames}, t), columns))
         for kind, arrays in synthetic.layers(scene).items():
             layer_kinds.kind(kind).check(arrays, clip.frames, store.size)
-            samples[kind] += annotate.encoded(kind, clip, arrays)
+            samples[kind] += encoded(kind, clip, arrays)
     written = store.write_shard("frames", shard, samples.pop("frames"))["bytes"]
-    saw = annotate.saw(store, {}, shard)
+    saw = seen_by(store, {}, shard)
     for kind, layer_id in ids.items():
         written += store.write_shard(f"layers/{kind}/{layer_id}", shard, samples[kind], saw)["bytes"]
     return Receipt(f"dancers/{shard:05d}", frames=sum(c.frames for c in clips), clips=len(clips), bytes=written)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -22,7 +23,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remot_data import layers as layer_kinds
@@ -43,12 +43,23 @@ _SHOWN, _RATE, _HEIGHT, _CRF = 90, 30, 256, 29
 _LABELLED = 160
 _EMBEDDED = 24 << 20
 _OPEN_REJECTS = 30
+# Width of a chart, in the units of its own drawing; a chart is 96 high.
+_WIDE = 220
 
+# With a mouse a clip plays while it is pointed at, and shows its controls only then or in focus.
 _SCRIPT = """
-if (matchMedia("(hover: hover)").matches && !matchMedia("(prefers-reduced-motion: reduce)").matches)
+if (matchMedia("(any-hover: hover)").matches)
   for (const film of document.querySelectorAll("video[data-hover]")) {
-    film.addEventListener("pointerenter", () => film.play().catch(() => {}));
-    film.addEventListener("pointerleave", () => film.pause());
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const controls = (on) => () => { film.controls = on || document.activeElement === film; };
+    film.controls = false;
+    film.tabIndex = 0;
+    film.addEventListener("pointerenter", controls(true));
+    film.addEventListener("focus", controls(true));
+    film.addEventListener("pointerleave", controls(false));
+    film.addEventListener("blur", () => { film.controls = film.matches(":hover"); });
+    if (!calm) film.addEventListener("pointerenter", () => film.play().catch(() => {}));
+    if (!calm) film.addEventListener("pointerleave", () => film.pause());
   }
 """
 
@@ -126,6 +137,15 @@ def write_report(
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, out)
     return out
+
+
+@contextmanager
+def _reading(path: object) -> Iterator[None]:
+    """Whatever is wrong with the content of a file becomes an error that names it."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReportError(f"{path} is damaged ({error!r}); restore it, make it again, or remove it") from error
 
 
 # HTML
@@ -255,7 +275,7 @@ class _View:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.name = store.url.rstrip("/").rsplit("/", 1)[-1] or store.url
+        self.name = store.root.rstrip("/").rsplit("/", 1)[-1] or store.url
         # Where everything was refused there is no plan of clips, and that is when a report is wanted most.
         self.clips: list[Clip] = store.clips if store.exists("clips.parquet") else []
         self.snapshots = store.snapshots
@@ -270,26 +290,23 @@ class _View:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The lines of a file of the ledger, none if it is not there."""
-        try:
+        with _reading(f"{self.store.url}/{name}"):
             return self.store.read_lines(name)
-        except ValueError as error:
-            raise ReportError(f"{self.store.url}/{name} is damaged ({error}); restore it, or build anew") from error
 
     @cached_property
     def rejects(self) -> list[Reject]:
         if not self.store.exists(_REJECTS):
             return []
-        try:
+        with _reading(f"{self.store.url}/{_REJECTS}"):
             rows = pq.read_table(BytesIO(self.store.read_bytes(_REJECTS))).to_pylist()
             return [Reject.from_json(row) for row in rows]
-        except (pa.ArrowInvalid, ValueError, TypeError) as error:
-            raise ReportError(f"{self.store.url}/{_REJECTS} is damaged ({error}); run the build again") from error
 
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
         """The last ledger line of every input that this store was built from."""
         used = {clip.path for clip in self.clips} | {reject.path for reject in self.rejects}
-        lines = {line["input"]["path"]: line for line in self.lines(_SCAN)}
+        with _reading(f"{self.store.url}/{_SCAN}"):
+            lines = {line["input"]["path"]: line for line in self.lines(_SCAN)}
         return [line for path, line in lines.items() if path in used]
 
     @cached_property
@@ -298,12 +315,14 @@ class _View:
         if not self.inputs:
             return None
         kept = {clip.path for clip in self.clips}
-        videos = len(self.inputs), len(kept), len({r.path for r in self.rejects} - kept)
         repeated = {r.path for r in self.rejects if r.code == "duplicate"}
-        resampled = sum(i["frames"]["resampled"] for i in self.inputs if i["input"]["path"] not in repeated)
-        decoded = sum(i["frames"]["decoded"] for i in self.inputs)
-        refused = sum(r.frames for r in self.rejects)
-        return _Sums(videos, (decoded, sum(c.frames for c in self.clips), refused, resampled))
+        with _reading(f"{self.store.url}/{_SCAN}"):
+            resampled = sum(i["frames"]["resampled"] for i in self.inputs if i["input"]["path"] not in repeated)
+            decoded = sum(i["frames"]["decoded"] for i in self.inputs)
+        return _Sums(
+            videos=(len(self.inputs), len(kept), len({r.path for r in self.rejects} - kept)),
+            frames=(decoded, sum(c.frames for c in self.clips), sum(r.frames for r in self.rejects), resampled),
+        )
 
     def members(self, kind: str, name: str, clip: Clip, which: Iterable[int]) -> list[np.ndarray] | None:
         """Decoded arrays of some samples of a clip, None where the snapshot has no such layer or array."""
@@ -346,7 +365,7 @@ def _overview(view: _View) -> _Html:
     if facts:
         size = facts["bytes"]["frames"] + sum(layer["bytes"] for layer in facts["layers"])
         totals = [
-            ("videos", _count(facts["videos"])),
+            ("videos kept", _count(facts["videos"])),
             *totals,
             ("persons", _count(facts["persons"])),
             ("of video", f"{facts['seconds_of_video']:,.1f} s"),
@@ -369,7 +388,7 @@ def _accounting(view: _View) -> _Html:
         shares = [(f"{_count(n)} {name}", n, look) for n, name, look in zip(parts, names, looks, strict=False)]
         bars += [_html("<span>{}</span>", word), _bar(shares, label)]
     warning = _html(
-        '<p class="warning" role="alert">These sums do not come out: what went in is not what was kept and refused. '
+        '<p class="warning">These sums do not come out: what went in is not what was kept and refused. '
         "The build did not finish, or the ledger is not of this store; run the build again.</p>"
     )
     return _join(
@@ -394,7 +413,14 @@ def _refused(view: _View) -> _Html:
         if found
     ]
     every = [
-        [r.what, r.id, _html("<code>{}</code>", r.code), r.detail, _html('<td class="path">{}</td>', r.path), r.frames]
+        [
+            r.what,
+            r.id,
+            _html("<code>{}</code>", r.code),
+            r.detail,
+            _html('<td class="path">{}</td>', r.path),
+            _count(r.frames),
+        ]
         for r in view.rejects
     ]
     return _html(
@@ -402,7 +428,7 @@ def _refused(view: _View) -> _Html:
         _table("By reason", ["reason", "meaning", "rejects", "frames"], reasons, (2, 3)),
         _html(" open") if len(every) <= _OPEN_REJECTS else "",
         _count(len(every)),
-        _table("Every reject", ["what", "id", "reason", "detail", "file", "frames"], every, (5,)),
+        _table("One by one", ["what", "id", "reason", "detail", "file", "frames"], every, (5,)),
     )
 
 
@@ -413,7 +439,8 @@ def _layers(view: _View) -> _Html:
     splits = sorted({split for counts in counted.values() for split in counts} - {""}, key=lambda s: (s != "train", s))
     rows = []
     for name, snapshot in view.snapshots.items():
-        chosen = (_html('<span class="id">{}</span>', layer) for layer in snapshot.layers.values())
+        layers = [(kind, snapshot.layers[kind]) for kind in KINDS if kind in snapshot.layers]
+        chosen = (_html('{} <span class="id">{}</span>', *layer) for layer in layers)
         policy = "that of each clip" if snapshot.split == "column" else _html("<code>{}</code>", snapshot.split)
         condition = _html("<code>{}</code>", snapshot.where) if snapshot.where else "none"
         counts = [_count(counted[name].get(split, 0)) for split in ("", *splits)]
@@ -491,7 +518,7 @@ def _clips(view: _View, most: int) -> _Html:
 
 def _evenly(total: int, most: int) -> list[int]:
     """At most `most` of the numbers below `total`, spread evenly, the first and the last among them."""
-    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int)).tolist()
+    return np.unique(np.linspace(0, total - 1, max(0, min(total, most))).round().astype(int)).tolist()
 
 
 def _clip(view: _View, clip: Clip) -> _Html:
@@ -500,7 +527,8 @@ def _clip(view: _View, clip: Clip) -> _Html:
     names, strips = _strips(view, clip, which)
     film = _film(names, strips, (clip.fps or _RATE) / step, clip.id)
     return _html(
-        '<article class="clip"><h3>{}</h3><div class="show" style="--n:{}">{}{}</div><dl class="facts">{}</dl></article>',
+        '<article class="clip"><h3>{}</h3><div class="show" style="--n:{}">{}{}</div>'
+        '<dl class="facts">{}</dl></article>',
         clip.id,
         len(names),
         film,
@@ -598,7 +626,7 @@ def _about(view: _View, clip: Clip, which: range) -> list[tuple[str, Any]]:
     shown = (
         "all"
         if len(which) == clip.frames
-        else f"{which[0]} – {which[-1]}" + (f", every {which.step}." if which.step > 1 else "")
+        else f"{which[0]} – {which[-1]}" + (f", one in {which.step}" if which.step > 1 else "")
     )
     means = [
         (f"{name.replace('_', ' ')}, mean", _short(float(v.mean()))) for name, v in view.scores.get(clip.id, {}).items()
@@ -653,37 +681,44 @@ def _histogram(name: str, meaning: str, values: np.ndarray) -> _Html:
     if not len(values):
         return _html("<figure><figcaption><b>{}</b>: no values</figcaption></figure>", name)
     low, high, middle = float(values.min()), float(values.max()), float(np.median(values))
-    whole = bool((values == np.rint(values)).all()) and high - low < 24
-    edges = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high if high > low else low + 1, 25)
+    whole = low == high or (bool((values == np.rint(values)).all()) and high - low < 24)
+    edges = np.arange(low - 0.5, high + 0.6) if whole else np.linspace(low, high, 25)
     counts = np.histogram(values, edges)[0]
-    width, height, most = 300.0, 96.0, counts.max()
-    step = width / len(counts)
+    height, most, step = 96.0, counts.max(), _WIDE / len(counts)
+    thick = min(step - 2 * min(1, step / 8), 36.0)
     columns = (
         _html(
             '<rect class="column" x="{}" y="{}" width="{}" height="{}"/>',
-            f"{i * step + min(1, step / 8):.1f}",
+            f"{(i + 0.5) * step - thick / 2:.1f}",
             f"{height - height * n / most:.1f}",
-            f"{step - 2 * min(1, step / 8):.1f}",
+            f"{thick:.1f}",
             f"{height * n / most:.1f}",
         )
         for i, n in enumerate(counts)
         if n
     )
-    at = f"{width * (middle - edges[0]) / (edges[-1] - edges[0]):.1f}"
+    at = f"{_WIDE * (middle - edges[0]) / (edges[-1] - edges[0]):.1f}"
     spread = f"{_short(low)} to {_short(high)}"
+    if low == high:
+        ends = _html('<text x="{}" y="111" text-anchor="middle">{}</text>', at, _short(low))
+    else:
+        ends = _html(
+            '<text x="0" y="111">{}</text><text x="{}" y="111" text-anchor="end">{}</text>',
+            _short(low),
+            _WIDE,
+            _short(high),
+        )
     return _html(
-        '<figure><figcaption><b>{name}</b>, {meaning}</figcaption><svg viewBox="-1 -6 302 122" role="img" '
+        '<figure><figcaption><b>{name}</b>, {meaning}</figcaption><svg viewBox="-1 -6 222 122" role="img" '
         'aria-label="Histogram of {name}: {count} values from {spread}, median {middle}">{columns}'
-        '<path class="axis" d="M0 96H300"/><path class="middle" d="M{at} -4V96"/>'
-        '<text x="0" y="110">{low}</text><text x="300" y="110" text-anchor="end">{high}</text></svg>'
-        "<figcaption>{count} values, median {middle}</figcaption></figure>",
+        '<path class="axis" d="M0 96H220"/><path class="middle" d="M{at} -4V96"/>'
+        "{ends}</svg><figcaption>{count} values, median {middle}</figcaption></figure>",
         name=name,
         meaning=meaning,
         count=_count(len(values)),
         spread=spread,
         middle=_short(middle),
-        low=_short(low),
-        high=_short(high),
+        ends=ends,
         at=at,
         columns=_join(columns),
     )
@@ -693,10 +728,11 @@ def _classes(view: _View) -> _Html:
     """How much of the sampled frames each class of the layout covers."""
     if "parsing" not in view.folders:
         return _html("")
-    places = [(clip, t) for clip in view.clips for t in range(clip.frames)]
-    counts, sampled = np.zeros(len(label_set("remot6")), np.int64), _evenly(len(places), _LABELLED)
-    for clip, t in (places[i] for i in sampled):
-        labels = (view.members("parsing", "labels", clip, [t]) or [])[0]
+    ends = np.cumsum([clip.frames for clip in view.clips])
+    counts, sampled = np.zeros(len(label_set("remot6")), np.int64), _evenly(int(ends[-1]), _LABELLED)
+    for place in sampled:
+        clip = view.clips[number := int(np.searchsorted(ends, place, side="right"))]
+        labels = (view.members("parsing", "labels", clip, [place - int(ends[number]) + clip.frames]) or [])[0]
         layout = convert_labels(labels, view.schema["parsing"], "remot6")
         counts += np.bincount(layout.ravel(), minlength=len(counts))
     person = max(1, int(counts[1:].sum()))
@@ -726,13 +762,7 @@ def _classes(view: _View) -> _Html:
 
 
 def _times(view: _View) -> _Html:
-    spent: dict[str, list[float]] = {}
-    for line in view.inputs:
-        _add(spent, "look through", line["seconds"], line["frames"]["decoded"])
-    for receipt in view.lines(LEDGER):
-        names = _TIMES.get(receipt["task"].split("/")[0], {})
-        for stage, seconds in receipt["seconds"].items():
-            _add(spent, names.get(stage, stage), seconds, receipt["frames"])
+    spent = _spent(view)
     if not spent:
         return _html("")
     order = ["look through", *_TIMES["frames"].values(), "read frames back", *KINDS, "encode layers", "write layers"]
@@ -762,10 +792,23 @@ def _times(view: _View) -> _Html:
     )
 
 
-def _add(spent: dict[str, list[float]], stage: str, seconds: float, frames: int) -> None:
-    before = spent.setdefault(stage, [0.0, 0.0])
-    before[0] += seconds
-    before[1] += frames
+def _spent(view: _View) -> dict[str, tuple[float, int]]:
+    """Stage -> seconds of all workers, and the frames they went through."""
+    spent: dict[str, tuple[float, int]] = {}
+
+    def add(stage: str, seconds: float, frames: int) -> None:
+        before = spent.get(stage, (0.0, 0))
+        spent[stage] = before[0] + seconds, before[1] + frames
+
+    with _reading(f"{view.store.url}/{_SCAN}"):
+        for line in view.inputs:
+            add("look through", line["seconds"], line["frames"]["decoded"])
+    with _reading(f"{view.store.url}/{LEDGER}"):
+        for receipt in view.lines(LEDGER):
+            names = _TIMES.get(receipt["task"].split("/")[0], {})
+            for stage, seconds in receipt["seconds"].items():
+                add(names.get(stage, stage), seconds, receipt["frames"])
+    return spent
 
 
 # Runs
@@ -782,12 +825,10 @@ def _json(path: Path) -> dict[str, Any]:
     """The content of a JSON file, empty if it is not there."""
     if not path.exists():
         return {}
-    try:
+    with _reading(path):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is damaged ({error}); make it again, or remove it") from error
-    if not isinstance(content, dict):
-        raise ReportError(f"{path} is damaged: it holds no object; make it again, or remove it")
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
     return content
 
 
@@ -795,20 +836,21 @@ def _settings(run: Path) -> _Html:
     info = _json(run / "config.json")
     if not info:
         return _html("")
-    config, perceptual = info.get("config") or {}, info.get("perceptual") or {}
-    size = config.get("size")
-    known = [
-        ("configuration", config.get("name")),
-        ("size", "×".join(map(str, size)) if size else None),
-        ("stores", ", ".join(map(str, info.get("stores", ())))),
-        ("snapshot", info.get("snapshot")),
-        ("split", info.get("split")),
-        ("seed", info.get("seed")),
-        ("schemas", ", ".join(f"{k} {v}" for k, v in (info.get("schemas") or {}).items())),
-        ("perceptual features", perceptual.get("name")),
-        ("versions", ", ".join(f"{k} {v}" for k, v in (info.get("versions") or {}).items())),
-    ]
-    return _html('<dl class="facts panel">{}</dl>', _facts((k, v) for k, v in known if v not in (None, "")))
+    with _reading(run / "config.json"):
+        config, perceptual = info.get("config") or {}, info.get("perceptual") or {}
+        size = config.get("size")
+        known = [
+            ("configuration", config.get("name")),
+            ("size", "×".join(map(str, size)) if size else None),
+            ("stores", ", ".join(map(str, info.get("stores", ())))),
+            ("snapshot", info.get("snapshot")),
+            ("split", info.get("split")),
+            ("seed", info.get("seed")),
+            ("schemas", ", ".join(f"{k} {v}" for k, v in (info.get("schemas") or {}).items())),
+            ("perceptual features", perceptual.get("name")),
+            ("versions", ", ".join(f"{k} {v}" for k, v in (info.get("versions") or {}).items())),
+        ]
+        return _html('<dl class="facts panel">{}</dl>', _facts((k, v) for k, v in known if v not in (None, "")))
 
 
 def _stages(run: Path) -> list[Path]:
@@ -844,12 +886,11 @@ def _stats(path: Path) -> list[dict[str, float]]:
         return []
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-            rows.append({name: float(value) for name, value in row.items()})
-            _ = rows[-1]["step"]
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ReportError(f"{path} is damaged in line {number} ({error!r}); remove that line") from error
+        with _reading(f"line {number} of {path}"):
+            row = {name: float(value) for name, value in json.loads(line).items()}
+            if "step" not in row:
+                raise ValueError("it has no step")
+            rows.append(row)
     return rows
 
 
@@ -857,6 +898,7 @@ def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> _Html:
     points = np.array([(row["step"], row[name]) for row in rows if name in row and np.isfinite(row[name])])
     if not len(points):
         return _html("")
+    first, last = points[0, 0], points[-1, 0]
     points = np.array([part.mean(0) for part in np.array_split(points, min(len(points), 300))])
     steps, raw = points.T
     smooth = _smoothed(raw, max(1, len(raw) // 20))
@@ -864,23 +906,23 @@ def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> _Html:
     low, high = min(low, smooth.min()), max(high, smooth.max())
 
     def line(values: np.ndarray) -> str:
-        x = 300 * (steps - steps[0]) / max(steps[-1] - steps[0], 1e-9)
+        x = _WIDE * (steps - steps[0]) / max(steps[-1] - steps[0], 1e-9)
         y = 96 - 92 * (np.clip(values, low, high) - low) / max(high - low, 1e-12)
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
     return _html(
-        '<figure><figcaption><b>{name}</b> {last}</figcaption><svg viewBox="-1 -6 302 122" role="img" '
-        'aria-label="Loss {name} by step, from {start} to {last}"><path class="axis" d="M0 96H300"/>'
+        '<figure><figcaption><b>{name}</b> {last}</figcaption><svg viewBox="-1 -6 222 122" role="img" '
+        'aria-label="Loss {name} by step, from {start} to {last}"><path class="axis" d="M0 96H220"/>'
         '<polyline class="raw" points="{raw}"/><polyline class="smooth" points="{smooth}"/>'
-        '<text x="0" y="110">step {first}</text><text x="300" y="110" text-anchor="end">{end}</text>'
-        '<text x="300" y="4" text-anchor="end">{low} – {high}</text></svg></figure>',
+        '<text x="0" y="111">step {first}</text><text x="220" y="111" text-anchor="end">{end}</text>'
+        '<text x="220" y="4" text-anchor="end">{low} – {high}</text></svg></figure>',
         name=name.replace("_", " "),
         start=_short(float(smooth[0])),
         last=_short(float(smooth[-1])),
         raw=line(raw),
         smooth=line(smooth),
-        first=_count(steps[0]),
-        end=_count(steps[-1]),
+        first=_count(first),
+        end=_count(last),
         low=_short(float(low)),
         high=_short(float(high)),
     )
@@ -913,20 +955,27 @@ def _evaluation(folder: Path) -> _Html:
     pictures = [_picture(p, f"Evaluation, {p.stem}") for p in sorted(folder.glob("*.png"))]
     if not report and not pictures:
         return _html("")
-    parts = [_html("<h3>Evaluation</h3>")]
-    if report:
-        facts = ", ".join(
-            f"{name} {'×'.join(map(str, value)) if isinstance(value, list) else value}"
-            for name in ("preset", "size", "split", "clips", "windows", "frames", "background")
-            if (value := report.get(name)) is not None
-        )
-        parts.append(_metrics("Self-reenactment" + (f": {facts}" if facts else ""), report.get("methods") or {}))
-        told = [*(report.get("conventions") or {}).items()]
-        told += [(k, f"not measured; {v}") for k, v in (report.get("unavailable") or {}).items()]
-        items = (_html("<li><b>{}</b>: {}</li>", _METRICS.get(k, (k, True))[0], text) for k, text in told)
-        parts.append(_html('<ul class="soft">{}</ul>', _join(items)) if told else _html(""))
-        parts.append(_published(report.get("published") or {}))
-    return _join([*parts, *pictures])
+    with _reading(folder / "metrics.json"):
+        measured = _measured(report) if report else []
+    return _join([_html("<h3>Evaluation</h3>"), *measured, *pictures])
+
+
+def _measured(report: Mapping[str, Any]) -> list[_Html]:
+    facts = ", ".join(
+        f"{name} {'×'.join(map(str, value)) if isinstance(value, list) else value}"
+        for name in ("preset", "size", "split", "clips", "windows", "frames")
+        if (value := report.get(name)) is not None
+    )
+    parts = [_metrics("Self-reenactment" + (f": {facts}" if facts else ""), report.get("methods") or {})]
+    told = [(_METRICS.get(k, (k, True))[0], text) for k, text in (report.get("conventions") or {}).items()]
+    told += [
+        (_METRICS.get(k, (k, True))[0], f"not measured; {v}") for k, v in (report.get("unavailable") or {}).items()
+    ]
+    if report.get("background", "layer") != "layer":
+        told.append(("background", report["background"]))
+    items = (_html("<li><b>{}</b>: {}</li>", *item) for item in told)
+    parts.append(_html('<ul class="soft">{}</ul>', _join(items)) if told else _html(""))
+    return [*parts, _published(report.get("published") or {})]
 
 
 def _metrics(caption: str, methods: Mapping[str, Mapping[str, float | None]]) -> _Html:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from remot_data import annotate, shards
 from remot_data import layers as layer_kinds
+from remot_data import shards
+from remot_data.annotate import LEDGER, saw
 from remot_data.records import LayerInfo, digest
 from remot_data.store import Store, StoreError, shard_name
 
@@ -61,7 +62,7 @@ def _shard(store: Store, folder: str, kind: str, shard: int, info: LayerInfo | N
     if index.meta["keys"] != digest(keys):
         yield f"{name}: its keys are not those of clips.parquet"
     if info is not None:
-        current: Mapping[str, Any] = annotate.saw(store, info.inputs, shard)
+        current: Mapping[str, Any] = saw(store, info.inputs, shard)
         stale = [kind for kind in current if index.meta["saw"].get(kind) != current[kind]]
         if stale:
             yield f"{name} is stale: it was made from other {', '.join(stale)}; annotate that layer again"
@@ -78,7 +79,7 @@ def stats(store: Store) -> dict[str, Any]:
     """Counts, sizes and layers of a store as plain values."""
     clips = store.clips
     frames = sum(clip.frames for clip in clips)
-    receipts = store.read_lines(annotate.LEDGER)
+    receipts = store.read_lines(LEDGER)
     seconds: dict[str, float] = {}
     for receipt in receipts:
         for stage, value in receipt["seconds"].items():

@@ -91,6 +91,7 @@ class Config:
     betas: tuple[float, float] = (0.5, 0.999)
     constant_share: float = 0.5  # share of the steps before the linear decay to 0 (5 + 5 epochs)
     clip_grad: float = 10.0
+    precision: str = "float32"  # or "bfloat16": autocast in training
     flip: float = 0.5
     colour_jitter: bool = True
     layout: StagePlan = field(default=StagePlan(900_000, 4))
@@ -105,6 +106,10 @@ class Config:
             raise ConfigError(f"layout_classes is 6 or 11, not {self.layout_classes}")
         if self.norm not in ("instance", "layer"):
             raise ConfigError(f"norm is 'instance' or 'layer', not {self.norm!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision is 'float32' or 'bfloat16', not {self.precision!r}")
+        if self.source_frame not in ("frontal", "random"):
+            raise ConfigError(f"source_frame is 'frontal' or 'random', not {self.source_frame!r}")
         if self.mask_frames not in (1, 3):
             raise ConfigError(f"mask_frames is 1 or 3, not {self.mask_frames}")
         if not 0 <= self.decoder_blocks <= self.n_blocks:

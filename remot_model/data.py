@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from remot_data import render
-from remot_data import stream as streaming
 from remot_data.schemas import MIRROR_11, mirror_keypoints
+from remot_data.stream import Plan, Window, to_torch
+from remot_data.stream import schemas as store_schemas
 from remot_model.config import Config
 
 # Layers a stage reads; None is all that the snapshot has.
@@ -32,7 +33,7 @@ class Epoch(Protocol):
 
     def __len__(self) -> int: ...
 
-    def window(self, index: int, size: tuple[int, int] | None = None) -> streaming.Window: ...
+    def window(self, index: int, size: tuple[int, int] | None = None) -> Window: ...
 
 
 def stores_of(stores: Any) -> list[Any]:
@@ -44,7 +45,7 @@ def schemas(stores: Any, snapshot: str) -> dict[str, str]:
     """The schemas of all stores; `DataError` that names both where two differ."""
     found: dict[str, str] = {}
     for store in stores_of(stores):
-        for name, schema in streaming.schemas(store, snapshot).items():
+        for name, schema in store_schemas(store, snapshot).items():
             if found.setdefault(name, schema) != schema:
                 raise DataError(
                     f"snapshot {snapshot!r} of {store} has {name} in the schema {schema!r}, another store has "
@@ -59,7 +60,7 @@ def epochs(
     """A function from the number of an epoch to its windows, with the layers and length that `stage` needs."""
 
     def of(epoch: int) -> Epoch:
-        return streaming.Plan(
+        return Plan(
             stores_of(stores),
             snapshot,
             split,
@@ -107,7 +108,7 @@ def batches(
                 window = epoch.window(number % len(epoch), config.size)
                 if augment:
                     window = augmented(window, config, pose_schema, np.random.default_rng((seed, 1, number)))
-                rows.append(streaming.to_torch(window))
+                rows.append(to_torch(window))
                 number += 1
             yield stack(rows, stage)
 
@@ -167,8 +168,8 @@ def prefetch(items: Iterator[Any], ahead: int) -> Iterator[Any]:
 
 
 def augmented(
-    window: streaming.Window, config: Config, pose_schema: str, chance: np.random.Generator
-) -> streaming.Window:
+    window: Window, config: Config, pose_schema: str, chance: np.random.Generator
+) -> Window:
     """The window mirrored with probability `config.flip`, its colours shifted if `config.colour_jitter`.
 
     One choice holds for all frames, the source and the background. Left and right labels and keypoints change
@@ -182,7 +183,7 @@ def augmented(
         for name in _IMAGES:
             if name in arrays:
                 arrays[name] = _jittered(arrays[name], gains, shifts)
-    return streaming.Window(window.id, window.clip, window.first, window.source, arrays)
+    return Window(window.id, window.clip, window.first, window.source, arrays)
 
 
 def _mirrored(arrays: dict[str, np.ndarray], pose_schema: str) -> dict[str, np.ndarray]:

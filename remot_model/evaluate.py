@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 import torch
 
-from remot_data import stream as streaming
+from remot_data import render
+from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import metrics, rollout
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
 from remot_model.train import pick_device
@@ -157,8 +158,8 @@ def evaluate(
     _check_stages(run)
     stores = [store] if isinstance(store, str) else list(store)
     for one in stores:
-        check_schemas(run.schemas, streaming.schemas(one, snapshot), str(run.path))
-    plan = streaming.Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False)
+        check_schemas(run.schemas, schemas(one, snapshot), str(run.path))
+    plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False)
     chosen = np.arange(len(plan)) if limit is None else _spread(len(plan), limit)
 
     tallies = {name: Tally(metrics.Learned(device)) for name in METHODS}
@@ -216,7 +217,7 @@ def _spread(total: int, limit: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(int))
 
 
-def _samples(run: Run, plan: streaming.Plan, chosen: np.ndarray, device: torch.device) -> Iterator[Sample]:
+def _samples(run: Run, plan: Plan, chosen: np.ndarray, device: torch.device) -> Iterator[Sample]:
     states, expected = None, ("", -1)
     for index in chosen:
         found = plan.window(int(index), run.config.size)
@@ -228,7 +229,7 @@ def _samples(run: Run, plan: streaming.Plan, chosen: np.ndarray, device: torch.d
         yield Sample(window.clip, window.arrays, made, on_black="background" not in found.arrays)
 
 
-def _complete(window: streaming.Window) -> streaming.Window:
+def _complete(window: Window) -> Window:
     """The window, or where it has no background, with the people of all its images on black."""
     kinds = {"pose_map": "pose", "labels": "parsing"}
     missing = [kind for name, kind in kinds.items() if name not in window.arrays]
@@ -248,10 +249,10 @@ def _complete(window: streaming.Window) -> streaming.Window:
 
 
 def _methods(
-    run: Run, window: streaming.Window, states: Mapping[str, rollout.State] | None, device: torch.device
+    run: Run, window: Window, states: Mapping[str, rollout.State] | None, device: torch.device
 ) -> tuple[dict[str, np.ndarray], dict[str, rollout.State]]:
     """Frames of every method for a window, and the networks' state behind it."""
-    arrays = {k: v.to(device)[None] for k, v in streaming.to_torch(window).items()}
+    arrays = {k: v.to(device)[None] for k, v in to_torch(window).items()}
     source, source_labels, background = (arrays[k] for k in ("source", "source_labels", "background"))
     done, states = rollout.transfer(
         run.generators, run.config, source, source_labels, arrays["pose_map"], background, states=states
@@ -269,18 +270,13 @@ def _methods(
 
 def picture(samples: Sequence[Sample]) -> np.ndarray:
     """The middle frame of each sample in a row: source, driving pose, real, and every method; uint8 RGB."""
-    names = ("source", "driving pose", "real", *METHODS)
     rows = []
     for sample in samples:
-        t, a = len(sample.arrays["frames"]) // 2, sample.arrays
-        cells = [a["source"], a["pose_map"][t], a["frames"][t], *(sample.made[name][t] for name in METHODS)]
-        factor = max(1, -(-192 // cells[0].shape[0]))
-        rows.append(np.hstack([cell.repeat(factor, 0).repeat(factor, 1) for cell in cells]))
-    header = np.full((24, rows[0].shape[1], 3), 255, np.uint8)
-    for i, name in enumerate(names):
-        place = (i * header.shape[1] // len(names) + 4, 16)
-        cv2.putText(header, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([header, *rows])
+        t, arrays = len(sample.arrays["frames"]) // 2, sample.arrays
+        shown = [arrays["source"], arrays["pose_map"][t], arrays["frames"][t]]
+        rows.append([*shown, *(sample.made[name][t] for name in METHODS)])
+    names = ("source", "driving pose", "real", *METHODS)
+    return render.grid(rows, names, height=max(192, rows[0][0].shape[0]))
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -119,7 +119,8 @@ class RegionStage:
 
     def prepare(self, batch: Tensors, chance: torch.Generator) -> Tensors:
         """Tensors of a whole clip from a batch of windows."""
-        return {"frames": batch["frames"], **_aligned(self.config, batch, batch["labels"])}
+        six = convert_labels(batch["labels"], "remot11", "remot6")
+        return {"frames": batch["frames"], **_aligned(self.config, batch, six)}
 
     def run(self, net: nn.Module, clip: Tensors, a: int, b: int, carried: Carried | None) -> Pass:
         """Frames a to b of a prepared clip."""
@@ -149,11 +150,10 @@ class WholeStage:
     def prepare(self, batch: Tensors, chance: torch.Generator) -> Tensors:
         """Tensors of a whole clip from a batch of windows; without a background the foreground is the image."""
         c = self.config
-        labels = batch["labels"]
+        real_six = six = convert_labels(batch["labels"], "remot11", "remot6")
         if torch.rand((), generator=chance) < c.predicted_layouts:
-            labels = self._predicted(batch)
-        clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, labels)}
-        real_six = convert_labels(batch["labels"], "remot11", "remot6")
+            six = self._predicted(batch)
+        clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, six)}
         clip["foreground"] = torch.where(real_six[:, :, None] > 0, batch["frames"], -1.0)
         clip["image"] = batch["frames"] if "background" in batch else clip["foreground"]
         clip["background"] = batch.get("background", torch.full_like(batch["source"], -1.0))
@@ -200,7 +200,7 @@ class WholeStage:
         c = self.config
         source = one_hot(convert_labels(batch["source_labels"], "remot11", c.layout_schema), c.layout_classes)
         made, _ = rollout.layouts(self.generators["layout"], source, batch["pose_map"])
-        return made.layout.argmax(2)
+        return convert_labels(made.layout.argmax(2), c.layout_schema, "remot6")
 
 
 STAGES = {"layout": LayoutStage, "region": RegionStage, "whole": WholeStage}
@@ -212,10 +212,8 @@ def needed_generators(stage: str, config: Config) -> tuple[str, ...]:
     return (*STAGES[stage].needs, *extra)
 
 
-def _aligned(config: Config, batch: Tensors, labels: Tensor) -> Tensors:
-    """Six-class layouts and the source aligned to them."""
-    schema = config.layout_schema if labels is not batch["labels"] else "remot11"
-    six = convert_labels(labels, schema, "remot6")
+def _aligned(config: Config, batch: Tensors, six: Tensor) -> Tensors:
+    """Six-class layouts, and the source aligned to them."""
     moved = align_clip(config, batch["source"], convert_labels(batch["source_labels"], "remot11", "remot6"), six)
     return {"six": six, "aligned": moved.image, "aligned_labels": moved.labels}
 

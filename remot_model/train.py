@@ -22,7 +22,7 @@ from remot_model.checkpoint import CheckpointError, write_atomically
 from remot_model.config import STAGES as STAGE_NAMES
 from remot_model.config import Config, ConfigError
 from remot_model.losses import Pair, judge
-from remot_model.stages import STAGES, Pass, Setting, needed_generators
+from remot_model.stages import STAGES, Setting, needed_generators
 
 _SAMPLED_WINDOWS, _SAMPLED_FRAMES = 2, 3
 
@@ -144,8 +144,10 @@ class Trainer:
         clip = self._prepare(batch)
         rows, carried = [], None
         for a, b in self._chunks():
-            result = self.stage.run(self.net, clip, a, b, carried)
-            rows.append(self._update(result))
+            with self._autocast():
+                result = self.stage.run(self.net, clip, a, b, carried)
+                terms, d_total = self._judged(result.losses, result.pairs)
+            rows.append(self._update(terms, d_total))
             carried = result.carried
         self.steps += 1
         return {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[-1]}
@@ -161,16 +163,17 @@ class Trainer:
         return {name: torch.cat([f[name] for f in found], 1).clamp(-1, 1).cpu() for name in found[0]}
 
     def state(self) -> dict[str, Any]:
-        """All that `load` needs, besides the generator's weights."""
+        """All that `load` needs."""
         return {
             "steps": self.steps,
+            "generator": self.net.state_dict(),
             "judges": self.judges.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
         }
 
-    def load(self, net: nn.Module, state: Mapping[str, Any]) -> None:
-        """Go on from a generator and the state saved with it."""
-        self.net.load_state_dict(net.state_dict())
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.net.load_state_dict(state["generator"])
         self.judges.load_state_dict(state["judges"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -179,15 +182,17 @@ class Trainer:
     def _prepare(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps)
         moved = {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             return self.stage.prepare(moved, chance)
 
     def _chunks(self) -> Iterable[tuple[int, int]]:
         plan = self.config.plan(self.name)
         return [(a, min(a + plan.chunk, plan.length)) for a in range(0, plan.length, plan.chunk)]
 
-    def _update(self, result: Pass) -> dict[str, float]:
-        terms, d_total = self._judged(result.losses, result.pairs)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def _update(self, terms: Mapping[str, Tensor], d_total: Tensor) -> dict[str, float]:
         g_total = torch.stack(list(terms.values())).sum()
         values = {name: float(x.detach()) for name, x in {**terms, "d": d_total, "total": g_total}.items()}
         wrong = [name for name, value in values.items() if not np.isfinite(value)]
@@ -231,7 +236,8 @@ class _Loop:
         self.run, self.trainer, self.source, self.schemas = run, trainer, source, schemas
         self.budget, self.save_every, self.say = budget, save_every, say
         self.folder, self.config = run / trainer.name, trainer.config
-        self.seconds = self.waited = 0.0
+        self.seconds = self.resumed_at = self.waited = 0.0
+        self.saved = 0
 
     def go(self, resume: bool) -> StageResult:
         from torch.utils.tensorboard import SummaryWriter
@@ -256,8 +262,7 @@ class _Loop:
                         _log(board, rows[-1])
                     if trainer.steps % self.save_every == 0:
                         self._save(board, fixed)
-            if rows:
-                self._save(board, fixed)
+            self._save(board, fixed)
         finally:
             batches.close()
             board.close()
@@ -288,21 +293,22 @@ class _Loop:
         waited = 100 * self.waited / max(self.seconds - self.resumed_at, 1e-9)
         return f"{self.trainer.name} {row['step']}{total} | {terms} | {speed:.2f} steps/s, data wait {waited:.0f} %"
 
-    resumed_at = 0.0
-
     def _load(self) -> None:
         state = checkpoint.load_state(self.run, self.trainer.name)
         if state is None:
             return
-        net = checkpoint.load_generator(self.run, self.trainer.name, self.config, self.schemas)
-        self.trainer.load(net, state)
+        self.trainer.load(state)
+        self.saved = self.trainer.steps
         self.seconds = self.resumed_at = float(state["seconds"])
         self.say(f"{self.trainer.name}: resumed at step {self.trainer.steps}")
 
     def _save(self, board: Any, fixed: Mapping[str, Tensor]) -> None:
         trainer = self.trainer
-        checkpoint.save_generator(self.run, trainer.name, trainer.net, self.config, self.schemas)
+        if trainer.steps == self.saved:
+            return
+        self.saved = trainer.steps
         checkpoint.save_state(self.run, trainer.name, {**trainer.state(), "seconds": self.seconds})
+        checkpoint.save_generator(self.run, trainer.name, trainer.net, self.config, self.schemas)
         sheet = sample_grid(trainer.pictures(fixed))
         ok, png = cv2.imencode(".png", sheet[..., ::-1])
         assert ok

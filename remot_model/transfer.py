@@ -25,7 +25,7 @@ from remot_data import people, render, video
 from remot_data.assets import AssetError
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector, DetectorError
-from remot_data.schemas import SchemaError, convert_keypoints, convert_labels, keypoint_set, label_set
+from remot_data.schemas import SchemaError, convert_keypoints, convert_labels, keypoint_set
 from remot_model import rollout
 from remot_model.checkpoint import CheckpointError, Run, load_run
 from remot_model.train import pick_device
@@ -412,10 +412,9 @@ class Renderer:
             self._background,
             states=self._states,
         )
-        palette = label_set("remot6").palette
         return {
             "result": to_uint8(done.images[0]),
-            "layout": palette[done.labels[0].cpu().numpy()],
+            "layout": render.colour_labels(done.labels[0].cpu().numpy(), "remot6"),
             "aligned": to_uint8(done.aligned[0]),
             "regions": to_uint8(done.coarse[0]),
         }

@@ -13,12 +13,16 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
     Args:
         images: float [N, C, H, W].
         flow: float [N, 2, H, W], dx and dy in pixels.
+
+    Returns:
+        float32 [N, C, H, W].
     """
     h, w = images.shape[-2:]
+    flow = flow.float()  # bfloat16 cannot tell neighbouring pixels of a large image apart
     y = torch.arange(h, dtype=flow.dtype, device=flow.device)[None, :, None] + flow[:, 1]
     x = torch.arange(w, dtype=flow.dtype, device=flow.device)[None, None, :] + flow[:, 0]
     grid = torch.stack([x * (2 / (w - 1)) - 1, y * (2 / (h - 1)) - 1], -1)
-    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def chain_flow(flows: Tensor) -> Tensor:

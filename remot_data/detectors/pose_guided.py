@@ -382,6 +382,8 @@ class PoseGuidedParser:
         points, units = with_extras(keypoints), torso_lengths(keypoints)
         seen = np.flatnonzero(((keypoints[..., 2] > 0).sum(1) >= 3) & (units > 0))
         labels = np.zeros(frames.shape[:3], np.uint8)
+        if not len(seen):
+            return {"labels": labels}
 
         def mask(t: int) -> np.ndarray:
             soft = pose["mask"][t] if "mask" in pose else None

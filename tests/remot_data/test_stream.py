@@ -3,17 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from remot_data import schemas, stream
+from remot_data import schemas
 from remot_data.annotate import switch
 from remot_data.importers import build_synthetic
+from remot_data.records import Snapshot
 from remot_data.store import StoreError
+from remot_data.stream import Plan, frontality, stream, to_torch
+from remot_data.stream import schemas as names
 
 ARRAYS = {"frames", "pts", "keypoints", "pose_map", "labels", "flow", "confidence", "background"}
 OF_THE_SOURCE = {"source", "source_keypoints", "source_labels"}
 
 
 def test_a_window_holds_what_was_stored(dancers):
-    for window in stream.stream(dancers, length=6):
+    for window in stream(dancers, length=6):
         clip = dancers.clip[window.clip]
         folders = dancers.folders(dancers.snapshot("main"))
         which = slice(window.first, window.first + 6)
@@ -28,19 +31,19 @@ def test_a_window_holds_what_was_stored(dancers):
 
 
 def test_only_the_layers_asked_for_are_there(dancers):
-    window = next(iter(stream.stream(dancers, layers=["pose"])))
+    window = next(iter(stream(dancers, layers=["pose"])))
     assert set(window.arrays) == {"frames", "pts", "keypoints", "pose_map", "source", "source_keypoints"}
 
 
 def test_a_layer_the_snapshot_lacks_is_an_error(own_dancers):
-    own_dancers.write_snapshot(stream.Snapshot("bare", {}))
+    own_dancers.write_snapshot(Snapshot("bare", {}))
     with pytest.raises(StoreError, match="has no flow layer"):
-        next(iter(stream.stream(own_dancers, snapshot="bare", layers=["flow"])))
+        next(iter(stream(own_dancers, snapshot="bare", layers=["flow"])))
 
 
 def test_resized_at_load(dancers):
-    window = next(iter(stream.stream(dancers, size=(32, 24))))
-    full = stream.Plan(dancers).window(0)
+    window = next(iter(stream(dancers, size=(32, 24))))
+    full = Plan(dancers).window(0)
     assert window.id == full.id
     assert window.arrays["frames"].shape == (6, 32, 24, 3)
     assert window.arrays["flow"].shape == (6, 32, 24, 2)
@@ -56,7 +59,7 @@ def test_warping_by_the_flow_of_a_window_gives_the_frame(dancers):
     """The flow is in pixels of the window and points to the frame before."""
     import cv2
 
-    window = stream.Plan(dancers, seed=2).window(0)
+    window = Plan(dancers, seed=2).window(0)
     frames, flow = window.arrays["frames"].astype(np.float32), window.arrays["flow"]
     ys, xs = np.mgrid[:64, :48].astype(np.float32)
     warped = cv2.remap(frames[2], xs + flow[3, ..., 0], ys + flow[3, ..., 1], cv2.INTER_LINEAR)
@@ -67,62 +70,62 @@ def test_warping_by_the_flow_of_a_window_gives_the_frame(dancers):
 
 
 def test_splits_part_the_persons(dancers):
-    train = {w.clip for w in stream.stream(dancers, layers=[])}
-    test = {w.clip for w in stream.stream(dancers, split="test", layers=[])}
+    train = {w.clip for w in stream(dancers, layers=[])}
+    test = {w.clip for w in stream(dancers, split="test", layers=[])}
     assert not train & test
-    assert train | test == {w.clip for w in stream.stream(dancers, split=None, layers=[])}
+    assert train | test == {w.clip for w in stream(dancers, split=None, layers=[])}
 
 
 def test_a_split_by_time_takes_the_source_from_the_training_part(own_dancers):
     switch(own_dancers, "main", {}, split="time:0.3")
-    windows = list(stream.stream(own_dancers, split="test", length=3, layers=[], shuffle=False))
+    windows = list(stream(own_dancers, split="test", length=3, layers=[], shuffle=False))
     assert windows
     assert all(w.first >= 14 and w.source < 14 for w in windows)
-    assert all(w.first + 3 <= 14 for w in stream.stream(own_dancers, length=3, layers=[]))
+    assert all(w.first + 3 <= 14 for w in stream(own_dancers, length=3, layers=[]))
 
 
 def test_ranks_resume_and_the_whole_agree(dancers):
-    whole = [w.id for w in stream.stream(dancers, length=2, layers=[])]
-    ranks = [[w.id for w in stream.stream(dancers, length=2, layers=[], rank=r, world_size=3)] for r in range(3)]
+    whole = [w.id for w in stream(dancers, length=2, layers=[])]
+    ranks = [[w.id for w in stream(dancers, length=2, layers=[], rank=r, world_size=3)] for r in range(3)]
     merged = [ranks[i % 3][i // 3] for i in range(sum(map(len, ranks)))]
     assert merged == whole[: len(merged)]
-    assert [w.id for w in stream.stream(dancers, length=2, layers=[], start=7)] == whole[7:]
+    assert [w.id for w in stream(dancers, length=2, layers=[], start=7)] == whole[7:]
 
 
 def test_filters_leave_frames_out(own_dancers):
     switch(own_dancers, "main", {}, where="visible_joints>=2")
     with pytest.raises(StoreError, match="loosen the snapshot's filter"):
-        next(iter(stream.stream(own_dancers)))
+        next(iter(stream(own_dancers)))
     switch(own_dancers, "main", {}, where="visible_joints>=0.01 and person == dancer-000-00001")
-    assert {w.clip for w in stream.stream(own_dancers, layers=[])} == {"dancer-000-00001"}
+    assert {w.clip for w in stream(own_dancers, layers=[])} == {"dancer-000-00001"}
 
 
 @pytest.mark.parametrize(("where", "says"), [("sharpness", "not of the form"), ("beauty>3", "no column 'beauty'")])
 def test_a_filter_that_cannot_be_read_is_an_error(own_dancers, where, says):
     switch(own_dancers, "main", {}, where=where)
     with pytest.raises(StoreError, match=says):
-        stream.Plan(own_dancers)
+        Plan(own_dancers)
 
 
 def test_several_stores_are_mixed(dancers, tmp_path):
     more = build_synthetic(str(tmp_path / "s"), dancers=2, frames=20, test=0, size=(32, 32), seed=9, workers=0)
-    found = {w.clip[:10] for w in stream.stream([dancers, more], size=(32, 24), layers=["pose"])}
+    found = {w.clip[:10] for w in stream([dancers, more], size=(32, 24), layers=["pose"])}
     assert found == {"dancer-000", "dancer-009"}
 
 
 def test_the_frontal_source_is_the_most_frontal_frame(dancers):
-    plan = stream.Plan(dancers, source="frontal", layers=["pose"])
+    plan = Plan(dancers, source="frontal", layers=["pose"])
     for index in range(len(plan)):
         window = plan.window(index)
         clip = dancers.clip[window.clip]
         points = dancers.read_arrays(dancers.folders(dancers.snapshot("main"))["pose"], "pose", clip)["keypoints"]
-        assert window.source == int(np.argmax(stream.frontality(points, "body25")))
+        assert window.source == int(np.argmax(frontality(points, "body25")))
 
 
 def test_torch_tensors_have_the_documented_forms(dancers):
     torch = pytest.importorskip("torch")
-    window = next(iter(stream.stream(dancers)))
-    tensors = stream.to_torch(window)
+    window = next(iter(stream(dancers)))
+    tensors = to_torch(window)
     assert tensors["frames"].shape == (6, 3, 64, 48) and tensors["frames"].dtype == torch.float32
     assert tensors["frames"].min() >= -1 and tensors["frames"].max() <= 1
     assert tensors["labels"].dtype == torch.int64
@@ -134,4 +137,4 @@ def test_torch_tensors_have_the_documented_forms(dancers):
 
 
 def test_schemas_name_what_windows_hold(dancers):
-    assert stream.schemas(dancers) == {"pose": "body25", "labels": "remot11"}
+    assert names(dancers) == {"pose": "body25", "labels": "remot11"}

@@ -1,4 +1,4 @@
-import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +78,6 @@ def test_the_state_holds_plain_values_only(tmp_path):
     assert checkpoint.load_state(tmp_path, "layout") is None
     checkpoint.save_state(tmp_path, "layout", {"steps": 3, "x": torch.ones(2)})
     assert checkpoint.load_state(tmp_path, "layout")["steps"] == 3
-    torch.save({"bad": json.JSONDecoder()}, tmp_path / "layout" / "train_state.pt")
+    torch.save({"bad": Path("x")}, tmp_path / "layout" / "train_state.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.load_state(tmp_path, "layout")

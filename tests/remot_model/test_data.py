@@ -132,7 +132,7 @@ def test_closing_ends_the_thread():
 
 
 def test_stores_of_other_schemas_are_refused(monkeypatch):
-    monkeypatch.setattr(data.streaming, "schemas", lambda store, snapshot: {"pose": store})
+    monkeypatch.setattr(data, "store_schemas", lambda store, snapshot: {"pose": store})
     assert data.schemas("body25", "main") == {"pose": "body25"}
     with pytest.raises(DataError, match="'coco18'.*'body25'"):
         data.schemas(["body25", "coco18"], "main")

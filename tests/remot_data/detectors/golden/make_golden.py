@@ -35,13 +35,13 @@ EVERY = 4  # frames of the clip from one of ours to the next
 IMAGE_EVERY = 5
 
 
-def cropped(clip: Path, crop: tuple[int, int, int, int], size: tuple[int, int], limit: int = 25) -> np.ndarray:
+def cropped(clip: Path, crop: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
     """Every fourth frame of a clip, cropped and resized to height, width `size`: uint8 [T, H, W, 3]."""
     x, y, w, h = crop
     out = []
     with av.open(str(clip)) as container:
         for i, frame in enumerate(container.decode(video=0)):
-            if i % EVERY == 0 and len(out) < limit:
+            if i % EVERY == 0:
                 image = frame.to_ndarray(format="rgb24")[y : y + h, x : x + w]
                 out.append(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
     return np.stack(out)

@@ -1,0 +1,90 @@
+"""The background: measured where it was seen, inpainted and said so where it was not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remot_data.detectors.base import Detector, DetectorError, load
+from remot_data.detectors.temporal_median import TemporalMedian, masked_median
+
+
+def walk(count: int = 12, height: int = 64, width: int = 96) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A red square walks before a gradient: frames, labels, and the gradient."""
+    y, x = np.mgrid[:height, :width]
+    background = np.stack([x * 2, y * 3, x + y], -1).astype(np.uint8)
+    frames, labels = np.repeat(background[None], count, 0), np.zeros((count, height, width), np.uint8)
+    for t in range(count):
+        x0 = 5 + 5 * t
+        frames[t, 20:50, x0 : x0 + 15] = (255, 0, 0)
+        labels[t, 20:50, x0 : x0 + 15] = 4
+    return frames, labels, background
+
+
+def test_a_walking_person_disappears() -> None:
+    frames, labels, background = walk()
+    out = TemporalMedian()(frames, parsing={"labels": labels})
+    assert (out["image"] == background).all() and out["image"].dtype == np.uint8
+    assert (out["seen"] == 255).all() and out["seen"].dtype == np.uint8
+
+
+def test_what_is_never_seen_is_inpainted_and_said_so() -> None:
+    frames, labels, background = walk()
+    frames, labels = frames[:1].repeat(5, 0), labels[:1].repeat(5, 0)
+    out = TemporalMedian()(frames, parsing={"labels": labels})
+    hidden = out["seen"] == 0
+    assert hidden[20:50, 5:20].all() and hidden.sum() > 450
+    assert (out["image"][~hidden] == background[~hidden]).all()
+    assert np.abs(out["image"][hidden].astype(int) - background[hidden]).mean() < 20
+
+
+def test_the_margin_grows_with_the_frame() -> None:
+    frames, labels, _ = walk(1, 128, 96)
+    small = TemporalMedian(margin=0)(frames, parsing={"labels": labels})["seen"] == 0
+    large = TemporalMedian(margin=8)(frames, parsing={"labels": labels})["seen"] == 0
+    assert small.sum() == (labels > 0).sum()
+    assert large.any(0).sum() == small.any(0).sum() + 8
+
+
+def test_outliers_do_not_move_the_median() -> None:
+    frames, labels, background = walk(11)
+    frames[3] = 255 - frames[3]
+    assert (TemporalMedian()(frames, parsing={"labels": labels})["image"] == background).mean() > 0.95
+
+
+def test_many_frames_are_sampled_and_the_result_repeats() -> None:
+    frames, labels, background = walk()
+    many, marks = np.tile(frames, (20, 1, 1, 1)), np.tile(labels, (20, 1, 1))
+    first = TemporalMedian(frames=16)(many, parsing={"labels": marks})
+    assert (first["image"] == background).all()
+    assert first["image"].tobytes() == TemporalMedian(frames=16)(many, parsing={"labels": marks})["image"].tobytes()
+
+
+def test_a_person_who_fills_every_frame_leaves_nothing_seen() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 24, 3), dtype=np.uint8)
+    out = TemporalMedian()(frames, parsing={"labels": np.full((3, 32, 24), 4, np.uint8)})
+    assert not out["seen"].any() and (out["image"] == 128).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 2**32 - 1))
+def test_masked_median_is_numpys(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (count, 3, 4, 3), dtype=np.uint8)
+    masks = rng.random((count, 3, 4)) < 0.4
+    image, seen = masked_median(frames, masks)
+    for y in range(3):
+        for x in range(4):
+            left = frames[~masks[:, y, x], y, x]
+            assert seen[y, x] == (len(left) > 0)
+            wanted = np.floor(np.median(left, 0) + 0.5) if len(left) else 128
+            assert (image[y, x] == wanted).all()
+
+
+def test_settings() -> None:
+    with pytest.raises(DetectorError, match="frames 0"):
+        TemporalMedian(frames=0)
+    assert TemporalMedian().fingerprint() != TemporalMedian(margin=3).fingerprint()
+    assert isinstance(load("temporal-median"), Detector) and TemporalMedian.needs == ("parsing",)

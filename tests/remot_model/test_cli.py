@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from remot_model import cli
+
+app = typer.Typer()
+for command in (cli.train, cli.transfer, cli.evaluate):
+    app.command()(command)
+
+
+def invoke(*words: str):
+    return CliRunner().invoke(app, list(words))
+
+
+def test_importing_the_commands_needs_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; import remot_model.cli; "
+        "assert not {'safetensors', 'skimage', 'cv2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "store", "--out", "run"],
+        ["transfer", "--run", "run", "--source", "a.png", "--driving", "b.mp4", "--out", "c.mp4"],
+        ["evaluate", "store", "--run", "run"],
+    ],
+)
+def test_without_torch_every_command_says_what_to_install(words, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import typer; from remot_model import cli\n"
+        "app = typer.Typer()\n"
+        "for f in (cli.train, cli.transfer, cli.evaluate): app.command()(f)\n"
+        f"app({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'pip install "remot[train]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "transfer", "evaluate"])
+def test_help_lists_the_options(command):
+    words = invoke(command, "--help").output
+    wanted = {
+        "train": ["--stage", "--preset", "--out", "--steps", "--minutes", "--resume", "--seed", "--json"],
+        "transfer": ["--run", "--source", "--driving", "--out", "--background", "--side-by-side", "--json"],
+        "evaluate": ["--run", "--snapshot", "--split", "--limit", "--json"],
+    }
+    assert all(option in words for option in wanted[command])
+
+
+def test_a_folder_that_is_no_run_is_one_sentence_and_status_2(tmp_path):
+    pytest.importorskip("torch")
+    done = invoke("evaluate", "store", "--run", str(tmp_path))
+    assert done.exit_code == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "is no run folder" in done.stderr
+
+
+def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
+    evaluation = pytest.importorskip("remot_model.evaluate")
+
+    def broken(*args, **options):
+        raise ZeroDivisionError("bug")
+
+    monkeypatch.setattr(evaluation, "evaluate", broken)
+    done = invoke("evaluate", "store", "--run", str(tmp_path))
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
+    module = pytest.importorskip("remot_model.transfer")
+    seen = {}
+
+    def fake(*args, progress, **options):
+        seen.update(args=args, options=options)
+        progress(1, 2)
+        progress(2, 2)
+        return {"frames": 2, "fps": 25.0, "frames_per_second": 1.5}
+
+    monkeypatch.setattr(module, "transfer", fake)
+    words = "--run r --source a.png --driving b.mp4 --out c.mp4 --side-by-side --background black --scale 2 --end 3"
+    done = invoke("transfer", *words.split(), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.strip().splitlines()[-1])["frames"] == 2
+    assert seen["args"] == (Path("r"), Path("a.png"), Path("b.mp4"), Path("c.mp4"))
+    assert seen["options"] == {
+        "background": "black",
+        "side_by_side": True,
+        "stages": None,
+        "scale": 2,
+        "start": None,
+        "end": 3.0,
+        "pose": "blazepose",
+        "parsing": "pose-guided",
+        "device": "auto",
+    }
+    assert "2 frames at 25 fps" in invoke("transfer", *words.split()).stdout
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    module = pytest.importorskip("remot_model.train")
+    calls = []
+
+    def fake(stores, run, **options):
+        calls.append({"stores": stores, "run": run, **options})
+        options["say"]("a status line")
+        return [module.StageResult("layout", 3, 1.0, 3.0, 0.1, {"total": 2.0})]
+
+    monkeypatch.setattr(module, "train", fake)
+    return calls
+
+
+def test_train_builds_the_configuration_from_its_options(tmp_path, trained):
+    words = "--stage layout --preset tiny:no-tam --steps 7 --batch 3 --set tau=0.1 --set layout.lr=0.5 --seed 4"
+    done = invoke("train", "a", "b", "--out", str(tmp_path / "run"), "--features", "vgg19", *words.split(), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.strip())["stages"][0]["steps"] == 3
+    assert "a status line" in done.stderr
+    call = trained[0]
+    assert (call["stores"], call["stages"], call["steps"], call["seed"]) == (["a", "b"], ("layout",), 7, 4)
+    config = call["config"]
+    assert (config.name, config.use_tam, config.tau, config.perceptual) == ("tiny:no-tam", False, 0.1, "vgg19")
+    assert (config.layout.batch, config.whole.batch, config.layout.lr) == (3, 3, 0.5)
+
+
+def test_train_takes_the_configuration_of_the_run_that_is_there(tmp_path, trained):
+    from remot_model.checkpoint import write_info
+    from remot_model.config import preset
+
+    write_info(tmp_path, {"config": preset("tiny:no-wcn").to_json(), "schemas": {}})
+    assert invoke("train", "a", "--out", str(tmp_path), "--resume").exit_code == 0
+    assert trained[0]["config"] == preset("tiny:no-wcn") and trained[0]["resume"]
+    assert trained[0]["stages"] is None
+    assert invoke("train", "a", "--out", str(tmp_path / "new")).exit_code == 0
+    assert trained[1]["config"] == preset("small")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("tau", "FIELD=VALUE"), ("nothing=1", "no field 'nothing'"), ("layout.x=1", "no field"), ("size=[5,5]", "size")],
+)
+def test_settings_that_do_not_exist_are_refused(tmp_path, trained, setting, words):
+    done = invoke("train", "a", "--out", str(tmp_path), "--set", setting)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not trained
+
+
+def test_evaluate_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch):
+    module = pytest.importorskip("remot_model.evaluate")
+    report = {
+        "frames": 32,
+        "clips": 2,
+        "methods": {"model": {"ssim": 0.5, "tcm": None}},
+        "unavailable": {"lpips": "its weights are absent"},
+    }
+    monkeypatch.setattr(module, "evaluate", lambda *args, **options: report)
+    done = invoke("evaluate", "store", "--run", str(tmp_path))
+    assert done.exit_code == 0
+    assert done.stdout.strip().splitlines() == [
+        "32 frames of 2 clips",
+        "model: ssim 0.500",
+        "lpips is not measured: its weights are absent",
+    ]
+    assert json.loads(invoke("evaluate", "store", "--run", str(tmp_path), "--json").stdout.splitlines()[-1]) == report
