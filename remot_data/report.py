@@ -522,10 +522,9 @@ def _evenly(total: int, most: int) -> list[int]:
 
 
 def _clip(view: _View, clip: Clip) -> _Html:
-    step = max(1, round(clip.fps / _RATE))
-    which = range(0, clip.frames, step)[:_SHOWN]
+    which = _shown(clip)
     names, strips = _strips(view, clip, which)
-    film = _film(names, strips, (clip.fps or _RATE) / step, clip.id)
+    film = _film(names, strips, (clip.fps or _RATE) / which.step, clip.id)
     return _html(
         '<article class="clip"><h3>{}</h3><div class="show" style="--n:{}">{}{}</div>'
         '<dl class="facts">{}</dl></article>',
@@ -535,6 +534,11 @@ def _clip(view: _View, clip: Clip) -> _Html:
         _background(view, clip),
         _facts(_about(view, clip, which)),
     )
+
+
+def _shown(clip: Clip) -> range:
+    """The frames of a clip that its film shows: from the first on, thinned out where they come fast."""
+    return range(0, clip.frames, max(1, round(clip.fps / _RATE)))[:_SHOWN]
 
 
 def _strips(view: _View, clip: Clip, which: range) -> tuple[list[str], list[np.ndarray]]:

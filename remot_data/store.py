@@ -377,5 +377,5 @@ def _stacked(kind: str, out: dict[str, Any]) -> dict[str, Any]:
     arrays = {name: np.stack(values) for name, values in out.items()}
     if kind == "flow" and "flow" in arrays:
         packed = arrays["flow"]
-        return {"flow": np.ascontiguousarray(packed[..., :2]), "confidence": packed[..., 2].astype(np.uint8)}
+        return {"flow": np.stack([packed[:, 0], packed[:, 1]], -1), "confidence": packed[:, 2].astype(np.uint8)}
     return arrays

@@ -227,11 +227,13 @@ class _Reader:
 
     def _flow(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
         packed = self._members("flow", "flow", clip, which)
-        grid = packed[0].shape
-        scale = np.array([size[1] / grid[1], size[0] / grid[0]], np.float32)
-        flow = [cv2.resize(p[..., :2], size[::-1], interpolation=_interpolation(grid, size)) * scale for p in packed]
-        both = [_nearest(np.ascontiguousarray(p[..., 2]), size) == _CONFIDENT for p in packed]
-        return {"flow": np.stack(flow), "confidence": np.stack(both)}
+        grid = packed[0].shape[1:]
+        how = _interpolation(grid, size)
+        flow = np.empty((len(packed), *size, 2), np.float32)
+        for t, planes in enumerate(packed):
+            for axis, scale in enumerate((size[1] / grid[1], size[0] / grid[0])):
+                flow[t, ..., axis] = cv2.resize(planes[axis], size[::-1], interpolation=how) * np.float32(scale)
+        return {"flow": flow, "confidence": np.stack([_nearest(planes[2], size) == _CONFIDENT for planes in packed])}
 
     def _background(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
         return {"background": _resized(self._members("background", "image", clip, [0])[0], size)}

@@ -388,7 +388,8 @@ def _load_features(
 ) -> features.Features | None:
     if not config.perceptual_on or not any(STAGES[s].perceptual for s in stages):
         return None
-    found = features.perceptual(config.perceptual, device=device)
+    choice, _, file = config.perceptual.partition(":")
+    found = features.perceptual(choice, file or None, device)
     say(f"perceptual features: {found.name}")
     return found
 

@@ -30,7 +30,7 @@ class BasicScores:
     name = "basic-scores"
     kind = "scores"
     version = "1"
-    schema = "scores"
+    schema = "basic"
     needs = ("pose",)
     licence = "Apache-2.0"
     approximate = False

@@ -26,7 +26,7 @@ class TemporalMedian:
     name = "temporal-median"
     kind = "background"
     version = "1"
-    schema = "image"
+    schema = "rgb"
     needs = ("parsing",)
     licence = "Apache-2.0"
     approximate = False

@@ -1,0 +1,123 @@
+"""What each way to store a layer costs to decode and in bytes, beside the one that was chosen.
+
+Times are microseconds a frame in this process, medians of several rounds over real frames; compare within a run.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from remot_data import layers, synthetic
+from remot_data.layers import _images
+
+Coder = tuple[str, Callable[[int], bytes], Callable[[bytes], Any]]
+
+
+def measure(kind: str, coders: list[Coder], frames: int, rounds: int = 15) -> None:
+    """Print a line a coder: microseconds to decode and to encode, and bytes, a frame."""
+    print(f"\n{kind:<34}{'decode us':>10}{'encode us':>10}{'bytes':>9}")
+    for name, encode, decode in coders:
+        started = time.perf_counter()
+        members = [encode(t) for t in range(frames)]
+        encoding = (time.perf_counter() - started) / frames
+        times = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for data in members:
+                decode(data)
+            times.append((time.perf_counter() - started) / frames)
+        size = statistics.mean(map(len, members))
+        print(f"{name:<34}{statistics.median(times) * 1e6:>10.0f}{encoding * 1e6:>10.0f}{size:>9.0f}")
+
+
+def _npz(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, flow=array)
+    return out.getvalue()
+
+
+def _png16(array: np.ndarray) -> bytes:
+    shifted = (array.astype(np.int32) + 32768).astype(np.uint16)
+    return cv2.imencode(".png", shifted, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    scene = synthetic.dance(synthetic.Dancer.random(1), 30)
+    arrays = synthetic.layers(scene)
+    flow, points = arrays["flow"], arrays["pose"]["keypoints"]
+    planes = [np.rint(flow["flow"][..., i] * 64) for i in (0, 1)]
+    packed = np.stack([*planes, flow["confidence"]], 1).astype("<i2")
+    shape = packed.shape[1:]
+
+    def chosen(kind: str, values: dict[str, np.ndarray], ext: str, name: str) -> Coder:
+        module = layers.kind(kind)
+        return name, lambda t: module.encode(values, t)[ext], lambda data: module.decode(ext, data)
+
+    def jpeg(quality: int) -> Coder:
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        return (
+            f"JPEG {quality}, 4:2:0",
+            lambda t: cv2.imencode(".jpg", scene.frames[t][..., ::-1], options)[1].tobytes(),
+            _images.from_jpeg,
+        )
+
+    def as_float(values: np.ndarray) -> np.ndarray:
+        out = values.astype(np.float32)
+        out[:2] *= np.float32(1 / 64)
+        return out
+
+    def raw(data: bytes) -> np.ndarray:
+        return as_float(np.frombuffer(zlib.decompress(data), "<i2").reshape(shape))
+
+    def png16(data: bytes) -> np.ndarray:
+        return as_float(np.moveaxis(cv2.imdecode(np.frombuffer(data, "u1"), -1).astype(np.int32) - 32768, -1, 0))
+
+    png = chosen("parsing", arrays["parsing"], "png", "PNG, runs (chosen)")
+    measure("frames", [chosen("frames", {"frames": scene.frames}, "jpg", "JPEG 95, 4:4:4 (chosen)"), jpeg(95)], 30)
+    measure(
+        "flow",
+        [
+            chosen("flow", flow, "npz", "npz from the buffer (chosen)"),
+            ("npz, numpy.load", lambda t: _npz(packed[t]), lambda d: as_float(np.load(io.BytesIO(d))["flow"])),
+            ("zlib 1, no header", lambda t: zlib.compress(packed[t].tobytes(), 1), raw),
+            ("PNG, 16 bits a channel", lambda t: _png16(np.moveaxis(packed[t], 0, -1)), png16),
+        ],
+        30,
+    )
+    measure(
+        "parsing",
+        [
+            png,
+            (
+                "PNG, default strategy",
+                lambda t: cv2.imencode(".png", arrays["parsing"]["labels"][t])[1].tobytes(),
+                _images.from_png,
+            ),
+        ],
+        30,
+    )
+    measure(
+        "keypoints",
+        [
+            chosen("pose", {"keypoints": points}, "npy", "npy from the buffer (chosen)"),
+            (
+                "npy, numpy.load",
+                lambda t: layers.kind("pose").encode({"keypoints": points}, t)["npy"],
+                lambda d: np.load(io.BytesIO(d)),
+            ),
+        ],
+        30,
+    )
+
+
+if __name__ == "__main__":
+    main()
