@@ -109,13 +109,15 @@ def write_report(
         StoreError: for a store that cannot be read.
     """
     view = _View(store if isinstance(store, Store) else open_store(store))
+    # What may be damaged comes first: the films of the clips take longer.
+    trained = [(f"run-{i}", f"Run {Path(run).resolve().name}", _run(Path(run))) for i, run in enumerate(runs, 1)]
     sections = [
         ("refused", "Refused", _refused(view)),
         ("snapshots", "Snapshots and layers", _layers(view)),
         ("clips", "Clips", _clips(view, most_clips)),
         ("distributions", "Distributions", _distributions(view)),
         ("time", "Time", _times(view)),
-        *((f"run-{i}", f"Run {Path(run).resolve().name}", _run(Path(run))) for i, run in enumerate(runs, 1)),
+        *trained,
     ]
     shown = [(anchor, title, body) for anchor, title, body in sections if body]
     body = [
@@ -286,7 +288,14 @@ class _View:
 
     @cached_property
     def stats(self) -> dict[str, Any] | None:
+        _ = self.receipts  # read first, so that a damaged ledger is named
         return stats(self.store) if self.clips else None
+
+    @cached_property
+    def receipts(self) -> list[tuple[str, int, dict[str, float]]]:
+        """Task, frames and seconds by stage of every receipt."""
+        with _reading(f"{self.store.url}/{LEDGER}"):
+            return [(line["task"], line["frames"], dict(line["seconds"])) for line in self.lines(LEDGER)]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The lines of a file of the ledger, none if it is not there."""
@@ -807,11 +816,10 @@ def _spent(view: _View) -> dict[str, tuple[float, int]]:
     with _reading(f"{view.store.url}/{_SCAN}"):
         for line in view.inputs:
             add("look through", line["seconds"], line["frames"]["decoded"])
-    with _reading(f"{view.store.url}/{LEDGER}"):
-        for receipt in view.lines(LEDGER):
-            names = _TIMES.get(receipt["task"].split("/")[0], {})
-            for stage, seconds in receipt["seconds"].items():
-                add(names.get(stage, stage), seconds, receipt["frames"])
+    for task, frames, seconds in view.receipts:
+        names = _TIMES.get(task.split("/")[0], {})
+        for stage, value in seconds.items():
+            add(names.get(stage, stage), value, frames)
     return spent
 
 

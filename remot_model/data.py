@@ -167,9 +167,7 @@ def prefetch(items: Iterator[Any], ahead: int) -> Iterator[Any]:
     return read()
 
 
-def augmented(
-    window: Window, config: Config, pose_schema: str, chance: np.random.Generator
-) -> Window:
+def augmented(window: Window, config: Config, pose_schema: str, chance: np.random.Generator) -> Window:
     """The window mirrored with probability `config.flip`, its colours shifted if `config.colour_jitter`.
 
     One choice holds for all frames, the source and the background. Left and right labels and keypoints change

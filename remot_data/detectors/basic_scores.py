@@ -45,7 +45,6 @@ class BasicScores:
         return {
             "detector": self.name,
             "version": self.version,
-            "opencv": cv2.__version__,
             "weights": file_sha256(self._people.path),
             "settings": {"every": self.every, "visible": self.visible, "threads": self.threads},
         }

@@ -87,7 +87,6 @@ class DISFlow:
         return {
             "detector": self.name,
             "version": self.version,
-            "opencv": cv2.__version__,
             "settings": {"preset": self.preset, "scale": self.scale},
         }
 

@@ -368,7 +368,6 @@ class PoseGuidedParser:
         return {
             "detector": self.name,
             "version": self.version,
-            "opencv": cv2.__version__,
             "settings": {"mask_threshold": self.mask_threshold, "samples": self.samples},
         }
 

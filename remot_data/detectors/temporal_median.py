@@ -40,7 +40,6 @@ class TemporalMedian:
         return {
             "detector": self.name,
             "version": self.version,
-            "opencv": cv2.__version__,
             "settings": {"margin": self.margin, "frames": self.frames},
         }
 
