@@ -219,7 +219,7 @@ def is_current(store: Store, job: Job, shard: int) -> bool:
 
 def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]]) -> Receipt:
     """The task: make one shard of every job's layer. Harmless to run twice."""
-    # The flow of OpenCV's DIS depends on how many threads share the picture.
+    # Processes are the unit of parallel work; and no threading can change a byte.
     cv2.setNumThreads(1)
     store = Store(url)
     todo = [job for job in (Job.from_json(j) for j in jobs) if not is_current(store, job, shard)]

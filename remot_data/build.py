@@ -286,7 +286,10 @@ def _reduced(size: tuple[int, int], longest: int = 640) -> tuple[int, int]:
 
 def _persons(frame: np.ndarray, number: int, size: tuple[int, int]) -> list[people.Person]:
     scale = np.array([size[0] / frame.shape[1], size[1] / frame.shape[0]] * 2)
-    return [people.Person(number, tuple(np.array(b.box) * scale), float(b.score)) for b in _finder().body_boxes(frame)]
+    return [
+        people.Person(number, tuple(np.array(b.box) * scale), float(b.score))
+        for b in _finder().body_boxes(frame, tiles=True)
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,10 @@ videos of few frames a second, the landmarks are computed again in its new place
 from __future__ import annotations
 
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -106,6 +110,20 @@ class Landmarks:
     region: Region
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep LiteRT's notice of its delegate, which no setting turns off, out of the standard error."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
+
+
 class _Network:
     """A LiteRT network with fixed shapes; `DetectorError` if the file holds another one."""
 
@@ -115,8 +133,9 @@ class _Network:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            self._interpreter = Interpreter(str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with _quiet():
+                self._interpreter = Interpreter(str(path), num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise DetectorError(
                 f"{path} is not a LiteRT file that can be run ({error}); give the {what} of MediaPipe's pose solution"
@@ -321,6 +340,14 @@ def _same_person(a: Detection, b: Detection) -> bool:
     return bool(distance < 0.3 * max(a.radius, b.radius))
 
 
+def _same_body(a: Body, b: Body) -> bool:
+    """Whether two boxes are of one person: they overlap well, or one of like size lies within the other."""
+    areas = [(x.box[2] - x.box[0]) * (x.box[3] - x.box[1]) for x in (a, b)]
+    overlap = float(_overlaps(np.array(a.box), np.array([b.box]))[0])
+    within = overlap * sum(areas) / (1 + overlap) / max(min(areas), 1e-9)
+    return overlap > 0.5 or (within > 0.85 and min(areas) > 0.35 * max(areas))
+
+
 class LandmarkNetwork:
     """The landmark network: 39 points, presence and person mask inside a region of interest."""
 
@@ -431,7 +458,7 @@ class BlazePose:
                 body = Body(_tight_box(found, size), detection.score, _body25(found.points, size, self._threshold))
             else:
                 body = Body(_clip(detection.box, size), detection.score, np.zeros((25, 3), np.float32))
-            if not any(_overlaps(np.array(body.box), np.array([other.box]))[0] > 0.7 for other in bodies):
+            if not any(_same_body(body, other) for other in bodies):
                 bodies.append(body)
         return bodies
 

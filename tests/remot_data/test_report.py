@@ -83,8 +83,8 @@ class Page(HTMLParser):
         return found[0][1:]
 
 
-def page(store: Store | str, folder: Path, **options: Any) -> Page:
-    return Page(write_report(store, folder / "page" / "report.html", **options))
+def page(store: Store | str, folder: Path, most_clips: int = 0, **options: Any) -> Page:
+    return Page(write_report(store, folder / "page" / "report.html", most_clips=most_clips, **options))
 
 
 def clip(number: int, frames: int, path: str, split: str = "") -> Clip:
@@ -147,7 +147,7 @@ def built(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def dancers_page(dancers: Store, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return page(dancers, tmp_path_factory.mktemp("dancers"))
+    return page(dancers, tmp_path_factory.mktemp("dancers"), most_clips=24)
 
 
 # The page as such
@@ -164,7 +164,7 @@ def check_self_contained(found: Page) -> None:
 
 def test_page_needs_nothing_else(built: Store, dancers_page: Page, run: Path, tmp_path: Path) -> None:
     check_self_contained(dancers_page)
-    check_self_contained(page(built, tmp_path, runs=[run]))
+    check_self_contained(page(built, tmp_path, most_clips=1, runs=[run]))
 
 
 def test_page_allows_only_its_own_script(dancers_page: Page) -> None:
@@ -187,7 +187,7 @@ def test_page_can_be_read_aloud(dancers_page: Page) -> None:
 
 
 def test_hostile_names_stay_text(built: Store, tmp_path: Path) -> None:
-    found = page(built, tmp_path)
+    found = page(built, tmp_path, most_clips=1)
     assert found.source.count("<script") == 1
     assert HOSTILE in [row[4] for row in found.rows("One by one")]
     assert "frames 9 to 11 <i>" in found.text and "CC0 <b>" in found.text
@@ -231,6 +231,7 @@ def test_every_reject_is_listed_with_its_reason(built: Store, tmp_path: Path) ->
         "duplicate": [REASONS["duplicate"], "1", "20"],
         "unreadable": [REASONS["unreadable"], "1", "0"],
     }
+    assert ("details", {"open": ""}) in found.elements, "a few rejects are not folded away"
     assert found.rows("One by one") == [[r.what, r.id, r.code, r.detail, r.path, str(r.frames)] for r in REJECTS]
 
 
@@ -308,7 +309,7 @@ def test_absent_layers_leave_no_panel(own_dancers: Store, built: Store, tmp_path
     found = page(own_dancers, tmp_path, most_clips=1)
     assert found.all("video")[0]["aria-label"].endswith(": frame, pose side by side")
     assert not found.all("img") and "Layout" not in found.text and "sharpness" not in found.text
-    bare = page(built, tmp_path)
+    bare = page(built, tmp_path, most_clips=1)
     assert bare.all("video")[0]["aria-label"].endswith(": frame side by side")
     assert "There is no snapshot yet." in bare.text and "frames only, no layers" in bare.text
 
@@ -318,11 +319,11 @@ def test_contact_sheet_is_chosen_evenly(dancers: Store, tmp_path: Path) -> None:
     shown = [dancers.clips[i].id for i in (0, 2, 4)]
     assert [f["aria-label"].split(":")[0] for f in found.all("video")] == [f"Clip {name}" for name in shown]
     assert "3 of 5 clips, chosen evenly" in found.text
-    assert not page(dancers, tmp_path, most_clips=0).all("video")
+    assert not page(dancers, tmp_path).all("video")
 
 
 def test_clips_come_with_their_facts(built: Store, tmp_path: Path) -> None:
-    text = page(built, tmp_path).text
+    text = page(built, tmp_path, most_clips=1).text
     for fact in ("300×400 at -10, 20 of 640×480", "someone", "4 at 30 a second", "10 – 13, 0.33 – 0.43 s"):
         assert fact in text
 
@@ -448,7 +449,9 @@ def test_run_is_shown(built: Store, run: Path, tmp_path: Path) -> None:
     found = page(built, tmp_path, runs=[run])
     assert "Run first-run" in found.text and "899 steps in 450 s, 2.00 steps a second" in found.text
     labels = [svg.get("aria-label", "") for svg in found.all("svg")]
-    assert [text.split(" by ")[0] for text in labels if text.startswith("Loss")] == ["Loss l1", "Loss gan full"]
+    curves = [text for text in labels if text.startswith("Loss")]
+    assert [text.split(" by ")[0] for text in curves] == ["Loss l1", "Loss gan full"]
+    assert curves[1] == "Loss gan full by step, from 0.5 to 0.5"
     lines = [p["points"].split() for p in found.all("polyline")]
     assert len(lines) == 4 and all(len(points) == 300 for points in lines)
     pictures = {i["alt"]: base64.b64decode(i["src"].partition(",")[2]) for i in found.all("img")}
