@@ -560,7 +560,7 @@ def _strips(view: _View, clip: Clip, which: range) -> tuple[list[str], list[np.n
             given[title] = found
     packed = view.members("flow", "flow", clip, which)
     if packed is not None:
-        lengths = np.hypot(*np.moveaxis(np.stack([p[..., :2] for p in packed]), -1, 0))
+        lengths = [np.hypot(p[0], p[1]) for p in packed]
         scale = max(1.0, float(np.percentile(lengths, 99)))
         given["flow"] = [_flow(p, scale, view.store.size) for p in packed]
     strips = []
@@ -577,8 +577,9 @@ def _strips(view: _View, clip: Clip, which: range) -> tuple[list[str], list[np.n
 
 
 def _flow(packed: np.ndarray, scale: float, size: tuple[int, int]) -> np.ndarray:
-    confident = packed[..., 2] == (layer_kinds.flow.FORWARD_BACKWARD | layer_kinds.flow.PHOTOMETRIC)
-    image = render.flow_image(packed[..., :2], scale, confident)
+    dx, dy, bits = packed
+    confident = bits == (layer_kinds.flow.FORWARD_BACKWARD | layer_kinds.flow.PHOTOMETRIC)
+    image = render.flow_image(np.stack([dx, dy], -1), scale, confident)
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 

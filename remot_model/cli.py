@@ -187,7 +187,12 @@ def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | 
     if batch is not None:
         for name in configs.STAGES:
             plain[name]["batch"] = batch
-    return configs.Config.from_json(plain)
+    config = configs.Config.from_json(plain)
+    if fields.get("perceptual") and not config.perceptual_on:
+        raise configs.ConfigError(
+            f"--features has nothing to do: lambda_per and lambda_gram of {config.name!r} are 0; add --set lambda_per=10"
+        )
+    return config
 
 
 def _set(plain: dict[str, Any], path: list[str], value: Any) -> None:

@@ -193,13 +193,15 @@ _SIZES: dict[str, dict[str, Any]] = {
         "ngf": 16,
         "ndf": 16,
         "region_ndf": 16,
+        "n_downsample": 2,
         "n_blocks": 4,
         "decoder_blocks": 2,
         "clip_regions": True,
         "lambda_per": 0.0,
-        "layout": StagePlan(200, 2, length=4, lr=1e-3),
+        "lambda_image": 10.0,
+        "layout": StagePlan(300, 2, length=4, lr=1e-3),
         "region": StagePlan(200, 2, length=4, lr=1e-3),
-        "whole": StagePlan(200, 2, length=4, lr=1e-3),
+        "whole": StagePlan(160, 2, length=4, lr=1e-3),
     },
 }
 

@@ -300,7 +300,11 @@ def test_panels_show_the_layers_they_name(dancers: Store) -> None:
     assert not changed["parsing"][labels == 0].any() and changed["parsing"][labels != 0].mean() > 0.9
     assert 0.005 < changed["pose"].mean() < changed["parsing"].mean()
     assert strips[0][:, -48:].max() < 100, "the first frame has no flow to be trusted"
-    assert strips[-1][:, -48:].max() == 255
+    flow = dancers.read_arrays(view.folders["flow"], "flow", first)
+    length, confident = np.hypot(*np.moveaxis(flow["flow"][19], -1, 0)), flow["confidence"][19] == 3
+    shown = views["flow"][::2, ::2]
+    assert (shown[confident & (length == 0)] == 255).all(), "white where nothing moves"
+    assert (shown[confident & (length > 1)].min(-1) < 255).all() and (shown[~confident] < 128).all()
 
 
 def test_absent_layers_leave_no_panel(own_dancers: Store, built: Store, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def trained(monkeypatch):
 
 
 def test_train_builds_the_configuration_from_its_options(tmp_path, trained):
-    words = "--stage layout --preset tiny:no-tam --steps 7 --batch 3 --set tau=0.1 --set layout.lr=0.5 --seed 4"
+    words = "--stage layout --preset tiny:no-tam --steps 7 --batch 3 --set tau=0.1 --set layout.lr=0.5 --set lambda_per=10 --seed 4"
     done = invoke("train", "a", "b", "--out", str(tmp_path / "run"), "--features", "vgg19", *words.split(), "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.strip())["stages"][0]["steps"] == 3
@@ -147,6 +147,13 @@ def test_train_takes_the_configuration_of_the_run_that_is_there(tmp_path, traine
     assert trained[0]["stages"] is None
     assert invoke("train", "a", "--out", str(tmp_path / "new")).exit_code == 0
     assert trained[1]["config"] == preset("small")
+
+
+def test_features_without_a_loss_that_uses_them_are_refused(tmp_path, trained):
+    words = f"train a --out {tmp_path} --preset tiny --set lambda_per=0 --set lambda_gram=0 --features vgg19"
+    done = invoke(*words.split())
+    assert done.exit_code == 2 and "add --set lambda_per=10" in done.stderr
+    assert not trained
 
 
 @pytest.mark.parametrize(
