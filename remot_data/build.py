@@ -133,9 +133,9 @@ def build(
         seconds["look through"] = time.monotonic() - started
         clips, rejects, counts = plan(scans, policy)
         _write_rejects(store, rejects)
+        store.write_clips(clips)
         chosen = {}
         if clips:
-            store.write_clips(clips)
             started = time.monotonic()
             write_frames(engine, store, policy, progress)
             seconds["frames"] = time.monotonic() - started
@@ -166,7 +166,7 @@ def find_inputs(videos: Any) -> tuple[list[Input], int]:
             files = [p for p in _walk(path) if p.is_file()]
             wanted = [p for p in files if p.suffix.lower() not in _SIDECARS]
             ignored += len(files) - len(wanted)
-            items = [Input(str(p.absolute())) for p in wanted]
+            items = [Input(_printable(p.absolute())) for p in wanted]
         elif path.suffix in (".yaml", ".yml"):
             items = read_manifest(path)
         elif path.exists():
@@ -177,6 +177,11 @@ def find_inputs(videos: Any) -> tuple[list[Input], int]:
     if not found:
         raise InputError(f"no file to build from in {', '.join(map(str, several))} ({ignored} others passed over)")
     return [found[path] for path in sorted(found)], ignored
+
+
+def _printable(path: Path) -> str:
+    """The path as text that can be stored; a name that is not UTF-8 is changed, and then refused as unreadable."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -234,7 +239,11 @@ def scan_all(
 
 
 def _stamp(path: str) -> str:
-    status = os.stat(path)
+    """Changes when the file does."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "absent"
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 

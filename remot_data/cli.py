@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -161,7 +162,7 @@ def verify(store: str, as_json: AsJson = False) -> None:
 
     problems = list(run(open_store(store)))
     for problem in problems:
-        err.print(f"[red]wrong[/red] {problem}")
+        err.print(f"[red]wrong[/red] {escape(problem)}")
     out.print(f"{store}: {len(problems)} problems" if problems else f"{store} is sound")
     _finish({"store": store, "problems": problems}, as_json, 1 if problems else 0)
 
@@ -241,10 +242,9 @@ def assets(
         for name, path in asset_table.fetch_all(names).items():
             out.print(f"{name}: {path}")
         return
-    table = Table("name", "licence", "from", "bytes", "cached", "what", box=None)
     for row in asset_table.listing():
-        table.add_row(row.name, row.licence, row.package, f"{row.size:,}", "yes" if row.path else "", row.note)
-    out.print(table)
+        about = f"{row.licence}, {row.size:,} bytes out of {row.package}{', cached' if row.path else ''}"
+        out.print(f"{row.name:<20} {about}: {row.note}")
 
 
 @app.command("run")
@@ -264,8 +264,11 @@ def run_recipe(
     values.update(here=str(recipe.parent), assets=_Assets())
     worst = 0
     for step in steps:
-        line = step.format(**values)
-        err.print(f"[bold]remot {line}[/bold]")
+        try:
+            line = step.format(**values)
+        except KeyError as missing:
+            raise StoreError(f"{recipe} needs a value: --set {missing.args[0]}=...") from missing
+        err.print(f"[bold]remot {escape(line)}[/bold]")
         code = _invoke(shlex.split(line))
         worst = max(worst, code)
         if code >= 2:
@@ -305,7 +308,7 @@ def _invoke(arguments: list[str]) -> int:
         VideoError,
         EncodeError,
     ) as error:
-        err.print(f"[red]error:[/red] {error}")
+        err.print(f"[red]error:[/red] {escape(str(error))}")
         return 2
     except KeyboardInterrupt:
         code = 130
@@ -368,7 +371,7 @@ def _print_build(summary: Any) -> None:
         f"{frames['resampled']} left out by the frame rate; {summary.clips} clips in {summary.shards} shards"
     )
     for reject in summary.rejects:
-        out.print(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})")
+        out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
 
 
 def _say_defaults(specs: dict[str, str]) -> None:

@@ -33,7 +33,7 @@ REASONS = {
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spare space: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:

@@ -82,8 +82,10 @@ def stats(store: Store) -> dict[str, Any]:
     receipts = store.read_lines(LEDGER)
     seconds: dict[str, float] = {}
     for receipt in receipts:
-        for stage, value in receipt["seconds"].items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
+        task = receipt["task"].partition("/")[0]
+        for stage, value in receipt.get("seconds", {}).items():
+            name = "read frames" if (task, stage) == ("annotate", "frames") else stage
+            seconds[name] = seconds.get(name, 0.0) + value
     layers = [
         {
             "kind": info.kind,

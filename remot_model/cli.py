@@ -190,7 +190,7 @@ def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | 
     config = configs.Config.from_json(plain)
     if fields.get("perceptual") and not config.perceptual_on:
         raise configs.ConfigError(
-            f"--features has nothing to do: lambda_per and lambda_gram of {config.name!r} are 0; add --set lambda_per=10"
+            f"--features has no effect: lambda_per and lambda_gram of {config.name!r} are 0; add --set lambda_per=10"
         )
     return config
 

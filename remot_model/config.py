@@ -62,6 +62,7 @@ class Config:
     tau: float = 1.0  # temperature of the TAM
     mask_frames: int = 3  # paper: 1; released: 3
     clip_regions: bool = False  # multiply a generated region by its mask before the sum of equation (11)
+    refine_coarse: bool = False  # the WCN's foreground is added to the coarse one; not in the paper, for short runs
     background_hole: bool = True  # the background is black where the layout is not background
     first_frame_raw: bool = True  # released: the first frame is blended with a warped black frame
     predicted_layouts: float = 0.0  # share of the batches of the last stage that see generated layouts
@@ -176,7 +177,7 @@ class Config:
 
 _NETWORK_FIELDS = (
     "size ngf n_downsample n_blocks decoder_blocks norm layout_classes use_gam use_tam use_wcn tam_softmax tau "
-    "mask_frames clip_regions background_hole first_frame_raw"
+    "mask_frames clip_regions refine_coarse background_hole first_frame_raw"
 ).split()
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -197,6 +198,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "n_blocks": 4,
         "decoder_blocks": 2,
         "clip_regions": True,
+        "refine_coarse": True,
         "lambda_per": 0.0,
         "lambda_image": 10.0,
         "layout": StagePlan(300, 2, length=4, lr=1e-3),

@@ -134,7 +134,8 @@ def whole(
     memory = state.outputs if state else torch.zeros_like(coarse[:, :1]).repeat(1, 2, 1, 1, 1)
     frames = []
     for t in range(poses.shape[1]):
-        frames.append(net.step(t, code, coarse[:, t], behind[:, t], memory, state is None and t == 0))
+        person, first = labels[:, t, None] > 0, state is None and t == 0
+        frames.append(net.step(t, code, coarse[:, t], person, behind[:, t], memory, first))
         memory = _push(memory, frames[-1].image)
     return _stack(WholeFrame, frames), State(_last_two(conditions, state), memory)
 

@@ -145,7 +145,8 @@ def transfer(
     with _clearly():
         place = pick_device(device)
         run = run if isinstance(run, Run) else load_run(run, place)
-        _check(run, Path(out), stages, scale)
+        _check(run, scale)
+        _check_files([Path(source), Path(driving)], [Path(out), *([Path(stages)] if stages is not None else [])])
         eyes = _eyes(run, pose, parsing)
         who = find_source(Path(source), eyes)
         drive = find_driving(Path(driving), run.config.size, start, end)
@@ -187,7 +188,7 @@ def _clearly() -> Iterator[None]:
         raise TransferError(f"a file cannot be read or written: {error}") from error
 
 
-def _check(run: Run, out: Path, stages: str | Path | None, scale: int) -> None:
+def _check(run: Run, scale: int) -> None:
     missing = [stage for stage in run.config.stages if stage not in run.generators]
     if missing:
         raise TransferError(
@@ -196,11 +197,18 @@ def _check(run: Run, out: Path, stages: str | Path | None, scale: int) -> None:
         )
     if scale < 1:
         raise TransferError(f"a scale of {scale} leaves no picture; give 1 or more")
-    for path in (out, *([Path(stages)] if stages is not None else [])):
+
+
+def _check_files(inputs: list[Path], outputs: list[Path]) -> None:
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
         if path.suffix.lower() not in _CONTAINERS:
             raise TransferError(f"{path} would be no video: end its name with {', '.join(_CONTAINERS)}")
         if path.is_dir():
             raise TransferError(f"{path} is a folder; name a file to write")
+        if path.resolve() in taken:
+            raise TransferError(f"{path} is named twice; name another file to write")
+        taken.add(path.resolve())
 
 
 def _upto256(run: Run) -> int:
@@ -365,7 +373,7 @@ class Renderer:
     """Driving frames to pictures, piece by piece; the networks' memory is carried until a shot begins.
 
     Attributes:
-        without_pose: frames so far in which nobody was found; they repeat the pose before.
+        without_pose: frames so far in which nobody was found; they repeat the pose before, if there is one.
     """
 
     def __init__(self, run: Run, who: Source, background: np.ndarray, eyes: Eyes, device: torch.device) -> None:
@@ -461,6 +469,8 @@ def _write(
                 done += len(frames)
                 if progress:
                     progress(done, drive.frames)
+            if renderer.without_pose == done:
+                raise TransferError(f"no pose was found in any of {done} frames of {drive.path}; show a whole person")
         silence = ""
         for path, part in parts.items():
             silence = _add_sound(part, drive) or silence
@@ -490,7 +500,9 @@ def _add_sound(part: Path, drive: Driving) -> str:
 def _notes(renderer: Renderer, drive: Driving, silence: str) -> list[str]:
     notes = []
     if renderer.without_pose:
-        notes.append(f"nobody was found in {renderer.without_pose} frames; they repeat the pose before them")
+        notes.append(
+            f"nobody was found in {renderer.without_pose} frames; they repeat the pose before them, if there is one"
+        )
     if drive.uneven:
         notes.append(f"the driving video's frame rate varies; the result has its mean, {drive.fps:.3f} a second")
     if silence:

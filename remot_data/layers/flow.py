@@ -51,6 +51,8 @@ def decode(extension: str, data: Any) -> np.ndarray:
     raw = zlib.decompress(data[start : start + packed_size], -15)
     header = 10 + int.from_bytes(raw[8:10], "little")
     shape = [int(n) for n in raw[10:header].split(b"(")[1].split(b")")[0].split(b",")]
+    if len(shape) != 3 or shape[0] != 3:
+        raise LayerError(f"a flow member holds planes [3, h, w], not {shape}")
     out = np.frombuffer(raw, "<i2", offset=header).reshape(shape).astype(np.float32)
     out[:2] *= np.float32(1 / SCALE)
     return out

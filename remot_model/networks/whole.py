@@ -67,7 +67,7 @@ class WholeGenerator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.use_tam, self.tau, self.softmax = config.use_tam, config.tau, config.tam_softmax
-        self.first_frame_raw = config.first_frame_raw
+        self.first_frame_raw, self.refine = config.first_frame_raw, config.refine_coarse
         self.encode_context = Encoder(3 * (3 + 6), config)
         self.encode_generated = Encoder(3 * 3, config)
         self.encode_source = Encoder(3, config)
@@ -90,13 +90,21 @@ class WholeGenerator(nn.Module):
         return WholeCode(over_time(self.encode_context, context_windows), over_time(self.encode_source, aligned))
 
     def step(
-        self, t: int, code: WholeCode, coarse: Tensor, background: Tensor, memory: Tensor, first: bool
+        self,
+        t: int,
+        code: WholeCode,
+        coarse: Tensor,
+        person: Tensor,
+        background: Tensor,
+        memory: Tensor,
+        first: bool,
     ) -> WholeFrame:
         """Frame `t`, from the sum of its regions, its background and the last two images.
 
         Args:
             code: what `encode` gave.
             coarse: [N, 3, H, W], the sum of the generated regions, equation (11).
+            person: bool [N, 1, H, W], where the layout is not background.
             background: [N, 3, H, W], -1 where the person stands.
             memory: [N, 2, 3, H, W], the last two images, oldest first; zeros at the start.
             first: whether this is the first frame of a clip.
@@ -107,6 +115,8 @@ class WholeGenerator(nn.Module):
         if self.use_tam:
             textured = texture_alignment(generated, source, self.tau, self.softmax)
         foreground = self.foreground(context + textured)
+        if self.refine:
+            foreground = foreground + torch.where(person, coarse, -1.0)
         shared = self.shared(context + generated)
         shade = self.shade(shared)
         flow, weight = self.motion(shared)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 
 import pyarrow.parquet as pq
@@ -136,6 +137,31 @@ def test_what_cannot_run_is_one_sentence_and_status_2(tmp_path, capsys, line, sa
     assert says in message
     assert "Traceback" not in message
     assert not (tmp_path / "s").exists()
+
+
+def test_strange_file_names_are_kept_or_refused_but_never_stop_a_build(person, tmp_path, capsys):
+    folder = tmp_path / "in [" / "x] ünïcode 😀\n"
+    folder.mkdir(parents=True)
+    (folder / "[red]<b>.mp4").write_bytes(person.read_bytes())
+    bad = os.fsencode(folder) + b"/not\xffutf8.mp4"
+    with open(bad, "wb") as file:
+        file.write(person.read_bytes())
+    status = cli._invoke(
+        ["build", str(tmp_path / "in ["), "--out", str(tmp_path / "s"), "--no-layers", "--workers", "0"]
+    )
+    printed = capsys.readouterr()
+    assert status == 1, printed.err
+    assert "2 inputs = 1 kept + 1 refused" in printed.out
+    assert "not\\xffutf8.mp4" in printed.out and "unreadable" in printed.out
+    assert list(verify(open_store(str(tmp_path / "s")))) == []
+
+
+def test_a_store_where_everything_was_refused_can_be_looked_at(tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_text("no video")
+    summary = build(tmp_path / "bad.mp4", str(tmp_path / "s"), workers=0)
+    assert (summary.videos, summary.refused, summary.clips) == (0, 1, 0)
+    assert cli._invoke(["stats", str(tmp_path / "s")]) == 0
+    assert cli._invoke(["verify", str(tmp_path / "s")]) == 0
 
 
 def test_a_manifest_names_persons_splits_and_licences(tmp_path, person):

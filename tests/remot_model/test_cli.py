@@ -125,8 +125,11 @@ def trained(monkeypatch):
 
 
 def test_train_builds_the_configuration_from_its_options(tmp_path, trained):
-    words = "--stage layout --preset tiny:no-tam --steps 7 --batch 3 --set tau=0.1 --set layout.lr=0.5 --set lambda_per=10 --seed 4"
-    done = invoke("train", "a", "b", "--out", str(tmp_path / "run"), "--features", "vgg19", *words.split(), "--json")
+    words = (
+        f"train a b --out {tmp_path / 'run'} --stage layout --preset tiny:no-tam --steps 7 --batch 3 --seed 4 --json "
+        "--set tau=0.1 --set layout.lr=0.5 --set lambda_per=10 --features vgg19"
+    )
+    done = invoke(*words.split())
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.strip())["stages"][0]["steps"] == 3
     assert "a status line" in done.stderr

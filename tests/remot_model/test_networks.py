@@ -126,6 +126,16 @@ def test_a_clip_in_pieces_equals_the_clip(stage):
     assert torch.allclose(torch.cat([first, second, third], 1), whole, atol=1e-4)
 
 
+def test_refining_starts_from_the_coarse_foreground():
+    config = small_config(refine_coarse=True)
+    net = networks.generator("whole", config)
+    torch.nn.init.zeros_(net.foreground[-1].conv.weight)
+    labels, coarse = torch.randint(0, 2, (1, 2, *SIZE)), torch.rand(1, 2, 3, *SIZE)
+    black = torch.full((1, 3, *SIZE), -1.0)
+    out, _ = rollout.whole(net, config, torch.rand(1, 2, 3, *SIZE), labels, coarse, coarse, black)
+    assert torch.equal(out.foreground, torch.where(labels[:, :, None] > 0, coarse, -1.0))
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_the_first_frame_is_raw_only_if_asked(raw):
     net = networks.generator("layout", small_config(first_frame_raw=raw))

@@ -268,8 +268,17 @@ def test_files_that_do_not_serve_are_refused(run, files, tmp_path):
     refused(run, files, "there is no file .*absent.png", source=tmp_path / "absent.png")
     refused(run, files, "absent.mp4 is not a file", driving=tmp_path / "absent.mp4")
     refused(run, files, "end its name with .mp4", out=files.folder / "result.gif")
+    refused(run, files, "driving.mp4 is named twice", out=files.driving)
+    refused(run, files, "result.mp4 is named twice", stages=files.out)
     refused(run, files, "no detector is called", pose="nothing")
     refused(run, files, "makes parsing, not pose", pose="pose-guided")
+
+
+def test_a_video_in_which_no_pose_is_found_is_refused(run, files, monkeypatch):
+    real = Seer.__call__
+    blind = lambda self, frames, **needed: real(self, frames * np.uint8(len(frames) == 1), **needed)  # noqa: E731
+    monkeypatch.setattr(Seer, "__call__", blind)
+    refused(run, files, "no pose was found in any of 21 frames")
 
 
 def test_runs_that_do_not_serve_are_refused(run, files, tmp_path):

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from remot_data import cli
+from remot_data.store import open_store
+
+
+def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    status = cli._invoke(line.split())
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_verify_and_stats_of_a_sound_store(dancers, capsys):
+    assert run(f"verify {dancers.url}", capsys)[:2] == (0, f"{dancers.url} is sound\n")
+    status, out, _ = run(f"stats {dancers.url} --json", capsys)
+    assert status == 0 and "body25" in out
+    assert json.loads(out.splitlines()[-1])["frames"] == 100
+
+
+def test_verify_lists_what_is_wrong_with_status_1(own_dancers, capsys):
+    (Path(own_dancers.url) / "frames/shard-00000.tar").unlink()
+    status, out, err = run(f"verify {own_dancers.url}", capsys)
+    assert status == 1
+    assert "frames/shard-00000.tar is missing" in err
+    assert "1 problems" in out
+
+
+def test_a_snapshot_is_made_counted_and_switched_back(own_dancers, capsys):
+    pose = own_dancers.snapshot("main").layers["pose"]
+    status, out, _ = run(f"snapshot {own_dancers.url} some --layer pose={pose[:12]} --split time:0.2", capsys)
+    assert status == 0 and "100 of 100 frames pass" in out
+    assert open_store(own_dancers.url).snapshot("some").split == "time:0.2"
+    status, out, _ = run(f"snapshot {own_dancers.url} some --where motion<0", capsys)
+    assert "0 of 100 frames pass" in out
+    assert open_store(own_dancers.url).snapshot("some").split == "time:0.2"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--layer pose=other", "no single pose layer"),
+        ("--where beauty>1", "no column 'beauty'"),
+        ("--split halves", "'column' or 'time:F'"),
+    ],
+)
+def test_a_wrong_snapshot_is_refused_and_not_written(own_dancers, capsys, options, says):
+    status, _, err = run(f"snapshot {own_dancers.url} bad {options}", capsys)
+    assert status == 2 and says in err
+    assert "bad" not in open_store(own_dancers.url).snapshots
+
+
+def test_listings_name_defaults_licences_and_packages(capsys):
+    assert "blazepose" in run("detectors", capsys)[1]
+    listing = run("assets", capsys)[1]
+    assert "mediapipe==0.10.21" in listing and "BSD-3-Clause" in listing
+    status, _, err = run("assets nothing", capsys)
+    assert status == 2 and "nothing" in err
+
+
+def test_a_recipe_runs_its_steps_and_stops_at_the_first_that_cannot(tmp_path, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "settings: {n: 2}\n"
+        "steps:\n"
+        "  - synthetic --out {out}/s --dancers {n} --frames 4 --test 0 --size 32x32 --workers 0\n"
+        "  - verify {out}/s\n"
+        "  - stats {out}/absent\n"
+        "  - synthetic --out {out}/never\n"
+    )
+    status, out, err = run(f"run {recipe} --set out={tmp_path} --set n=3", capsys)
+    assert status == 2
+    assert "3 dancers, 12 frames" in out and "is sound" in out
+    assert "is no store" in err
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("text", ["steps: 3", "nothing: []", "steps: [", "{}"])
+def test_a_recipe_that_cannot_be_read_is_one_sentence(tmp_path, capsys, text):
+    (tmp_path / "r.yaml").write_text(text)
+    status, _, err = run(f"run {tmp_path / 'r.yaml'}", capsys)
+    assert status == 2 and "no recipe" in err
+
+
+def test_a_setting_a_recipe_needs_is_named(tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text("steps: ['stats {where}']")
+    status, _, err = run(f"run {tmp_path / 'r.yaml'}", capsys)
+    assert status == 2 and "--set where=" in err
+
+
+def test_a_command_that_cannot_be_imported_says_why(monkeypatch, capsys):
+    class Point:
+        name = "levitate"
+
+        def load(self):
+            raise ImportError("No module named 'antigravity'")
+
+    monkeypatch.setattr(cli, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    status, _, err = run("levitate", capsys)
+    assert status == 2 and "antigravity" in err
+
+
+def test_unknown_commands_and_options_are_status_2(capsys):
+    assert run("fly", capsys)[0] == 2
+    assert run("stats", capsys)[0] == 2
+    assert run("build x --out y --nothing", capsys)[0] == 2
