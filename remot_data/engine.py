@@ -7,6 +7,8 @@ this process, in order, without dask.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -107,11 +109,23 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
             yield Engine(client)
         return
     count = workers or processors()
-    with (
-        dask.config.set({"distributed.worker.daemon": False, "logging.distributed": "error"}),
-        LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield Engine(client)
+    with dask.config.set({"logging.distributed": "error"}):
+        with _no_interrupt():
+            cluster = LocalCluster(
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            )
+        with cluster, Client(cluster) as client:
+            yield Engine(client)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes started here do not see Ctrl-C: a terminal sends it to all, and the driver alone ends the work."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
