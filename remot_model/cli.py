@@ -116,7 +116,7 @@ def transfer(
 ) -> None:
     """Make the person of an image move as the person of a video does."""
     with _reported():
-        from remot_model.transfer import transfer as run_transfer
+        from remot_model.motion_transfer import transfer as run_transfer
 
         with _progress("transfer", "frames") as progress:
             summary = run_transfer(
@@ -152,7 +152,7 @@ def evaluate(
 ) -> None:
     """Measure a run by self-reenactment: SSIM, PSNR, LPIPS, FID, TCM and the masked ones, beside two baselines."""
     with _reported():
-        from remot_model.evaluate import evaluate as run_evaluation
+        from remot_model.evaluation import evaluate as run_evaluation
 
         with _progress("evaluate", "windows") as progress:
             report = run_evaluation(

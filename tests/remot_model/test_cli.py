@@ -70,7 +70,7 @@ def test_a_folder_that_is_no_run_is_one_sentence_and_status_2(tmp_path):
 
 
 def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
-    evaluation = pytest.importorskip("remot_model.evaluate")
+    evaluation = pytest.importorskip("remot_model.evaluation")
 
     def broken(*args, **options):
         raise ZeroDivisionError("bug")
@@ -81,7 +81,7 @@ def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
 
 
 def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.transfer")
+    module = pytest.importorskip("remot_model.motion_transfer")
     seen = {}
 
     def fake(*args, progress, **options):
@@ -171,7 +171,7 @@ def test_settings_that_do_not_exist_are_refused(tmp_path, trained, setting, word
 
 
 def test_evaluate_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.evaluate")
+    module = pytest.importorskip("remot_model.evaluation")
     report = {
         "frames": 32,
         "clips": 2,

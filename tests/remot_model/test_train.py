@@ -75,15 +75,15 @@ def test_every_discriminator_learns():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_in_bfloat16_is_close_to_one_in_float32(stage):
     losses = []
+    earlier = {"region": train.networks.generator("region", small_config()).requires_grad_(False)}
     for precision in ("float32", "bfloat16"):
         config = small_config(precision=precision)
-        earlier = {"region": train.networks.generator("region", config).requires_grad_(False)}
         trainer = Trainer(stage, Setting(config, None, earlier), torch.device("cpu"), 0)
         batches = data.batches(data.epochs("", config, stage), config, stage, augment=False)
         losses.append(trainer.step(next(batches), 1e-3))
         batches.close()
     first = "nll" if stage == "layout" else "rec" if stage == "region" else "foreground"
-    assert losses[1][first] == pytest.approx(losses[0][first], rel=0.05)
+    assert losses[1][first] == pytest.approx(losses[0][first], rel=0.01)
     assert losses[0] != losses[1]
 
 
@@ -103,7 +103,7 @@ class Blurred(torch.nn.Module):
         ("region", {"mask_frames": 1}),
         ("region", {"use_gam": False, "norm": "layer"}),
         ("region", {"lambda_per": 10.0, "lambda_gram": 1.0}),
-        ("whole", {"lambda_per": 10.0, "lambda_image": 10.0}),
+        ("whole", {"lambda_per": 10.0, "lambda_image": 0.0}),
         ("whole", {"use_tam": False, "face_d": False, "foreground_d": False, "temporal_scales": 0}),
         ("whole", {"tam_softmax": False, "background_hole": False, "first_frame_raw": False}),
     ],
@@ -118,7 +118,7 @@ def test_every_choice_trains(stage, fields):
     batches.close()
     assert all(math.isfinite(v) for v in losses.values())
     assert ("per" in losses, "gram" in losses) == (config.lambda_per > 0 and stage != "layout", config.lambda_gram > 0)
-    assert ("image" in losses) == (config.lambda_image > 0)
+    assert ("image" in losses) == (config.lambda_image > 0 and stage == "whole")
     assert ("gan_face" in losses) == (stage == "whole" and config.face_d)
 
 

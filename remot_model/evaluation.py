@@ -22,8 +22,8 @@ from remot_data import render
 from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import metrics, rollout
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
+from remot_model.motion_transfer import to_uint8
 from remot_model.train import pick_device
-from remot_model.transfer import to_uint8
 
 # Published numbers (tables 1 to 4 of arXiv 2209.00475); an asterisk is the masked variant.
 PUBLISHED = {

@@ -12,8 +12,7 @@ torch = pytest.importorskip("torch")
 
 from remot_data.render import pose_map  # noqa: E402
 from remot_data.stream import Window  # noqa: E402
-from remot_model import evaluate as evaluation  # noqa: E402
-from remot_model import networks  # noqa: E402
+from remot_model import evaluation, networks  # noqa: E402
 from remot_model.checkpoint import CheckpointError, Run  # noqa: E402
 from remot_model.config import preset  # noqa: E402
 

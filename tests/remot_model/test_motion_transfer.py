@@ -13,10 +13,11 @@ torch = pytest.importorskip("torch")
 
 from remot_data import video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
-from remot_model import networks, transfer  # noqa: E402
+from remot_model import motion_transfer as transfer  # noqa: E402
+from remot_model import networks  # noqa: E402
 from remot_model.checkpoint import Run  # noqa: E402
 from remot_model.config import preset  # noqa: E402
-from remot_model.transfer import TransferError  # noqa: E402
+from remot_model.motion_transfer import TransferError  # noqa: E402
 
 CONFIG = dataclasses.replace(preset("tiny"), name="test", size=(32, 24), ngf=4, n_blocks=2, decoder_blocks=1)
 FPS = 12.5
