@@ -201,7 +201,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "refine_coarse": True,
         "lambda_per": 0.0,
         "lambda_image": 10.0,
-        "layout": StagePlan(300, 2, length=4, lr=1e-3),
+        "layout": StagePlan(300, 2, length=4, lr=2e-3),
         "region": StagePlan(200, 2, length=4, lr=1e-3),
         "whole": StagePlan(160, 2, length=4, lr=1e-3),
     },
