@@ -263,49 +263,17 @@ def scan(item: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _look_through(source: Input, policy: Policy) -> tuple[Video, list[Clip], list[Reject], dict[str, int]]:
-    probe = video.probe(source.path)
-    shape = _reduced(probe.size)
-    shots, looks, pts = people.ShotFinder(), [], []
-    next_look = -np.inf
-    for time_stamp, frame in video.read(source.path, size=shape):
-        now = time_stamp * probe.time_base[0] / probe.time_base[1]
-        if now >= next_look:
-            looks.append(_persons(frame, len(pts), probe.size))
-            next_look = now + 1 / policy.looks - 1e-6
-        shots.see(frame)
-        pts.append(time_stamp)
-    if not pts:
-        raise video.VideoError("no-frames", "no frame could be decoded")
+    seen = people.watch(source.path, rate=policy.looks)
+    probe, pts = seen.probe, seen.pts
     found = _describe(source, probe, pts)
     times = np.array(pts) * (probe.time_base[0] / probe.time_base[1])
     picked = np.zeros(len(pts), bool)
     picked[video.pick(times, policy.fps)] = True
-    clips, rejects, refused = _clips(found, shots.shots(), looks, pts, picked, policy)
+    clips, rejects, refused = _clips(found, seen.shots, seen.looks, pts, picked, policy)
     clips = [dataclasses.replace(c, crop=video.round_crop(c.crop, probe)) for c in clips]
     kept = sum(c.frames for c in clips)
     counts = {"decoded": len(pts), "kept": kept, "refused": refused, "resampled": len(pts) - kept - refused}
     return found, clips, rejects, counts
-
-
-def _reduced(size: tuple[int, int], longest: int = 640) -> tuple[int, int]:
-    """Height and width to look through at: persons are found as well, and shots need no more."""
-    scale = min(1.0, longest / max(size))
-    return max(2, round(size[1] * scale)), max(2, round(size[0] * scale))
-
-
-def _persons(frame: np.ndarray, number: int, size: tuple[int, int]) -> list[people.Person]:
-    scale = np.array([size[0] / frame.shape[1], size[1] / frame.shape[0]] * 2)
-    return [
-        people.Person(number, tuple(np.array(b.box) * scale), float(b.score))
-        for b in _finder().body_boxes(frame, tiles=True)
-    ]
-
-
-@lru_cache(maxsize=1)
-def _finder() -> Any:
-    from remot_data.detectors.blazepose import BlazePose
-
-    return BlazePose()
 
 
 def _describe(source: Input, probe: Any, pts: Sequence[int]) -> Video:

@@ -1,6 +1,7 @@
-"""Shots, person tracks, and the one crop of a clip: geometry only, numbers in and numbers out.
+"""Shots, person tracks, and the one crop of a clip.
 
-A box is x0, y0, x1, y1 in pixels of the displayed picture, corner origin.
+All but `watch` and `find` is geometry: numbers in and numbers out. A box is x0, y0, x1, y1 in pixels of the displayed
+picture, corner origin.
 """
 
 from __future__ import annotations
@@ -8,9 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+
+from remot_data import video
+from remot_data.detectors import base
 
 Box = tuple[float, float, float, float]
 
@@ -134,3 +141,53 @@ def crop(
         start = centre - extent / 2
         corner.append((limit - extent) / 2 if extent > limit else min(max(start, 0.0), limit - extent))
     return float(corner[0]), float(corner[1]), float(wide), float(tall)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one pass over a video saw: the PTS of every frame, spans of shots, and the persons of each look."""
+
+    probe: video.Probe
+    pts: list[int]
+    shots: list[tuple[int, int]]
+    looks: list[list[Person]]
+
+
+def watch(path: str | Path, *, rate: float = 5.0, start_pts: int | None = None, end_pts: int | None = None) -> Watched:
+    """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
+
+    Raises:
+        VideoError: as `video.read`, and ``no-frames`` where none comes.
+    """
+    probe = video.probe(path)
+    base_seconds = probe.time_base[0] / probe.time_base[1]
+    scale = min(1.0, _LONGEST / max(probe.size))
+    shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
+    shots, looks, pts, next_look = ShotFinder(), [], [], -np.inf
+    for stamp, frame in video.read(path, start_pts=start_pts, end_pts=end_pts, size=shape):
+        if stamp * base_seconds >= next_look:
+            looks.append(find(frame, len(pts), probe.size))
+            next_look = stamp * base_seconds + 1 / rate - 1e-6
+        shots.see(frame)
+        pts.append(stamp)
+    if not pts:
+        raise video.VideoError("no-frames", f"{path}: no frame could be decoded")
+    return Watched(probe, pts, shots.shots(), looks)
+
+
+def find(image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None) -> list[Person]:
+    """The persons of an image uint8 [H, W, 3]; boxes in pixels of the image, or of a picture `size` = (W, H)."""
+    width, height = size or image.shape[1::-1]
+    grow = np.array([width / image.shape[1], height / image.shape[0]] * 2)
+    bodies = _finder().body_boxes(image, tiles=True)
+    return [Person(frame, tuple(np.array(b.box) * grow), float(b.score)) for b in bodies]
+
+
+# Persons are found as well in pictures of this longest side, and shots need no more.
+_LONGEST = 640
+
+
+@lru_cache(maxsize=1)
+def _finder() -> Any:
+    """The detector that finds persons in whole pictures."""
+    return base.load("blazepose")

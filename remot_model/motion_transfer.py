@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,6 @@ from remot_model.train import pick_device
 
 log = logging.getLogger(__name__)
 
-# Persons are looked for so often in a second, in pictures of at most so many pixels a side.
-_LOOKS, _LONGEST = 5.0, 640
 # Room round the person as a share of its height, as the default of `remot build`.
 _MARGIN = 0.1
 # Detectors see frames of at least this height, whatever the size of the networks.
@@ -60,12 +57,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Driving:
-    """What looking through the driving video found. `shots` are the numbers of frames that begin one."""
+    """What looking through the driving video found.
+
+    `share` is the height of the person over that of the crop, `shots` the numbers of the frames that begin one.
+    """
 
     path: Path
     fps: float
     has_audio: bool
     crop: people.Box
+    share: float
     span: tuple[int | None, int | None]
     frames: int
     shots: frozenset[int]
@@ -148,8 +149,8 @@ def transfer(
         _check(run, scale)
         _check_files([Path(source), Path(driving)], [Path(out), *([Path(stages)] if stages is not None else [])])
         eyes = _eyes(run, pose, parsing)
-        who = find_source(Path(source), eyes)
         drive = find_driving(Path(driving), run.config.size, start, end)
+        who = find_source(Path(source), eyes, drive.share)
         behind = find_background(background, who, drive, eyes, run.config.size)
         renderer = Renderer(run, who, behind, eyes, torch.device(place))
         names = ("source", "driving", "result") if side_by_side else ("result",)
@@ -232,8 +233,12 @@ def _eyes(run: Run, pose: str, parsing: str) -> Eyes:
 # The source
 
 
-def find_source(path: Path, eyes: Eyes) -> Source:
-    """The person of an image, cropped and parsed; `TransferError` where there is none."""
+def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
+    """The person of an image, cropped and parsed; `TransferError` where there is none.
+
+    The person fills the share `share` of the crop's height, as in the driving crop: in training source and driving
+    person are of one clip, so about as tall. The default margin is left at least.
+    """
     image = read_image(path)
     if image is None:
         try:
@@ -242,12 +247,14 @@ def find_source(path: Path, eyes: Eyes) -> Source:
             raise TransferError(f"the source {path} holds no frame; give an image") from None
         except video.VideoError as error:
             raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
-    track = people.main_track([_persons(image, 0)])
+    track = people.main_track([people.find(image)])
     if not track:
         raise TransferError(
             f"no person was found in the source {path}; give a picture that shows one from head to feet"
         )
-    frame = cut(image, people.crop([track[0].box], image.shape[1::-1], eyes.size[1] / eyes.size[0], _MARGIN), eyes.size)
+    margin = max(_MARGIN, (1 / share - 1) / 2)
+    crop = people.crop([track[0].box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
+    frame = cut(image, crop, eyes.size)
     labels = eyes.labels(frame[None], eyes.pose(frame[None]))[0]
     if not labels.any():
         raise TransferError(f"the person in the source {path} could not be parsed; give a clearer or larger picture")
@@ -282,16 +289,6 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-def _persons(frame: np.ndarray, number: int) -> list[people.Person]:
-    return [people.Person(number, tuple(b.box), float(b.score)) for b in _finder().body_boxes(frame)]
-
-
-@lru_cache(maxsize=1)
-def _finder() -> Any:
-    """The detector that finds people in whole pictures."""
-    return detectors.load("blazepose")
-
-
 # The driving video
 
 
@@ -300,29 +297,24 @@ def find_driving(path: Path, size: tuple[int, int], start: float | None, end: fl
     probe = video.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
     span = tuple(None if t is None else round(probe.first_pts + t * second) for t in (start, end))
-    scale = min(1.0, _LONGEST / max(probe.size))
-    shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
-    shots, looks, pts, next_look = people.ShotFinder(), [], [], -np.inf
-    for stamp, frame in video.read(path, start_pts=span[0], end_pts=span[1], size=shape):
-        if stamp / second >= next_look:
-            looks.append(_persons(frame, len(pts)))
-            next_look = stamp / second + 1 / _LOOKS - 1e-6
-        shots.see(frame)
-        pts.append(stamp)
-    if not pts:
+    try:
+        seen = people.watch(path, start_pts=span[0], end_pts=span[1])
+    except video.VideoError as error:
+        if error.code != "no-frames":
+            raise
         raise TransferError(
             f"the driving video {path} has no frame from {start or 0:g} s to {end or probe.seconds:g} s"
-        )
-    found = shots.shots()
-    tracks = [people.main_track([[p for p in look if a <= p.frame < b] for look in looks]) for a, b in found]
-    grow = np.array([probe.size[0] / shape[1], probe.size[1] / shape[0]] * 2)
-    boxes = [tuple(np.array(person.box) * grow) for track in tracks for person in track]
+        ) from error
+    tracks = [people.main_track([[p for p in look if a <= p.frame < b] for look in seen.looks]) for a, b in seen.shots]
+    boxes = [person.box for track in tracks for person in track]
     if not boxes:
         raise TransferError(f"no person was found in the driving video {path}; give one that shows a person")
     crop = video.round_crop(people.crop(boxes, probe.size, size[1] / size[0], _MARGIN), probe)
-    steps = np.diff(pts)
+    steps = np.diff(seen.pts)
     uneven = bool(len(steps) and np.abs(steps - steps.mean()).max() > 0.5 * steps.mean())
-    return Driving(path, probe.fps, probe.has_audio, crop, span, len(pts), frozenset(a for a, _ in found), uneven)
+    share = float(np.median([people.height(box) for box in boxes])) / crop[3]
+    begins = frozenset(a for a, _ in seen.shots)
+    return Driving(path, probe.fps, probe.has_audio, crop, share, span, len(seen.pts), begins, uneven)
 
 
 def _pieces(drive: Driving, size: tuple[int, int]) -> Iterator[tuple[bool, np.ndarray]]:

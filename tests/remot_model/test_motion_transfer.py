@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import video  # noqa: E402
+from remot_data import people, video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
 from remot_model import motion_transfer as transfer  # noqa: E402
 from remot_model import networks  # noqa: E402
@@ -54,7 +54,7 @@ class Seer:
         y, x = np.nonzero((frame[..., 0] > 150) & (frame[..., 1] < 100))
         return None if not len(x) else (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
-    def body_boxes(self, frame: np.ndarray) -> list[SimpleNamespace]:
+    def body_boxes(self, frame: np.ndarray, tiles: bool = False) -> list[SimpleNamespace]:
         box = self.box(frame)
         return [SimpleNamespace(box=tuple(float(v) for v in box), score=0.9)] if box else []
 
@@ -78,9 +78,9 @@ def seers(monkeypatch):
     real = detectors.load
     found = {"blazepose": Seer("pose"), "pose-guided": Seer("parsing", ("pose",))}
     monkeypatch.setattr(detectors, "load", lambda spec: found[spec] if spec in found else real(spec))
-    transfer._finder.cache_clear()
+    people._finder.cache_clear()
     yield
-    transfer._finder.cache_clear()
+    people._finder.cache_clear()
 
 
 def picture(x: int = 60, person: bool = True, colour=GREY, size=(120, 160)) -> np.ndarray:
@@ -244,6 +244,15 @@ def test_backgrounds(run, files, tmp_path):
     assert (found(str(blue)) == (10, 20, 200)).all()
     with pytest.raises(TransferError, match="nor one of source, driving, black"):
         found("somewhere")
+
+
+def test_the_source_person_is_as_tall_in_its_crop_as_the_driving_person(run, files):
+    eyes = transfer._eyes(run, "blazepose", "pose-guided")
+    heights = {}
+    for share in (0.3, 0.6):
+        labels = transfer.find_source(files.source, eyes, share).labels
+        heights[share] = np.flatnonzero(labels.any(1)).size / labels.shape[0]
+    assert heights == pytest.approx({0.3: 0.3, 0.6: 0.6}, abs=0.05)
 
 
 def test_a_video_can_be_the_source(run, files):
