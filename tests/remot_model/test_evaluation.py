@@ -21,15 +21,6 @@ CONFIG = dataclasses.replace(preset("tiny"), name="test", size=SIZE, ngf=4, n_bl
 SCHEMAS = {"pose": "body25", "labels": "remot11"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small lose far more to a second thread on a busy machine than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def random_run(path: Path, config=CONFIG, stages=("layout", "region", "whole")) -> Run:
     torch.manual_seed(0)
     nets = {s: networks.generator(s, config).eval().requires_grad_(False) for s in stages}

@@ -15,15 +15,6 @@ _WIDTHS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 16: 256}
 _WIDTHS |= {i: 512 for i in (19, 21, 23, 25, 28, 30, 32, 34)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small lose far more to a second thread on a busy machine than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def vgg19_state() -> dict[str, torch.Tensor]:
     state, channels = {}, 3
     for i, width in _WIDTHS.items():

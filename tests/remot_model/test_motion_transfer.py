@@ -29,15 +29,6 @@ STANDING = np.array(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small lose far more to a second thread on a busy machine than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Seer:
     """Finds red rectangles: as people, as poses and as layouts."""
 

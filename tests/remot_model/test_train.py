@@ -30,7 +30,6 @@ def store(monkeypatch, arrays):
         "epochs",
         lambda stores, config, stage, **_: lambda epoch: Windows(arrays, config.plan(stage).length),
     )
-    torch.set_num_threads(1)
 
 
 def quiet(_: str) -> None:
