@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from remot_data import report, video
+from remot_data import video
 from remot_data.annotate import switch
 from remot_data.layers import frames as frames_layer
 from remot_data.records import REASONS, Clip, Reject
-from remot_data.report import ReportError, write_report
+from remot_data.report import ReportError, charts, clips, runs, write_report
+from remot_data.report.view import View
 from remot_data.shards import Sample, table_bytes
 from remot_data.store import Store, create_store, open_store
 
@@ -127,13 +128,13 @@ def ledger(store: Store, rejects: list[Reject], lines: list[dict[str, Any]]) -> 
 def built(tmp_path: Path) -> Store:
     """As `remot build --no-layers` leaves it: 3 inputs; 20 + 20 frames in = 9 kept + 23 refused + 8 resampled."""
     store = create_store(str(tmp_path / "built"), {"size": (32, 24)})
-    clips = [clip(0, 4, HOSTILE), clip(1, 5, HOSTILE, "test")]
-    store.write_clips(clips)
+    two = [clip(0, 4, HOSTILE), clip(1, 5, HOSTILE, "test")]
+    store.write_clips(two)
     frames = np.random.default_rng(0).integers(0, 255, (5, 32, 24, 3), np.uint8)
     store.write_shard(
         "frames",
         0,
-        [Sample(c.key(t), frames_layer.encode({"frames": frames}, t)) for c in clips for t in range(c.frames)],
+        [Sample(c.key(t), frames_layer.encode({"frames": frames}, t)) for c in two for t in range(c.frames)],
     )
     ledger(store, REJECTS, LINES)
     receipts = [
@@ -290,8 +291,8 @@ def test_clips_play_with_every_layer(dancers: Store, dancers_page: Page, tmp_pat
 
 
 def test_panels_show_the_layers_they_name(dancers: Store) -> None:
-    view, first = report._View(dancers), dancers.clips[0]
-    names, strips = report._strips(view, first, range(0, 20, 19))
+    view, first = View(dancers), dancers.clips[0]
+    names, strips = clips._strips(view, first, range(0, 20, 19))
     frames = dancers.read_arrays("frames", "frames", first)["frames"]
     views = dict(zip(names, np.split(strips[-1], 4, axis=1), strict=True))
     assert np.array_equal(views["frame"], frames[19])
@@ -333,10 +334,10 @@ def test_clips_come_with_their_facts(built: Store, tmp_path: Path) -> None:
 
 
 def test_long_and_fast_clips_are_thinned() -> None:
-    which = report._shown(clip(0, 600, "/in/a.mp4"))
+    which = clips._shown(clip(0, 600, "/in/a.mp4"))
     assert (which[0], which[-1], len(which)) == (0, 89, 90)
     fast = Clip.from_json({**clip(0, 600, "/in/a.mp4").to_json(), "fps": 60.0})
-    assert (report._shown(fast)[-1], len(report._shown(fast))) == (178, 90)
+    assert (clips._shown(fast)[-1], len(clips._shown(fast))) == (178, 90)
 
 
 def test_approximate_layers_have_a_badge(own_dancers: Store, dancers_page: Page, tmp_path: Path) -> None:
@@ -374,24 +375,24 @@ def test_layout_shares_are_those_of_the_labels(dancers: Store, dancers_page: Pag
 
 @given(hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6, width=32)))
 def test_histogram_draws_every_value_inside(values: np.ndarray) -> None:
-    drawn = report._histogram("a", "b", values)
+    drawn = charts.histogram("a", "b", values)
     rects = re.findall(r'x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', drawn)
     x, y, width, height = np.array(rects, float).T
     assert y.min() >= 0 and np.allclose(y + height, 96, atol=0.11) and height.max() == 96
-    assert x.min() >= -0.06 and (x + width).max() <= report._WIDE + 0.11
+    assert x.min() >= -0.06 and (x + width).max() <= charts._WIDE + 0.11
     shown = re.search(r"<figcaption>(\S+) values, median", drawn)
     assert shown and shown[1] == str(len(values))
 
 
 def test_histogram_of_whole_numbers_has_a_column_for_each() -> None:
-    drawn = report._histogram("persons", "", np.array([1, 1, 1, 1, 2, 4]))
+    drawn = charts.histogram("persons", "", np.array([1, 1, 1, 1, 2, 4]))
     heights = [float(h) for h in re.findall(r'height="(\S+)"/', drawn)]
     assert heights == [96, 24, 24]
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 80), elements=st.floats(-1e3, 1e3)), st.integers(1, 30))
 def test_smoothing_stays_within_the_values(values: np.ndarray, reach: int) -> None:
-    smooth = report._smoothed(values, reach)
+    smooth = charts._smoothed(values, reach)
     assert smooth.shape == values.shape
     assert smooth.min() >= values.min() - 1e-6 and smooth.max() <= values.max() + 1e-6
     for i in (0, len(values) // 2, len(values) - 1):
@@ -400,7 +401,7 @@ def test_smoothing_stays_within_the_values(values: np.ndarray, reach: int) -> No
 
 @given(st.integers(16, 700), st.integers(8, 500), st.integers(1, 4))
 def test_films_have_even_sizes_and_are_no_higher_than_a_panel(height: int, width: int, panels: int) -> None:
-    fitted = report._fitted(np.zeros((height, width * panels, 3), np.uint8), panels)
+    fitted = clips._fitted(np.zeros((height, width * panels, 3), np.uint8), panels)
     assert fitted.shape[0] % 2 == 0 and fitted.shape[1] % (2 * panels) == 0 and fitted.shape[0] <= 256
 
 
@@ -517,7 +518,7 @@ def test_run_folder_that_is_not_there_is_an_error(built: Store, tmp_path: Path) 
 def test_large_videos_are_named_instead(
     built: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_EMBEDDED", 10)
+    monkeypatch.setattr(runs, "_EMBEDDED", 10)
     found = page(built, tmp_path, runs=[run])
     assert not [film for film in found.all("video") if film["aria-label"].startswith("Video")]
     assert "transfer.mp4" in found.text and "too large to be shown here" in found.text

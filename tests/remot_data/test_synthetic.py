@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remot_data import layers as kinds
+from remot_data._figure import Easel
 from remot_data.schemas import KEYPOINTS, LABELS, convert_labels
-from remot_data.synthetic import Dancer, Scene, _Easel, _stamp_labels, dance, layers
+from remot_data.synthetic import Dancer, Scene, _stamp_labels, dance, layers
 
 BODY = KEYPOINTS["body25"]
 ATR = LABELS["atr18"]
@@ -108,7 +109,7 @@ def test_image_and_labels_coincide() -> None:
 
 
 def test_sprites_lie_where_they_are_drawn() -> None:
-    easel = _Easel((-1.0, -1.0, 1.0, 1.0), 20)
+    easel = Easel((-1.0, -1.0, 1.0, 1.0), 20)
     easel.polygon([(-0.5, 0.0), (0.5, 0.0), (0.5, 0.8), (-0.5, 0.8)], "bag", (1, 2, 3))
     sprite = easel.sprite()
     y, x = np.nonzero(sprite.labels)

@@ -1,0 +1,97 @@
+"""One HTML page about a store, and about what was trained from it: no other file, no network, no library.
+
+Everything that comes from outside is escaped on its way into the page (`html`); the page itself forbids all but
+its own script and embedded data.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from remot_data.report.clips import contact_sheet
+from remot_data.report.errors import ReportError
+from remot_data.report.html import join, markup
+from remot_data.report.runs import run_section
+from remot_data.report.sections import distributions, header, overview, refused, snapshots_and_layers, times
+from remot_data.report.view import View
+from remot_data.store import Store, open_store
+
+__all__ = ["ReportError", "write_report"]
+
+# With a mouse a clip plays while it is pointed at, and shows its controls only then or in focus.
+_SCRIPT = """
+if (matchMedia("(any-hover: hover)").matches)
+  for (const film of document.querySelectorAll("video[data-hover]")) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const controls = (on) => () => { film.controls = on || document.activeElement === film; };
+    film.controls = false;
+    film.tabIndex = 0;
+    film.addEventListener("pointerenter", controls(true));
+    film.addEventListener("focus", controls(true));
+    film.addEventListener("pointerleave", controls(false));
+    film.addEventListener("blur", () => { film.controls = film.matches(":hover"); });
+    if (!calm) film.addEventListener("pointerenter", () => film.play().catch(() => {}));
+    if (!calm) film.addEventListener("pointerleave", () => film.pause());
+  }
+"""
+
+
+def write_report(
+    store: Store | str,
+    out: str | os.PathLike[str],
+    *,
+    runs: Sequence[str | os.PathLike[str]] = (),
+    most_clips: int = 24,
+) -> Path:
+    """Write a self-contained HTML page about a store, and about runs trained from it.
+
+    Args:
+        store: a store or its URL. Its clips are shown with the layers of the snapshot ``main``, or of the first
+            one where there is no ``main``.
+        out: the HTML file; it appears under its name when it is whole.
+        runs: run folders of training; what they do not hold yet is left out.
+        most_clips: most clips on the contact sheet, chosen evenly.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ReportError: for a damaged ledger, or a run folder that is missing or holds a damaged file.
+        StoreError: for a store that cannot be read.
+    """
+    view = View(store if isinstance(store, Store) else open_store(store))
+    # What may be damaged comes first: the films of the clips take longer.
+    trained = [(f"run-{i}", f"Run {Path(run).resolve().name}", run_section(Path(run))) for i, run in enumerate(runs, 1)]
+    sections = [
+        ("refused", "Refused", refused(view)),
+        ("snapshots", "Snapshots and layers", snapshots_and_layers(view)),
+        ("clips", "Clips", contact_sheet(view, most_clips)),
+        ("distributions", "Distributions", distributions(view)),
+        ("time", "Time", times(view)),
+        *trained,
+    ]
+    shown = [(anchor, title, body) for anchor, title, body in sections if body]
+    body = [
+        header(view, [(anchor, title) for anchor, title, _ in shown]),
+        markup("<main>"),
+        overview(view),
+        *(markup('<section id="{}"><h2>{}</h2>{}</section>', *section) for section in shown),
+        markup("</main>"),
+    ]
+    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
+        title=markup("Report on {}", view.name),
+        body=join(body, "\n"),
+        script=_SCRIPT,
+        script_sha256=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, out)
+    return out

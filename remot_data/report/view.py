@@ -1,0 +1,121 @@
+"""A store as the report reads it: its ledger checked and summed, and the layers of one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from remot_data import layers as layer_kinds
+from remot_data.annotate import LEDGER
+from remot_data.records import Clip, Reject, Snapshot
+from remot_data.report.errors import reading
+from remot_data.store import Store
+from remot_data.verify import stats
+
+SCAN = "ledger/videos.jsonl"
+_REJECTS = "ledger/rejects.parquet"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Inputs and frames, as the ledger counts them, and what became of them."""
+
+    videos: tuple[int, int, int]
+    frames: tuple[int, int, int, int]
+
+    @property
+    def even(self) -> bool:
+        return self.videos[0] == sum(self.videos[1:]) and self.frames[0] == sum(self.frames[1:])
+
+
+class View:
+    """A store as the report reads it: its ledger checked, and the snapshot to look through chosen."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.name = store.root.rstrip("/").rsplit("/", 1)[-1] or store.url
+        # Where everything was refused there is no plan of clips, and that is when a report is wanted most.
+        self.clips: list[Clip] = store.clips if store.exists("clips.parquet") else []
+        self.snapshots = store.snapshots
+        names = sorted(self.snapshots, key=lambda n: (n != "main", n))
+        self.snapshot = self.snapshots[names[0]] if names else Snapshot("", {})
+        self.folders = store.folders(self.snapshot)
+        self.schema = {k: store.layer(k, v).schema for k, v in self.snapshot.layers.items()}
+
+    @cached_property
+    def stats(self) -> dict[str, Any] | None:
+        _ = self.receipts  # read first, so that a damaged ledger is named
+        return stats(self.store) if self.clips else None
+
+    @cached_property
+    def receipts(self) -> list[tuple[str, int, dict[str, float]]]:
+        """Task, frames and seconds by stage of every receipt."""
+        with reading(f"{self.store.url}/{LEDGER}"):
+            return [(line["task"], line["frames"], dict(line["seconds"])) for line in self.lines(LEDGER)]
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file of the ledger, none if it is not there."""
+        with reading(f"{self.store.url}/{name}"):
+            return self.store.read_lines(name)
+
+    @cached_property
+    def rejects(self) -> list[Reject]:
+        if not self.store.exists(_REJECTS):
+            return []
+        with reading(f"{self.store.url}/{_REJECTS}"):
+            rows = pq.read_table(BytesIO(self.store.read_bytes(_REJECTS))).to_pylist()
+            return [Reject.from_json(row) for row in rows]
+
+    @cached_property
+    def inputs(self) -> list[dict[str, Any]]:
+        """The last ledger line of every input that this store was built from."""
+        used = {clip.path for clip in self.clips} | {reject.path for reject in self.rejects}
+        with reading(f"{self.store.url}/{SCAN}"):
+            lines = {line["input"]["path"]: line for line in self.lines(SCAN)}
+        return [line for path, line in lines.items() if path in used]
+
+    @cached_property
+    def sums(self) -> Sums | None:
+        """How the sums come out, or None for a store that was not built from videos."""
+        if not self.inputs:
+            return None
+        kept = {clip.path for clip in self.clips}
+        repeated = {r.path for r in self.rejects if r.code == "duplicate"}
+        with reading(f"{self.store.url}/{SCAN}"):
+            resampled = sum(i["frames"]["resampled"] for i in self.inputs if i["input"]["path"] not in repeated)
+            decoded = sum(i["frames"]["decoded"] for i in self.inputs)
+        return Sums(
+            videos=(len(self.inputs), len(kept), len({r.path for r in self.rejects} - kept)),
+            frames=(decoded, sum(c.frames for c in self.clips), sum(r.frames for r in self.rejects), resampled),
+        )
+
+    def members(self, kind: str, name: str, clip: Clip, which: Iterable[int]) -> list[np.ndarray] | None:
+        """Decoded arrays of some samples of a clip, None where the snapshot has no such layer or array."""
+        folder = "frames" if kind == "frames" else self.folders.get(kind)
+        module = layer_kinds.kind(kind)
+        if folder is None or module.FIELDS[name] not in self.store.index(folder, clip.shard).offsets:
+            return None
+        ext = module.FIELDS[name]
+        return [module.decode(ext, data) for data in self.store.read_members(folder, clip, ext, which)]
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, np.ndarray]]:
+        """Clip -> score -> one value a frame."""
+        if "scores" not in self.folders:
+            return {}
+        out = {}
+        for clip in self.clips:
+            index = self.store.index(self.folders["scores"], clip.shard)
+            out[clip.id] = {name: index.column(clip.id, name) for name in index.rows.column_names[4:]}
+        return out
+
+
+def evenly(total: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `total`, spread evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, total - 1, max(0, min(total, most))).round().astype(int)).tolist()
