@@ -110,12 +110,23 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         return
     count = workers or processors()
     with dask.config.set({"logging.distributed": "error"}):
-        with _no_interrupt():
+        with _no_interrupt(), _own_environment():
             cluster = LocalCluster(
                 n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
             )
         with cluster, Client(cluster) as client:
             yield Engine(client)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Keep this process's environment: starting workers sets theirs in ours, which would leave torch one thread."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

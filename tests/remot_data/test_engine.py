@@ -35,9 +35,11 @@ def test_a_scheduler_that_is_not_there_is_an_error():
 
 @pytest.mark.slow
 def test_local_workers_do_every_task_once_in_other_processes():
+    environment = dict(os.environ)
     with open_engine(2) as engine:
         assert sorted(engine.map(double, [{"number": n} for n in range(12)])) == [2 * n for n in range(12)]
         processes = set(engine.map(process, [{"number": n} for n in range(12)]))
         with pytest.raises(EngineError, match="unlucky"):
             list(engine.map(double, [{"number": n} for n in range(10, 20)]))
+    assert dict(os.environ) == environment
     assert os.getpid() not in processes and 1 <= len(processes) <= 2
