@@ -288,17 +288,25 @@ class Store:
         self.write_bytes(name, text.encode())
 
     def append_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append JSON lines to a ledger file."""
-        self.fs.makedirs(self.path(name).rsplit("/", 1)[0], exist_ok=True)
-        with self.fs.open(self.path(name), "ab") as file:
-            file.write("".join(canonical_json(r) + "\n" for r in records).encode())
+        """Append JSON lines to a ledger file; a line that a kill cut off stays apart from them."""
+        path = self.path(name)
+        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        size = self.fs.size(path) if self.fs.exists(path) else 0
+        torn = size > 0 and self.fs.cat_file(path, start=size - 1) != b"\n"
+        with self.fs.open(path, "ab") as file:
+            file.write(("\n" * torn + "".join(canonical_json(r) + "\n" for r in records)).encode())
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """The JSON lines of a ledger file; a last line cut off by a kill is left out."""
+        """The JSON lines of a ledger file; what a kill cut off is left out, its task is simply done again."""
         if not self.exists(name):
             return []
-        lines = self.read_bytes(name).decode().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        lines = []
+        for line in self.read_bytes(name).splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+        return lines
 
     def _renamed(self, name: str) -> _Renamed:
         return _Renamed(self.fs, self.path(name))

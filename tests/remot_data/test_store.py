@@ -93,11 +93,13 @@ def test_a_layer_is_found_by_the_beginning_of_its_id(dancers):
         dancers.layer("pose", "mmpose")
 
 
-def test_a_cut_ledger_line_is_left_out(own_dancers):
+def test_a_cut_ledger_line_is_left_out_and_spoils_no_other(own_dancers):
     own_dancers.append_lines("ledger/x.jsonl", [{"a": 1}, {"a": 2}])
     with own_dancers.fs.open(own_dancers.path("ledger/x.jsonl"), "ab") as file:
-        file.write(b'{"a": ')
+        file.write(b'{"a": "\xc3')
     assert own_dancers.read_lines("ledger/x.jsonl") == [{"a": 1}, {"a": 2}]
+    own_dancers.append_lines("ledger/x.jsonl", [{"a": 3}])
+    assert own_dancers.read_lines("ledger/x.jsonl") == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
 def test_a_store_travels_by_its_url(dancers):
