@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from remot_data import video
+from remot_data.layers._images import to_jpeg
 from remot_data.report.charts import curve
 from remot_data.report.errors import ReportError, reading
 from remot_data.report.html import Html, data_url, facts, file_size, join, markup, plural, table
@@ -200,10 +201,11 @@ def _video(path: Path, name: str) -> Html:
             "<figure><figcaption><b>{}</b>, {}: too large to be shown here</figcaption></figure>", name, file_size(size)
         )
     return markup(
-        '<figure><video loop playsinline controls preload="metadata" width="{}" height="{}" aria-label="{}" src="{}">'
-        "</video><figcaption>{}</figcaption></figure>",
+        '<figure><video loop playsinline controls preload="metadata" width="{}" height="{}" aria-label="{}" '
+        'poster="{}" src="{}"></video><figcaption>{}</figcaption></figure>',
         *probe.size,
         f"Video {name}",
+        data_url("image/jpeg", to_jpeg(next(iter(video.read(path)))[1])),
         data_url("video/mp4", path.read_bytes()),
         f"{name}, {probe.seconds:.1f} s",
     )
