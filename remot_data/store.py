@@ -25,6 +25,9 @@ from remot_data import shards
 from remot_data.records import FORMAT, Clip, LayerInfo, Snapshot, canonical_json, digest
 
 
+_TORN = "#torn"
+
+
 class StoreError(RuntimeError):
     """A store that is missing, unfinished or not as asked for; the message says what to do."""
 
@@ -288,25 +291,20 @@ class Store:
         self.write_bytes(name, text.encode())
 
     def append_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append JSON lines to a ledger file; a line that a kill cut off stays apart from them."""
+        """Append JSON lines to a ledger file; a line that a kill cut off is marked and stays apart from them."""
         path = self.path(name)
         self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         size = self.fs.size(path) if self.fs.exists(path) else 0
         torn = size > 0 and self.fs.cat_file(path, start=size - 1) != b"\n"
         with self.fs.open(path, "ab") as file:
-            file.write(("\n" * torn + "".join(canonical_json(r) + "\n" for r in records)).encode())
+            file.write((f"{_TORN}\n" * torn + "".join(canonical_json(r) + "\n" for r in records)).encode())
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """The JSON lines of a ledger file; what a kill cut off is left out, its task is simply done again."""
         if not self.exists(name):
             return []
-        lines = []
-        for line in self.read_bytes(name).splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue
-        return lines
+        *lines, _ = self.read_bytes(name).split(b"\n")
+        return [json.loads(line) for line in lines if line and not line.endswith(_TORN.encode())]
 
     def _renamed(self, name: str) -> _Renamed:
         return _Renamed(self.fs, self.path(name))
