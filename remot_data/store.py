@@ -24,7 +24,6 @@ from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.records import FORMAT, Clip, LayerInfo, Snapshot, canonical_json, digest
 
-
 _TORN = "#torn"
 
 
