@@ -74,6 +74,8 @@ def build(
         test=test,
         decoder=decoder,
     )
+    if decoder == "decord":
+        err.print("note: files where decord is not proved to give the same frames are read with PyAV")
     if not no_layers:
         _say_defaults(DEFAULTS)
     with _progress() as progress:

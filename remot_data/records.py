@@ -135,8 +135,6 @@ class Receipt(Record):
     bytes: int = 0
     sha256: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    rejects: tuple[dict[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "flip": 0.0,
         # A few hundred steps go to the layout itself first: its overlap with the real one decides the rest.
         "lambda_nll": 100.0,
-        "lambda_per": 0.0,  # measured with the stand-in: 0.8 dB worse after the same minutes
+        "lambda_per": 0.0,  # with the stand-in a short run drew checkered textures; see docs/model.md
         "lambda_image": 10.0,
         "layout": StagePlan(600, 2, length=4, lr=2e-3),
         "region": StagePlan(160, 2, length=4, lr=1e-3),
