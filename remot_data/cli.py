@@ -57,9 +57,10 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build a store: decode, find the person, crop, write frames, run the default layers."""
-    from remot_data.build import InputError, Policy
     from remot_data.build import build as run
     from remot_data.detectors.base import DEFAULTS
+    from remot_data.inputs import InputError
+    from remot_data.scan import Policy
 
     if decoder not in ("pyav", "decord"):
         raise typer.BadParameter(f"--decoder is pyav or decord, not {decoder!r}")

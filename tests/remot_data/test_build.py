@@ -9,8 +9,10 @@ import pytest
 
 from remot_data import cli, video
 from remot_data.assets import fetch
-from remot_data.build import InputError, Policy, build, find_inputs, plan, scan
+from remot_data.build import build, plan
+from remot_data.inputs import InputError, find_inputs
 from remot_data.records import Clip, Reject
+from remot_data.scan import Policy, scan
 from remot_data.store import StoreError, open_store
 from remot_data.verify import verify
 from tests.remot_data.conftest import digests
