@@ -6,9 +6,11 @@ detector that needs another's output gets its arrays without a detour over the d
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -22,8 +24,6 @@ from remot_data.engine import Engine, Progress, open_engine
 from remot_data.records import Clip, LayerInfo, Receipt, Record, Snapshot, canonical_json
 from remot_data.shards import Sample
 from remot_data.store import Store, StoreError, open_store
-
-LEDGER = "ledger/receipts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,18 @@ class Job(Record):
     def folder(self) -> str:
         return f"layers/{self.kind}/{self.id}"
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Kind -> folder of all that it reads."""
+        return _sources(self.inputs)
+
     def detector(self) -> base.Detector:
         return _detector(self.spec, self.weights, canonical_json(self.settings))
 
 
 @dataclass(frozen=True)
 class Summary(Record):
-    """What `annotate` did."""
+    """What `annotate` did; `failed` are clips the layer could not be made for, each with the reason."""
 
     store: str
     layer: str
@@ -56,6 +61,7 @@ class Summary(Record):
     computed: int
     frames: int
     seconds: float
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=8)
@@ -72,6 +78,8 @@ def annotate(
     settings: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
     snapshot: str | None = None,
+    retry: bool = False,
+    wait: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
@@ -84,21 +92,24 @@ def annotate(
         inputs: kind -> id of the layers a detector reads; those of the snapshot ``main`` by default.
         snapshot: name of a snapshot to make or to switch to the new layer, once it is complete. A new one starts as
             a copy of ``main``.
+        retry: try again the clips that the detector failed on before.
+        wait: if somebody else is making this layer, wait until they are done.
 
     Raises:
-        StoreError, DetectorError, EngineError: with what to do about it.
+        StoreError, DetectorError, EngineError, Busy: with what to do about it.
     """
     store = store if isinstance(store, Store) else open_store(store)
     started = time.monotonic()
     current = store.snapshots.get("main", Snapshot("main", {}))
     job = plan_job(store, layer, detector, weights, settings, {**current.layers, **(inputs or {})})
     with open_engine(workers, scheduler) as engine:
-        receipts = run_jobs(engine, store, [job], progress)
+        receipts = run_jobs(engine, store, [job], progress, retry, wait)
     if snapshot is not None:
         switch(store, snapshot, {layer: job.id})
     frames = sum(r.frames for r in receipts)
     seconds = round(time.monotonic() - started, 3)
-    return Summary(store.url, layer, job.id, store.shard_count, len(receipts), frames, seconds)
+    failed = store.layer(layer, job.id).failed
+    return Summary(store.url, layer, job.id, store.shard_count, len(receipts), frames, seconds, failed)
 
 
 def switch(
@@ -166,24 +177,113 @@ def plan_jobs(store: Store, specs: Mapping[str, str]) -> list[Job]:
     return list(jobs.values())
 
 
-def run_jobs(engine: Engine, store: Store, jobs: Sequence[Job], progress: Progress | None = None) -> list[Receipt]:
-    """Run jobs over every shard that lacks one of them, then make the finished layers visible."""
-    tasks = [
-        {"url": store.url, "shard": shard, "jobs": [job.to_json() for job in jobs]}
-        for shard in range(store.shard_count)
-        if not all(is_current(store, job, shard) for job in jobs)
-    ]
-    label, done = "+".join(job.kind for job in jobs), []
-    for receipt in engine.map(annotate_shard, tasks, f"annotate {label}"):
-        store.append_lines(LEDGER, [receipt.to_json()])
-        done.append(receipt)
-        if progress:
-            progress(label, len(done), len(tasks))
-    for job in jobs:
-        store.write_bytes(
-            f"{job.folder}/layer.json", (json.dumps(info(store, job).to_json(), indent=1) + "\n").encode()
+def recorded_job(info: LayerInfo) -> Job:
+    """The job that made a layer, to make parts of it again or to make it for new shards.
+
+    Raises:
+        StoreError: if no detector made it, or the detector here is not the one that did.
+    """
+    if not info.spec:
+        raise StoreError(f"the {info.kind} layer {info.id} was not made by a detector: it cannot be computed here")
+    job = Job(info.kind, info.spec, info.id, info.weights, dict(info.settings), dict(info.inputs))
+    if job.detector().fingerprint() != info.fingerprint:
+        raise StoreError(
+            f"the {info.kind} layer {info.id} was made by {info.detector} {info.version}; the detector {info.spec!r} "
+            "here is another version or has other weights: annotate with it as a new layer"
         )
+    return job
+
+
+def known_shards(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
+    """Folder -> shard -> metadata, as the receipts tell: so that a finished store is not read again."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for receipt in store.logged("receipts"):
+        for folder, meta in receipt["made"].items():
+            found.setdefault(folder, {})[receipt["shard"]] = meta
+    return found
+
+
+def shards_of(store: Store, folder: str, known: Mapping[str, Mapping[int, Any]]) -> dict[int, dict[str, Any]]:
+    """Metadata of every complete shard of a folder; read from its index where no receipt tells."""
+    told = known.get(folder, {})
+    metas = ((shard, told.get(shard) or store.meta(folder, shard)) for shard in sorted(store.present(folder)))
+    return {shard: meta for shard, meta in metas if meta is not None}
+
+
+def run_jobs(
+    engine: Engine,
+    store: Store,
+    jobs: Sequence[Job],
+    progress: Progress | None = None,
+    retry: bool = False,
+    wait: bool = False,
+    known: Mapping[str, Mapping[int, Any]] | None = None,
+) -> list[Receipt]:
+    """Run jobs over every shard that lacks one of them, then make the finished layers visible.
+
+    `known` is what `known_shards` gives, to spare reading the indexes; without it, each shard's own index tells.
+
+    A clip that a detector fails on costs that clip: the layer is made without it, and says so.
+
+    Raises:
+        DetectorError: if a detector fails on every clip.
+    """
+    label = "+".join(job.kind for job in jobs)
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(store.lock(job.id, wait))
+            store.files.sweep(job.folder)
+        log = locks.enter_context(store.log("receipts"))
+        state = _State(store, jobs, known or {})
+        todo = [s for s in range(store.shard_count) if not all(state.is_current(job, s, retry) for job in jobs)]
+        tasks = [{"url": store.url, "shard": s, "jobs": [j.to_json() for j in jobs], "retry": retry} for s in todo]
+        if tasks:
+            with store.log("jobs") as made:
+                for job in jobs:
+                    made.add(job.to_json())
+        need = "GPU" if any(_on_gpu(job) for job in jobs) else "CPU"
+        done = []
+        for receipt in engine.map(annotate_shard, tasks, f"annotate {label}", need):
+            log.add(receipt.to_json())
+            done.append(receipt)
+            state.add(receipt)
+            if progress:
+                progress(label, len(done), len(tasks))
+        for job in jobs:
+            failed = state.failed(job)
+            if failed and len(failed) == len(store.planned):
+                clip, reason = next(iter(failed.items()))
+                raise base.DetectorError(f"{job.spec} failed on every clip; on {clip}: {reason}")
+            made_by = dataclasses.replace(info(store, job), failed=failed)
+            store.write_json(f"{job.folder}/layer.json", made_by.to_json())
     return done
+
+
+class _State:
+    """What is there of the jobs and of all they read."""
+
+    def __init__(self, store: Store, jobs: Sequence[Job], known: Mapping[str, Mapping[int, Any]]) -> None:
+        folders = {"frames", *(job.folder for job in jobs), *(f for job in jobs for f in job.reads.values())}
+        self.metas = {folder: shards_of(store, folder, known) for folder in folders}
+
+    def is_current(self, job: Job, shard: int, retry: bool) -> bool:
+        meta = self.metas[job.folder].get(shard)
+        sources = {kind: self.metas[folder].get(shard) for kind, folder in job.reads.items()}
+        if meta is None or None in sources.values():
+            return False
+        return meta["saw"] == {k: m["sha256"] for k, m in sources.items() if m} and not (retry and meta["failed"])
+
+    def add(self, receipt: Receipt) -> None:
+        for folder, meta in receipt.made.items():
+            self.metas[folder][receipt.shard] = meta
+
+    def failed(self, job: Job) -> dict[str, str]:
+        metas = self.metas[job.folder]
+        return {clip: why for shard in sorted(metas) for clip, why in sorted(metas[shard]["failed"].items())}
+
+
+def _on_gpu(job: Job) -> bool:
+    return str(getattr(job.detector(), "device", "cpu")).startswith("cuda")
 
 
 def info(store: Store, job: Job) -> LayerInfo:
@@ -200,30 +300,39 @@ def info(store: Store, job: Job) -> LayerInfo:
         inputs=dict(job.inputs),
         licence=d.licence,
         approximate=d.approximate,
+        spec=job.spec,
+        weights=job.weights,
+        settings=dict(job.settings),
     )
 
 
 def saw(store: Store, inputs: Mapping[str, str], shard: int) -> dict[str, str]:
     """The sha256 of every shard that a layer's shard is made from."""
-    sources = {"frames": "frames", **{kind: f"layers/{kind}/{layer_id}" for kind, layer_id in inputs.items()}}
-    return {kind: store.sha256(folder, shard) for kind, folder in sorted(sources.items())}
+    return {kind: store.sha256(folder, shard) for kind, folder in _sources(inputs).items()}
+
+
+def _sources(inputs: Mapping[str, str]) -> dict[str, str]:
+    folders = {"frames": "frames", **{kind: f"layers/{kind}/{layer_id}" for kind, layer_id in inputs.items()}}
+    return dict(sorted(folders.items()))
 
 
 def is_current(store: Store, job: Job, shard: int) -> bool:
     """Whether a job's shard is there and was made from the frames and layers as they are now."""
-    folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in job.inputs.items())]
-    if not all(store.is_done(folder, shard) for folder in folders):
+    meta = store.meta(job.folder, shard)
+    sources = {kind: store.meta(folder, shard) for kind, folder in job.reads.items()}
+    if meta is None or None in sources.values():
         return False
-    return store.is_done(job.folder, shard, saw(store, job.inputs, shard))
+    return meta["saw"] == {kind: m["sha256"] for kind, m in sources.items() if m}
 
 
-def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]]) -> Receipt:
+def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retry: bool = False) -> Receipt:
     """The task: make one shard of every job's layer. Harmless to run twice."""
     # Processes are the unit of parallel work; and no threading can change a byte.
     cv2.setNumThreads(1)
     store = Store(url)
-    todo = [job for job in (Job.from_json(j) for j in jobs) if not is_current(store, job, shard)]
+    todo = [job for job in map(Job.from_json, jobs) if retry or not is_current(store, job, shard)]
     samples: dict[str, list[Sample]] = {job.kind: [] for job in todo}
+    failed: dict[str, dict[str, str]] = {job.kind: {} for job in todo}
     seconds = dict.fromkeys(["frames", *(job.kind for job in todo), "encode", "write"], 0.0)
     clips = store.shard_clips(shard)
     for clip in clips:
@@ -231,34 +340,51 @@ def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]]) -> R
             frames = store.read_arrays("frames", "frames", clip)["frames"]
         made: dict[str, dict[str, np.ndarray]] = {}
         for job in todo:
-            with _timed(seconds, job.kind):
-                made[job.kind] = _detect(store, job, clip, frames, made)
+            try:
+                with _timed(seconds, job.kind):
+                    made[job.kind] = _detect(store, job, clip, frames, made, failed)
+            except base.DetectorError as error:
+                failed[job.kind][clip.id] = str(error)
+                continue
             with _timed(seconds, "encode"):
                 samples[job.kind] += encoded(job.kind, clip, made[job.kind])
-    written = 0
+    written = {}
     with _timed(seconds, "write"):
         for job in todo:
-            written += store.write_shard(job.folder, shard, samples[job.kind], saw(store, job.inputs, shard))["bytes"]
+            seen = saw(store, job.inputs, shard)
+            written[job.folder] = store.write_shard(job.folder, shard, samples[job.kind], seen, failed[job.kind])
     return Receipt(
-        f"annotate/{'+'.join(job.id for job in todo)}/{shard:05d}",
+        "annotate",
+        shard=shard,
         frames=sum(clip.frames for clip in clips),
         clips=len(clips),
-        bytes=written,
+        made=written,
         seconds={k: round(v, 4) for k, v in seconds.items()},
     )
 
 
 def _detect(
-    store: Store, job: Job, clip: Clip, frames: np.ndarray, made: Mapping[str, dict[str, np.ndarray]]
+    store: Store,
+    job: Job,
+    clip: Clip,
+    frames: np.ndarray,
+    made: Mapping[str, dict[str, np.ndarray]],
+    failed: Mapping[str, Mapping[str, str]],
 ) -> dict[str, np.ndarray]:
     needed = {}
     for kind, layer_id in job.inputs.items():
-        needed[kind] = made[kind] if kind in made else store.read_arrays(f"layers/{kind}/{layer_id}", kind, clip)
+        folder = f"layers/{kind}/{layer_id}"
+        before = failed[kind] if kind in failed else (store.meta(folder, clip.shard) or {}).get("failed", {})
+        if clip.id in before:
+            raise base.DetectorError(f"it reads the {kind} layer, which failed")
+        needed[kind] = made[kind] if kind in made else store.read_arrays(folder, kind, clip)
     try:
         arrays = job.detector()(frames, **needed)
         layer_kinds.kind(job.kind).check(arrays, clip.frames, store.size)
-    except (ValueError, RuntimeError, cv2.error) as error:
-        raise base.DetectorError(f"{job.spec} on clip {clip.id} of {store.url}: {error}") from error
+    except base.DetectorError:
+        raise
+    except Exception as error:
+        raise base.DetectorError(f"{job.spec}: {type(error).__name__}: {error}") from error
     return arrays
 
 

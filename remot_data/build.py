@@ -1,34 +1,41 @@
-"""From videos to a store: what the inputs are, looking through each, planning shards, writing frames.
+"""From videos to a store: looking through each input, planning shards, writing frames; and taking clips out again.
 
 Three passes: every video is looked through once (shots, the main person, one crop a clip), then the clips are
-laid out over shards, then each shard's frames are decoded, cropped and written. The plan depends on the inputs
-and the policy alone, so the number of workers and the order in which they finish leave no trace.
+laid out over shards, then each shard's frames are decoded, cropped and written. The plan depends on the inputs,
+the policy and what the store holds already, so the number of workers and the order in which they finish leave no
+trace. A store that grows keeps its shards: new clips go to new ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from remot_data import video
-from remot_data.annotate import LEDGER, plan_jobs, run_jobs, switch
-from remot_data.detectors.base import DEFAULTS, file_sha256
+from remot_data import child, video
+from remot_data.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
+from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.inputs import Input, find_inputs
 from remot_data.layers import frames as frames_layer
-from remot_data.records import Clip, Receipt, Record, Reject, Video
-from remot_data.scan import Policy, scan, stamp
+from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
+from remot_data.scan import Policy, content_sha256, duplicates, scan, stamp
 from remot_data.shards import Sample, table_bytes
-from remot_data.store import Store, StoreError, create_store
+from remot_data.store import Store, StoreError, create_store, index_name, shard_name
 
-SCAN = "ledger/videos.jsonl"
+REJECTS = "ledger/rejects.parquet"
+# Inputs after which `limit_rejects` may end a build.
+_ENOUGH = 20
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,12 @@ class Summary(Record):
     videos: int = 0
     refused: int = 0
     clips: int = 0
+    added: int = 0
     shards: int = 0
     frames: dict[str, int] = field(default_factory=dict)
     rejects: tuple[dict[str, Any], ...] = ()
     layers: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -56,96 +65,235 @@ def build(
     layers: Mapping[str, str] | None = None,
     snapshot: str = "main",
     split: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    retry: Collection[str] = (),
+    limit_rejects: float | None = None,
+    limits: child.Limits | None = None,
+    wait: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Build a store from videos; run again after an interruption, it goes on where it was.
+    """Build a store from videos, or add videos to one; run again after an interruption, it goes on where it was.
 
     Args:
         videos: files, folders (searched through) or manifests (``.yaml``).
         out: URL of the store.
-        layers: kind -> detector; the defaults of `remot_data.detectors.base.DEFAULTS`. Empty for frames only.
+        policy: None for that of the store that is there, or the defaults for a new one.
+        layers: kind -> detector. None: those of the snapshot that is there, or else the defaults of
+            `remot_data.detectors.base.DEFAULTS`. Empty for frames only.
         split: split policy of the snapshot, see `Snapshot`.
+        root: folder of the data, in place of the ``root`` of a manifest.
+        retry: reason codes; videos and clips refused for these are tried again.
+        limit_rejects: share of the inputs (of at least 20) that may be refused before the build stops.
+        limits: time and memory that reading one video may take.
+        wait: if somebody else is writing the store, wait until they are done.
 
     Raises:
-        InputError, StoreError, AssetError, EngineError: when it cannot run; a bad video is a reject, not an error.
+        InputError, StoreError, AssetError, EngineError, Busy: when it cannot run. A bad video is a reject, no error.
     """
-    policy = policy or Policy()
-    inputs, ignored = find_inputs(videos)
+    unknown = sorted(set(retry) - set(REASONS))
+    if unknown:
+        raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
+    inputs, ignored = find_inputs(videos, root)
+    policy = policy or stored_policy(out) or Policy()
     store = create_store(out, {"policy": policy.to_json(), "size": policy.size})
     seconds: dict[str, float] = {}
-    with open_engine(workers, scheduler) as engine:
+    bounds = (limits or child.Limits()).to_json()
+    with store.lock(wait=wait), open_engine(workers, scheduler) as engine:
+        store.files.sweep("frames")
         started = time.monotonic()
-        scans = scan_all(engine, store, inputs, policy, progress)
+        lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress)
         seconds["look through"] = time.monotonic() - started
-        clips, rejects, counts = plan(scans, policy)
-        _write_rejects(store, rejects)
-        store.write_clips(clips)
-        chosen = {}
-        if clips:
+        existing = store.planned if store.files.exists("clips.parquet") else []
+        faults = {r.id: r for r in _read_rejects(store) if r.what == "clip" and r.code not in retry}
+        made = plan(lines, policy, existing, earlier, store.removed, faults)
+        _write_rejects(store, inputs, made.rejects)
+        if len(made.clips) != len(existing) or not existing:
+            store.write_clips(made.clips)
+        chosen: dict[str, str] = {}
+        if made.clips:
             started = time.monotonic()
-            write_frames(engine, store, policy, progress)
+            found = write_frames(engine, store, policy, bounds, progress)
+            if found:
+                made = plan(lines, policy, store.planned, earlier, store.removed, {**faults, **found})
+                _drop(store, inputs, made, found)
             seconds["frames"] = time.monotonic() - started
             started = time.monotonic()
-            jobs = plan_jobs(store, DEFAULTS if layers is None else layers)
+            jobs = _jobs(store, snapshot, layers)
             if jobs:
-                run_jobs(engine, store, jobs, progress)
+                run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
                 chosen = {job.kind: job.id for job in jobs}
             seconds["layers"] = time.monotonic() - started
-            switch(store, snapshot, chosen, split=split)
-    return _summary(store, len(scans), ignored, clips, rejects, counts, chosen, seconds)
+            if layers is not None or split is not None or snapshot not in store.snapshots:
+                switch(store, snapshot, chosen, split=split)
+        store.compact_log("videos", lambda line: line["input"]["path"])
+        store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
+        store.compact_log("jobs", lambda job: job["id"])
+    return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds)
+
+
+def stored_policy(out: str) -> Policy | None:
+    """The policy of the store at `out`, or None where there is none."""
+    store = Store(out)
+    if not store.files.exists("store.json"):
+        return None
+    if "policy" not in store.config:
+        raise StoreError(f"{out} was not built from videos: none can be added to it")
+    return Policy.from_json(store.config["policy"])
+
+
+def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None) -> list[Job]:
+    """What to annotate with: what was asked for, or what the snapshot holds, or the defaults."""
+    known = store.snapshots
+    if layers is not None or snapshot not in known:
+        return plan_jobs(store, DEFAULTS if layers is None else layers)
+    return [recorded_job(store.layer(kind, layer_id)) for kind, layer_id in _ordered(store, known[snapshot].layers)]
+
+
+def _ordered(store: Store, layers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The layers of a snapshot, each after those it reads."""
+    done: dict[str, str] = {}
+    while len(done) < len(layers):
+        for kind, layer_id in layers.items():
+            if kind not in done and set(store.layer(kind, layer_id).inputs) <= set(done):
+                done[kind] = layer_id
+                break
+        else:
+            raise StoreError(f"the layers {', '.join(set(layers) - set(done))} read layers the snapshot does not hold")
+    return list(done.items())
 
 
 # Looking through
 
 
 def scan_all(
-    engine: Engine, store: Store, inputs: Sequence[Input], policy: Policy, progress: Progress | None
-) -> list[dict[str, Any]]:
-    """What each input holds, in the order of the inputs; those looked through before come from the ledger."""
-    known = {(line["input"]["path"], line["stamp"]): line for line in store.read_lines(SCAN)}
+    engine: Engine,
+    store: Store,
+    inputs: Sequence[Input],
+    policy: Policy,
+    retry: Collection[str] = (),
+    limit: float | None = None,
+    limits: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What each input holds, in the order of the inputs, and what the ledger knows of other videos.
+
+    Inputs looked through before come from the ledger, unless they were refused for a reason in `retry`.
+    """
+    known = {(line["input"]["path"], line["stamp"]): line for line in store.logged("videos")}
     wanted = {item.path: (item.path, stamp(item.path)) for item in inputs}
-    fresh = [i for i in inputs if known.get(wanted[i.path], {}).get("input") != i.to_json()]
-    tasks = [{"item": item.to_json(), "policy": policy.to_json()} for item in fresh]
-    for done, line in enumerate(engine.map(scan, tasks, "look through"), 1):
-        store.append_lines(SCAN, [line])
-        known[line["input"]["path"], line["stamp"]] = line
-        if progress:
-            progress("look through", done, len(tasks))
-    return [known[wanted[item.path]] for item in inputs]
+
+    def is_known(item: Input) -> bool:
+        line = known.get(wanted[item.path])
+        if line is None or line["input"] != item.to_json():
+            return False
+        return not any(r["what"] == "video" and r["code"] in retry for r in line["rejects"])
+
+    fresh = [item for item in inputs if not is_known(item)]
+    tasks = [
+        {"item": i.to_json(), "policy": policy.to_json(), "limits": limits, "seen": wanted[i.path][1]} for i in fresh
+    ]
+    with store.log("videos") as log:
+        refused = Counter[str]()
+        for seen, line in enumerate(engine.map(scan, tasks, "look through"), 1):
+            log.add(line)
+            known[wanted[line["input"]["path"]]] = line
+            if not line["clips"]:
+                refused.update({r["code"] for r in line["rejects"]})
+            if progress:
+                progress("look through", seen, len(tasks))
+            _check_limit(limit, seen, refused)
+    lines = [known.pop(wanted[item.path]) for item in inputs]
+    return lines, list(known.values())
+
+
+def _check_limit(limit: float | None, seen: int, refused: Counter[str]) -> None:
+    total = refused.total()
+    if limit is None or seen < _ENOUGH or total <= limit * seen:
+        return
+    counts = ", ".join(f"{code} {count}" for code, count in refused.most_common())
+    raise StoreError(
+        f"stopped: of the first {seen} inputs {total} were refused, more than {limit:.0%} ({counts}); what was looked "
+        "through is kept, so run again with another limit to go on"
+    )
 
 
 # Planning
 
 
-def plan(scans: Sequence[Mapping[str, Any]], policy: Policy) -> tuple[list[Clip], list[Reject], dict[str, int]]:
-    """All clips in key order with their shards, all rejects, and the sums of frames.
+@dataclass(frozen=True)
+class Plan:
+    """All clips of the store with their shards, and what became of the inputs: rejects and sums of frames."""
 
-    A file whose bytes were seen before is a duplicate.
+    clips: list[Clip]
+    rejects: list[Reject]
+    frames: dict[str, int]
+
+
+def plan(
+    lines: Sequence[Mapping[str, Any]],
+    policy: Policy,
+    existing: Sequence[Clip] = (),
+    earlier: Sequence[Mapping[str, Any]] = (),
+    removed: Mapping[str, str] | None = None,
+    faults: Mapping[str, Reject] | None = None,
+) -> Plan:
+    """Lay the clips of the inputs out over shards.
+
+    Args:
+        lines: what looking through each input gave.
+        existing: clips that the store holds; they keep their shards, new ones go to new shards.
+        earlier: what looking through other videos gave, at other times: those the store holds count for duplicates.
+        removed: clips taken out by hand, with the reason.
+        faults: clips whose frames could not be read when they were to be written.
+
+    A video whose content was seen before is a duplicate, of what the store holds or of an earlier input.
     """
+    removed, faults = removed or {}, faults or {}
+    held = {clip.video for clip in existing}
+
+    def holds(line: Mapping[str, Any]) -> bool:
+        return bool(line["video"]) and line["video"]["id"] in held
+
+    first = [line for line in [*earlier, *lines] if holds(line)]
+    rest = [line for line in lines if not holds(line)]
+    repeats = _repeats([*first, *rest], policy, len(first))
+    clips, rejects = {clip.id: clip for clip in existing if clip.id not in faults}, []
     counts = dict.fromkeys(("decoded", "kept", "refused", "resampled"), 0)
-    clips: list[Clip] = []
-    rejects: list[Reject] = []
-    first: dict[str, str] = {}
-    for line in scans:
-        found = line["video"] and Video.from_json(line["video"])
-        if found and found.sha256 in first:
-            detail = f"the same bytes as {first[found.sha256]}"
-            rejects.append(Reject("video", found.id, found.path, "duplicate", detail, found.frames))
+    new: list[Clip] = []
+    for line in lines:
+        if id(line) in repeats:
+            found = Video.from_json(line["video"])
+            rejects.append(Reject("video", found.id, found.path, "duplicate", repeats[id(line)], found.frames))
             counts["decoded"] += found.frames
             counts["refused"] += found.frames
             continue
         counts = {name: counts[name] + line["frames"][name] for name in counts}
-        if found:
-            first[found.sha256] = found.path
-        clips += [Clip.from_json(c) for c in line["clips"]]
         rejects += [Reject.from_json(r) for r in line["rejects"]]
-    return list(_laid_out(sorted(clips, key=lambda c: c.id), policy.shard_frames)), rejects, counts
+        for clip in map(Clip.from_json, line["clips"]):
+            refused = faults.get(clip.id)
+            if clip.id in removed:
+                refused = Reject("clip", clip.id, clip.path, "removed", removed[clip.id], clip.frames)
+            if refused:
+                rejects.append(refused)
+                counts["kept"] -= clip.frames
+                counts["refused"] += clip.frames
+            elif clip.id not in clips:
+                new.append(clip)
+    start = 1 + max((clip.shard for clip in existing), default=-1)
+    new = list(_laid_out(sorted(new, key=lambda c: c.id), policy.shard_frames, start))
+    return Plan(sorted([*clips.values(), *new], key=lambda c: (c.shard, c.id)), rejects, counts)
 
 
-def _laid_out(clips: Iterable[Clip], shard_frames: int) -> Iterator[Clip]:
-    shard, filled = 0, 0
+def _repeats(lines: Sequence[Mapping[str, Any]], policy: Policy, held: int) -> dict[int, str]:
+    """id of a line -> what it repeats; the first `held` lines are in the store and repeat nothing."""
+    pairs = duplicates(lines, policy.duplicates).items()
+    return {id(lines[i]): f"the same {what} as {lines[j]['video']['path']}" for i, (j, what) in pairs if i >= held}
+
+
+def _laid_out(clips: Iterable[Clip], shard_frames: int, start: int) -> Iterator[Clip]:
+    shard, filled = start, 0
     for clip in clips:
         if filled and filled + clip.frames > shard_frames:
             shard, filled = shard + 1, 0
@@ -153,87 +301,150 @@ def _laid_out(clips: Iterable[Clip], shard_frames: int) -> Iterator[Clip]:
         yield dataclasses.replace(clip, shard=shard)
 
 
-def _write_rejects(store: Store, rejects: Sequence[Reject]) -> None:
+def _read_rejects(store: Store) -> list[Reject]:
+    if not store.files.exists(REJECTS):
+        return []
+    return [Reject.from_json(row) for row in pq.read_table(io.BytesIO(store.files.read(REJECTS))).to_pylist()]
+
+
+def _write_rejects(store: Store, inputs: Sequence[Input], rejects: Sequence[Reject]) -> None:
+    """The rejects of these inputs, and those noted before of others."""
+    now = {item.path for item in inputs}
+    others = [r for r in _read_rejects(store) if r.path not in now]
+    rows = sorted([*others, *rejects], key=lambda r: (r.path, r.id, r.code, r.detail))
     names = [f.name for f in dataclasses.fields(Reject)]
-    columns = {name: [getattr(r, name) for r in rejects] for name in names}
+    columns = {name: [getattr(r, name) for r in rows] for name in names}
     schema = pa.schema([(name, pa.int64() if name == "frames" else pa.string()) for name in names])
-    store.write_bytes("ledger/rejects.parquet", table_bytes(pa.table(columns, schema=schema)))
+    store.files.write(REJECTS, table_bytes(pa.table(columns, schema=schema)))
+
+
+def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str, Reject]) -> None:
+    """Take clips without frames out of the plan; shards at the end that held nothing else go with them."""
+    before = store.shard_count
+    _write_rejects(store, inputs, made.rejects)
+    store.write_clips(made.clips)
+    for shard in range(store.shard_count, before):
+        for name in (index_name("frames", shard), shard_name("frames", shard)):
+            store.files.remove(name)
 
 
 # Frames
 
 
-def write_frames(engine: Engine, store: Store, policy: Policy, progress: Progress | None = None) -> None:
-    """Write every frames shard that is missing."""
-    missing = [shard for shard in range(store.shard_count) if not store.is_done("frames", shard)]
-    tasks = [{"url": store.url, "shard": shard, "policy": policy.to_json()} for shard in missing]
-    for done, receipt in enumerate(engine.map(frames_shard, tasks, "frames"), 1):
-        store.append_lines(LEDGER, [receipt.to_json()])
-        if progress:
-            progress("frames", done, len(tasks))
+def write_frames(
+    engine: Engine,
+    store: Store,
+    policy: Policy,
+    limits: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Reject]:
+    """Write every frames shard that is missing; returns the clips that could not be read, by id."""
+    done = shards_of(store, "frames", known_shards(store))
+    missing = [shard for shard in range(store.shard_count) if shard not in done]
+    tasks = [{"url": store.url, "shard": shard, "policy": policy.to_json(), "limits": limits} for shard in missing]
+    with store.log("receipts") as log:
+        for count, receipt in enumerate(engine.map(frames_shard, tasks, "frames"), 1):
+            log.add(receipt.to_json())
+            done[receipt.shard] = receipt.made["frames"]
+            if progress:
+                progress("frames", count, len(tasks))
+    failed = {clip: why for meta in done.values() for clip, why in meta["failed"].items()}
+    clips = {clip.id: clip for clip in store.planned if clip.id in failed}
+    return {
+        name: Reject("clip", name, clip.path, *failed[name].split(": ", 1), clip.frames)  # type: ignore[arg-type]
+        for name, clip in clips.items()
+    }
 
 
-def frames_shard(url: str, shard: int, policy: Mapping[str, Any]) -> Receipt:
-    """The task: decode, crop and write one shard of frames. Harmless to run twice."""
+def frames_shard(url: str, shard: int, policy: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Receipt:
+    """The task: decode, crop and write one shard of frames. Harmless to run twice.
+
+    Videos are decoded in a child process that can be killed; a clip that cannot be read is left out, with the reason.
+    """
     started = time.monotonic()
-    store, rules = Store(url), Policy.from_json(policy)
+    store = Store(url)
+    bounds = child.Limits.from_json(limits or {})
     clips = store.shard_clips(shard)
-    samples = (sample for clip in clips for sample in _frames_of(clip, rules))
-    meta = store.write_shard("frames", shard, samples)
-    return Receipt(
-        f"frames/{shard:05d}",
-        frames=meta["samples"],
-        clips=len(clips),
-        bytes=meta["bytes"],
-        sha256=meta["sha256"],
-        seconds={"frames": round(time.monotonic() - started, 4)},
-    )
+    failed: dict[str, str] = {}
+
+    def samples() -> Iterator[Sample]:
+        for clip in clips:
+            try:
+                yield from _frames_of(clip, policy, bounds)
+            except (child.ChildError, video.VideoError) as error:
+                failed[clip.id] = f"{error.code}: {error.detail}"
+
+    meta = store.write_shard("frames", shard, samples(), failed=failed)
+    seconds = {"frames": round(time.monotonic() - started, 4)}
+    return Receipt("frames", shard, meta["samples"], len(clips) - len(failed), {"frames": meta}, seconds)
 
 
-def _frames_of(clip: Clip, policy: Policy) -> Iterator[Sample]:
-    if _sha256(clip.path, stamp(clip.path)) != clip.sha256:
-        raise StoreError(f"{clip.path} has changed since it was looked through; put the old file back or build anew")
-    wanted = dict.fromkeys(clip.pts)
-    numbers = {pts: number for number, pts in enumerate(wanted)}
-    decoder = policy.decoder if policy.decoder == "pyav" or video.decord_agrees(clip.path) else "pyav"
+def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: child.Limits) -> list[Sample]:
+    """All frames of a clip, encoded, or an error: a part of a clip is never written."""
+    arguments = {"clip": clip.to_json(), "policy": dict(policy)}
+    for attempt in range(3):
+        try:
+            messages = child.call("remot_data.build:decoding", arguments, limits)
+            return [Sample(m["key"], {"jpg": data}, {"pts": m["pts"]}) for m, data in messages if "key" in m]
+        except child.ChildError as error:
+            # Somebody else's kill, such as that of a whole job, is not the video's fault.
+            if error.by_signal != signal.SIGKILL or attempt == 2:
+                raise
+    raise AssertionError
+
+
+def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """What the child does: the key, PTS and JPEG bytes of every frame of a clip, in order."""
+    found, rules = Clip.from_json(clip), Policy.from_json(policy)
+    if _sha256(found.path, stamp(found.path)) != found.sha256:
+        raise video.VideoError("changed", f"{found.path} is not what it was when it was looked through")
+    yield {}, b""
+    numbers = {pts: number for number, pts in enumerate(found.pts)}
+    first, last = found.pts[0], found.pts[-1]
+    decoder = rules.decoder if rules.decoder == "pyav" or video.decord_agrees(found.path) else "pyav"
     frames = video.read(
-        clip.path, start_pts=clip.pts[0], end_pts=clip.pts[-1] + 1, crop=clip.crop, size=policy.size, decoder=decoder
+        found.path, start_pts=first, end_pts=last + 1, crop=found.crop, size=rules.size, decoder=decoder
     )
     written = 0
     for pts, frame in frames:
         if pts in numbers:
-            yield Sample(clip.key(numbers[pts]), frames_layer.encode({"frames": frame[None]}, 0), {"pts": pts})
+            yield {"key": found.key(numbers[pts]), "pts": pts}, frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
             written += 1
-    if written != clip.frames:
-        raise StoreError(f"{clip.path}: {written} of {clip.frames} frames of clip {clip.id} were found again by PTS")
+    if written != found.frames:
+        detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"
+        raise video.VideoError("changed", detail)
 
 
 @lru_cache(maxsize=256)
 def _sha256(path: str, stamp: str) -> str:
-    return file_sha256(path)
+    return content_sha256(path)
 
 
 def _summary(
     store: Store,
-    inputs: int,
+    inputs: Sequence[Input],
     ignored: int,
-    clips: Sequence[Clip],
-    rejects: Sequence[Reject],
-    counts: Mapping[str, int],
+    made: Plan,
+    added: int,
     layers: Mapping[str, str],
     seconds: Mapping[str, float],
 ) -> Summary:
-    videos = len({clip.video for clip in clips})
+    paths = {item.path for item in inputs}
+    live = [clip for clip in made.clips if clip.id not in store.removed]
+    videos = len({clip.path for clip in live if clip.path in paths})
+    failed = {kind: store.layer(kind, layer_id).failed for kind, layer_id in layers.items()}
     return Summary(
         store=store.url,
-        inputs=inputs,
+        inputs=len(inputs),
         ignored=ignored,
         videos=videos,
-        refused=inputs - videos,
-        clips=len(clips),
-        shards=store.shard_count if clips else 0,
-        frames=dict(counts),
-        rejects=tuple(r.to_json() for r in rejects),
+        refused=len(inputs) - videos,
+        clips=len(live),
+        added=added,
+        shards=store.shard_count if made.clips else 0,
+        frames=dict(made.frames),
+        rejects=tuple(r.to_json() for r in made.rejects),
         layers=dict(layers),
+        failed={kind: clips for kind, clips in failed.items() if clips},
         seconds={k: round(v, 2) for k, v in seconds.items()},
     )

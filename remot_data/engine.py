@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from typing import Any
 
 Task = dict[str, Any]
 Progress = Callable[[str, int, int], None]
+_COUNT_EVERY = 5.0  # seconds after which workers are counted again
 
 
 class EngineError(RuntimeError):
@@ -27,14 +30,18 @@ class Engine:
     def __init__(self, client: Any = None) -> None:
         self.client = client
 
-    def map(self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "") -> Iterator[Any]:
+    def map(
+        self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
+    ) -> Iterator[Any]:
         """Results of ``function(**task)`` in the order they complete.
 
         No more tasks than a few a worker are with the scheduler at a time, so its memory does not grow with
-        their number.
+        their number; a worker that dies loses the tasks it had, which others take up. Each task asks for one unit of
+        the dask resource `need`, where any worker declares that resource.
 
         Raises:
-            EngineError: for a task that raised, with its arguments; the tasks after it are given up.
+            EngineError: for a task that raised, with its arguments (the tasks after it are given up), when the
+                scheduler is gone, or when GPUs are needed and no worker declares one.
         """
         if self.client is None:
             for task in tasks:
@@ -43,9 +50,12 @@ class Engine:
                 except Exception as error:
                     raise _failed(label, task, error) from error
             return
-        yield from self._map_dask(function, tasks, label)
+        if tasks:
+            yield from self._map_dask(function, tasks, label, self._resources(need))
 
-    def _map_dask(self, function: Callable[..., Any], tasks: Sequence[Task], label: str) -> Iterator[Any]:
+    def _map_dask(
+        self, function: Callable[..., Any], tasks: Sequence[Task], label: str, resources: dict[str, float] | None
+    ) -> Iterator[Any]:
         from dask.distributed import as_completed
 
         waiting = iter(tasks)
@@ -54,28 +64,67 @@ class Engine:
         def submit(count: int) -> list[Any]:
             futures = []
             for task in (task for _, task in zip(range(count), waiting, strict=False)):
-                future = self.client.submit(function, **task, pure=False)
+                future = self.client.submit(function, **task, pure=False, resources=resources)
                 running[future] = task
                 futures.append(future)
             return futures
 
-        threads = sum(self.client.nthreads().values()) or 1
-        completed = as_completed(submit(3 * threads))
+        completed = as_completed(submit(self._room()))
+        counted = time.monotonic()
         try:
             for future in completed:
                 task = running.pop(future)
-                if future.status != "finished":
-                    raise _failed(label, task, future.exception())
-                yield future.result()
-                for fresh in submit(1):
+                yield self._result(future, label, task)
+                more = 1
+                if time.monotonic() - counted > _COUNT_EVERY:
+                    more, counted = max(0, self._room() - len(running)), time.monotonic()
+                for fresh in submit(more):
                     completed.add(fresh)
         finally:
-            self.client.cancel(list(running))
+            with suppress(Exception):
+                self.client.cancel(list(running))
+
+    def _result(self, future: Any, label: str, task: Task) -> Any:
+        from dask.distributed import KilledWorker
+
+        try:
+            if future.status not in ("finished", "error"):
+                raise CancelledError
+            return future.result()
+        except KilledWorker as error:
+            raise EngineError(
+                f"{label or 'task'} {_short(task)} was given up: every worker that took it up died "
+                f"(the last was {error.last_worker.address}); out of memory, or native code that crashes"
+            ) from error
+        except (CancelledError, TimeoutError, ConnectionError) as error:
+            raise EngineError(
+                f"the scheduler {self.client.scheduler.address if self.client.scheduler else ''} is gone; "
+                "start one and run the same command again, what is finished is kept"
+            ) from error
+        except Exception as error:
+            raise _failed(label, task, error) from error
+
+    def _room(self) -> int:
+        """How many tasks to have with the scheduler: a few a thread, and some while there are no workers yet."""
+        return max(8, 3 * sum(self.client.nthreads().values()))
+
+    def _resources(self, need: str) -> dict[str, float] | None:
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        offered = {name for worker in workers for name in worker.get("resources", {})}
+        if need == "GPU" and need not in offered:
+            raise EngineError(
+                "this detector runs on a GPU and no worker declares one; start workers with --resources GPU=1, "
+                "or run the detector with --setting device=cpu"
+            )
+        return {need: 1} if need in offered else None
 
 
 def _failed(label: str, task: Task, error: BaseException | None) -> EngineError:
-    short = {k: v for k, v in task.items() if isinstance(v, (str, int, float))}
-    return EngineError(f"{label or 'task'} {short} failed: {type(error).__name__}: {error}")
+    return EngineError(f"{label or 'task'} {_short(task)} failed: {type(error).__name__}: {error}")
+
+
+def _short(task: Task) -> dict[str, Any]:
+    return {k: v for k, v in task.items() if isinstance(v, (str, int, float))}
 
 
 def processors() -> int:
@@ -112,7 +161,7 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
     with dask.config.set({"logging.distributed": "error"}):
         with _no_interrupt(), _own_environment():
             cluster = LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
             )
         with cluster, Client(cluster) as client:
             yield Engine(client)

@@ -1,13 +1,16 @@
-"""Shots, person tracks, and the one crop of a clip.
+"""Shots, person tracks, and the one crop of a clip; and the one pass over a video that sees all of it.
 
-All but `watch` and `find` is geometry: numbers in and numbers out. A box is x0, y0, x1, y1 in pixels of the displayed
-picture, corner origin.
+All but that pass is geometry and small measures: numbers in and numbers out. A box is x0, y0, x1, y1 in pixels of the
+displayed picture, corner origin.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from array import array
+from collections import deque
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +27,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Person:
-    """One person found in one frame: body box and score in [0, 1]."""
+    """One person found in one frame: body box, score in [0, 1], and `sharpness` in the box where it was measured."""
 
     frame: int
     box: Box
     score: float
+    sharpness: float = math.inf
 
 
 class ShotFinder:
@@ -43,10 +47,10 @@ class ShotFinder:
     def __init__(self, threshold: float = 18.0, ratio: float = 3.0, window: int = 4) -> None:
         self.threshold, self.ratio, self.window = threshold, ratio, window
         self._last: np.ndarray | None = None
-        self._changes: list[float] = []
+        self._changes = array("d")
 
-    def see(self, frame: np.ndarray) -> None:
-        """Take the next frame, uint8 [H, W, 3], RGB."""
+    def see(self, frame: np.ndarray) -> np.ndarray:
+        """Take the next frame, uint8 [H, W, 3], RGB; returns its thumbnail, uint8 [18, 32, 3]."""
         small = cv2.resize(frame, self.SIZE, interpolation=cv2.INTER_AREA)
         thumbnail = cv2.cvtColor(small, cv2.COLOR_RGB2HSV).astype(np.int16)
         if self._last is not None:
@@ -56,6 +60,7 @@ class ShotFinder:
         else:
             self._changes.append(0.0)
         self._last = thumbnail
+        return small
 
     def shots(self) -> list[tuple[int, int]]:
         """Spans [start, stop) of frames between cuts; together they cover every frame seen."""
@@ -78,6 +83,14 @@ def overlap(a: Box, b: Box) -> float:
         return 0.0
     both = width * height
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def share(box: Box, within: Box) -> float:
+    """Share of the area of `box` that lies within another."""
+    width = min(box[2], within[2]) - max(box[0], within[0])
+    height = min(box[3], within[3]) - max(box[1], within[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return width * height / area if width > 0 and height > 0 else 0.0
 
 
 def height(box: Box) -> float:
@@ -143,36 +156,168 @@ def crop(
     return float(corner[0]), float(corner[1]), float(wide), float(tall)
 
 
+class Moments:
+    """Small grey pictures at evenly spaced moments of a video, to know it again by.
+
+    Moments are chosen by time, and each is a mean over `WINDOW` seconds of what is interpolated between the frames:
+    so the pictures hardly depend on the frame rate.
+
+    Args:
+        start: seconds at which the first frame is shown.
+        seconds: length of the video.
+    """
+
+    COUNT = 8
+    SIDE = 12
+    WINDOW = 0.4
+    SAMPLES = 9
+
+    def __init__(self, start: float, seconds: float) -> None:
+        centres = start + seconds * (np.arange(self.COUNT) + 0.5) / self.COUNT
+        times = centres[:, None] + self.WINDOW * np.linspace(-0.5, 0.5, self.SAMPLES)
+        samples = [(float(t), moment) for moment, row in enumerate(times) for t in row]
+        self._waiting = deque(sorted(samples))
+        self._sum = np.zeros((self.COUNT, self.SIDE, self.SIDE))
+        self._time: float | None = None
+
+    def see(self, time: float, picture: np.ndarray) -> None:
+        """Take the next frame, uint8 [h, w, 3], RGB, shown at `time` seconds."""
+        if self._waiting and self._waiting[0][0] <= time:
+            after = self._grey(picture)
+            before = after if self._time is None else self._grey(self._picture)
+            while self._waiting and self._waiting[0][0] <= time:
+                wanted, moment = self._waiting.popleft()
+                passed = 1.0 if self._time is None else max(wanted - self._time, 0.0) / (time - self._time)
+                self._sum[moment] += before + passed * (after - before)
+        self._time, self._picture = time, picture
+
+    def pictures(self) -> np.ndarray:
+        """uint8 [8, 12, 12]; what was to come after the last frame looks like the last frame."""
+        if self._waiting:
+            last = self._grey(self._picture)
+            while self._waiting:
+                self._sum[self._waiting.popleft()[1]] += last
+        return np.rint(self._sum / self.SAMPLES).astype(np.uint8)
+
+    def _grey(self, picture: np.ndarray) -> np.ndarray:
+        return _cells(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), self.SIDE)
+
+
+def _cells(grey: np.ndarray, side: int) -> np.ndarray:
+    """Means of a grid of side x side cells over the whole picture, float32 [side, side], whatever its shape."""
+    return cv2.resize(grey.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+
+
+_SHARPNESS_HEIGHT = 64
+
+
+def sharpness(grey: np.ndarray, box: Box) -> float:
+    """How much fine detail the picture has in a person's box, whatever the person's size and the light.
+
+    The variance of the Laplacian at a person height of 64 pixels, over the variance of the brightness. Sharp video
+    has 0.3 to 1.5. Blur of a standard deviation of 1 % of the person's height leaves about 0.2, 2 % about 0.05, 3 %
+    about 0.01.
+
+    Args:
+        grey: uint8 [H, W].
+        box: in its pixels; inf where less than 3 x 3 pixels of it lie in the picture.
+    """
+    height, width = grey.shape
+    x0, y0 = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
+    inside = grey[y0 : max(min(math.ceil(box[3]), height), 0), x0 : max(min(math.ceil(box[2]), width), 0)]
+    if min(inside.shape) < 3:
+        return math.inf
+    scale = _SHARPNESS_HEIGHT / inside.shape[0]
+    size = max(3, round(inside.shape[1] * scale)), _SHARPNESS_HEIGHT
+    small = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    detail = cv2.Laplacian(small, cv2.CV_32F)[1:-1, 1:-1]
+    return float(detail.var() / max(float(small.var()), 1e-6))
+
+
 @dataclass(frozen=True)
 class Watched:
-    """What one pass over a video saw: the PTS of every frame, spans of shots, and the persons of each look."""
+    """What one pass over a video saw.
+
+    Attributes:
+        pts: int64 [frames], in the time base of `probe`.
+        shots: spans [start, stop) of frames.
+        at: the frame of each look.
+        looks: the persons found in each look.
+        cells: uint8 [looks, 32, 32], the grey picture of each look.
+        moments: uint8 [8, 12, 12], see `Moments`.
+    """
 
     probe: video.Probe
-    pts: list[int]
+    pts: np.ndarray
     shots: list[tuple[int, int]]
+    at: list[int]
     looks: list[list[Person]]
+    cells: np.ndarray
+    moments: np.ndarray
 
 
-def watch(path: str | Path, *, rate: float = 5.0, start_pts: int | None = None, end_pts: int | None = None) -> Watched:
+_SIGN = 16  # frames after which `watching` says that it lives
+
+
+def watching(
+    path: str | Path,
+    *,
+    rate: float = 5.0,
+    start_pts: int | None = None,
+    end_pts: int | None = None,
+    fps: float | None = None,
+    probe: video.Probe | None = None,
+) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
+
+    Yields how many frames it has seen, now and then; its return value is the `Watched`.
+
+    Args:
+        start_pts, end_pts, fps: as for `video.read`.
+        probe: of this video, if it was probed before.
 
     Raises:
         VideoError: as `video.read`, and ``no-frames`` where none comes.
+        DetectorError: finding persons failed in a frame.
     """
-    probe = video.probe(path)
+    probe = probe or video.probe(path, fps)
     base_seconds = probe.time_base[0] / probe.time_base[1]
     scale = min(1.0, _LONGEST / max(probe.size))
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
-    shots, looks, pts, next_look = ShotFinder(), [], [], -np.inf
-    for stamp, frame in video.read(path, start_pts=start_pts, end_pts=end_pts, size=shape):
-        if stamp * base_seconds >= next_look:
-            looks.append(find(frame, len(pts), probe.size))
-            next_look = stamp * base_seconds + 1 / rate - 1e-6
-        shots.see(frame)
+    finder, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
+    pts, at, looks, cells, next_look = array("q"), [], [], [], -math.inf
+    for stamp, frame in video.read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps):
+        time = stamp * base_seconds
+        if time >= next_look:
+            at.append(len(pts))
+            looks.append(_look(path, frame, len(pts), probe.size))
+            cells.append(_cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8))
+            next_look = time + 1 / rate - 1e-6
+        moments.see(time, finder.see(frame))
         pts.append(stamp)
+        if len(pts) % _SIGN == 0:
+            yield len(pts)
     if not pts:
         raise video.VideoError("no-frames", f"{path}: no frame could be decoded")
-    return Watched(probe, pts, shots.shots(), looks)
+    return Watched(probe, np.array(pts), finder.shots(), at, looks, np.stack(cells), moments.pictures())
+
+
+def watch(path: str | Path, **options: Any) -> Watched:
+    """`watching` in one go, with the same options."""
+    steps = watching(path, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def _look(path: str | Path, image: np.ndarray, frame: int, size: tuple[int, int]) -> list[Person]:
+    try:
+        return find(image, frame, size)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise base.DetectorError(f"{path}: finding persons in frame {frame} failed: {what}") from error
 
 
 def find(image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None) -> list[Person]:
@@ -180,11 +325,20 @@ def find(image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None)
     width, height = size or image.shape[1::-1]
     grow = np.array([width / image.shape[1], height / image.shape[0]] * 2)
     bodies = _finder().body_boxes(image, tiles=True)
-    return [Person(frame, tuple(np.array(b.box) * grow), float(b.score)) for b in bodies]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return [
+        Person(frame, tuple((np.array(b.box) * grow).tolist()), float(b.score), sharpness(grey, b.box)) for b in bodies
+    ]
+
+
+def prepare() -> None:
+    """Load the detector that finds persons; raises `DetectorError` or `AssetError` where that cannot be had here."""
+    _finder()
 
 
 # Persons are found as well in pictures of this longest side, and shots need no more.
 _LONGEST = 640
+_CELLS = 32
 
 
 @lru_cache(maxsize=1)

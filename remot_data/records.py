@@ -5,14 +5,19 @@ All of them are frozen, hold only plain values and turn into JSON and back with 
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-FORMAT = 1
+import numpy as np
+
+FORMAT = 2
 
 KINDS = ("pose", "parsing", "flow", "background", "scores")
 
@@ -25,6 +30,7 @@ REASONS = {
     "crashed": "the process that read it died",
     "out-of-memory": "reading it took more memory than allowed",
     "unsafe-path": "the path leaves its folder or is not that of a regular file",
+    "changed": "the file changed while the store was built",
     "duplicate": "another input has the same content",
     "too-small": "the picture is smaller than the smallest size asked for",
     "too-short": "the video has fewer frames than the shortest clip asked for",
@@ -35,6 +41,7 @@ REASONS = {
     "occluded": "the person is hidden too often",
     "blurred": "the person is too blurred",
     "static": "nothing moves",
+    "removed": "it was removed by hand",
     "detector-failed": "a detector raised an error on these frames",
 }
 
@@ -49,11 +56,38 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+_SEAL = re.compile(rb'"seal": ?"([0-9a-f]{64})"')
+NO_SEAL = "0" * 64
+
+
+def sealed(data: bytes) -> bytes:
+    """`data` with its own sha256 in it: put in the place of `NO_SEAL`, the value of a JSON field ``seal``.
+
+    The sha256 is taken while the field still holds `NO_SEAL`. So a file of any kind that can hold a little JSON proves
+    its own bytes, without a second file.
+    """
+    place = _SEAL.search(data)
+    if place is None or place[1] != NO_SEAL.encode():
+        raise ValueError("there is no empty seal to fill")
+    return data[: place.start(1)] + hashlib.sha256(data).hexdigest().encode() + data[place.end(1) :]
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether every byte is as `sealed` left it."""
+    place = _SEAL.search(data)
+    if place is None:
+        return False
+    blank = data[: place.start(1)] + NO_SEAL.encode() + data[place.end(1) :]
+    return hashlib.sha256(blank).hexdigest().encode() == place[1]
+
+
 R = TypeVar("R", bound="Record")
 
 
 class Record:
     """Conversion of a frozen dataclass to plain JSON values and back."""
+
+    __slots__ = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -84,7 +118,62 @@ class Video(Record):
     split: str = ""
 
 
-@dataclass(frozen=True)
+class Times(Sequence[int]):
+    """The PTS of a clip: a sequence of ints that takes little memory, whatever the frame rate does.
+
+    Kept as the first value and the packed differences, so that a million clips fit into a driver; `array` unpacks.
+    """
+
+    __slots__ = ("_count", "_first", "_steps")
+
+    def __init__(self, values: Iterable[int] | np.ndarray) -> None:
+        times = np.asarray(values if isinstance(values, np.ndarray) else list(values), np.int64)
+        steps = np.diff(times)
+        even = steps[:1] if len(steps) and (steps == steps[0]).all() else steps
+        self._first, self._count = (int(times[0]) if len(times) else 0), len(times)
+        self._steps = zlib.compress(even.astype("<i8").tobytes(), 6)
+
+    def array(self) -> np.ndarray:
+        """All values: int64 [T]."""
+        if not self._count:
+            return np.empty(0, np.int64)
+        steps = np.frombuffer(zlib.decompress(self._steps), "<i8")
+        if len(steps) != self._count - 1:
+            steps = np.repeat(steps, self._count - 1)
+        return self._first + np.r_[0, np.cumsum(steps)].astype(np.int64)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, which: Any) -> Any:
+        found = self.array()[which]
+        return Times(found) if isinstance(which, slice) else int(found)
+
+    def __iter__(self) -> Any:
+        return iter(self.array().tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Times) and (self._first, self._count) != (other._first, other._count):
+            return False
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash((self._first, self._count))
+
+    def __repr__(self) -> str:
+        return f"Times({self._count} from {self._first})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"first": self._first, "count": self._count, "steps": base64.b64encode(self._steps).decode()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Times:
+        made = cls(())
+        made._first, made._count, made._steps = value["first"], value["count"], base64.b64decode(value["steps"])
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class Clip(Record):
     """One track with one fixed crop: the unit of everything.
 
@@ -97,7 +186,7 @@ class Clip(Record):
     path: str
     sha256: str
     shot: int
-    pts: tuple[int, ...]
+    pts: Times
     time_base: tuple[int, int]
     fps: float
     source_size: tuple[int, int]
@@ -108,6 +197,10 @@ class Clip(Record):
     url: str = ""
     shard: int = -1
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.pts, Times):
+            object.__setattr__(self, "pts", Times(self.pts))
+
     @property
     def frames(self) -> int:
         return len(self.pts)
@@ -115,6 +208,17 @@ class Clip(Record):
     def key(self, frame: int) -> str:
         """The WebDataset key of a frame."""
         return f"{self.id}/{frame:06d}"
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**plain, "pts": self.pts.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Clip:
+        known = {f.name for f in dataclasses.fields(cls)}
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known}
+        pts = value["pts"]
+        return cls(**{**plain, "pts": Times.from_json(pts) if isinstance(pts, Mapping) else Times(pts)})
 
 
 @dataclass(frozen=True)
@@ -135,14 +239,21 @@ class Reject(Record):
 
 @dataclass(frozen=True)
 class Receipt(Record):
-    """What a finished task returns: small, and enough to account for its time and output."""
+    """What a finished task returns: small, and enough to account for its time and output.
+
+    `made` holds, by folder of the store, the metadata of the shard written there, without its seal.
+    """
 
     task: str
+    shard: int = -1
     frames: int = 0
     clips: int = 0
-    bytes: int = 0
-    sha256: str = ""
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(meta["bytes"] for meta in self.made.values())
 
 
 @dataclass(frozen=True)
@@ -151,6 +262,8 @@ class LayerInfo(Record):
 
     `policy` is the digest of the store's ``store.json``, `inputs` the layers it read. The frames it saw are
     named shard by shard, in the metadata of each index, so that a store can grow without making layers stale.
+    `spec`, `weights` and `settings` are what `annotate` was told, so that a part of the layer can be made again;
+    `failed` are the clips it could not be made for, each with the reason.
     """
 
     id: str
@@ -163,6 +276,10 @@ class LayerInfo(Record):
     inputs: dict[str, str] = field(default_factory=dict)
     licence: str = ""
     approximate: bool = False
+    spec: str = ""
+    weights: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

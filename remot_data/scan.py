@@ -1,21 +1,29 @@
-"""Looking through one video: its shots, the main person of each, and the clips or rejects that come of them."""
+"""Looking through one video: its shots, the main person of each, and the clips or rejects that come of them.
+
+The work is done in a child process that can be killed. What is refused here is lost to the store, so every bound of
+`Policy` is for what is hopeless; whoever wants less than all that is left filters by scores when reading.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import base64
 import hashlib
 import os
 import re
+import signal
+import stat
+import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from remot_data import people, video
-from remot_data.detectors.base import file_sha256
+from remot_data import child, people, video
+from remot_data.detectors.base import DetectorError
 from remot_data.inputs import Input
 from remot_data.records import Clip, Record, Reject, Video
 
@@ -29,8 +37,18 @@ class Policy(Record):
         fps: frames a second, chosen by time, or None for those of the source.
         margin: room around the union of the person's boxes, as a share of its height.
         min_frames, max_frames: a shorter shot is refused, a longer one becomes several clips of about equal length.
-        min_height: least height of the person in source pixels.
+        min_height: least height of the person in source pixels; a picture that is lower than that is refused whole.
         looks: times a second that persons are searched for.
+        max_others: share of the looks in which somebody else, at least half as tall as the main person, may stand
+            in the crop. 1 allows any.
+        min_seen: share of the looks from the first to the last in which the person has to be found.
+        min_sharpness: least median of `people.sharpness` over the looks. 0.04 is a blur of 2 % of the person's height,
+            4 pixels where the person fills a stored frame: a face is a smear.
+        min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
+            3 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
+            than a second are not held against it.
+        duplicates: ``pictures`` to refuse videos that show the same as an earlier one (see `same_content`), also
+            when they were encoded anew; ``bytes`` for files of the same bytes only.
         shard_frames: frames after which a shard is full.
         test: share of the videos whose split is ``test`` where a manifest does not say.
         decoder: ``pyav``, or ``decord`` for the files where it was proved to give the same frames.
@@ -43,53 +61,200 @@ class Policy(Record):
     max_frames: int = 600
     min_height: int = 64
     looks: float = 5.0
+    max_others: float = 0.3
+    min_seen: float = 0.5
+    min_sharpness: float = 0.04
+    min_motion: float = 3.0
+    duplicates: str = "pictures"
     shard_frames: int = 4096
     test: float = 0.1
     decoder: str = "pyav"
 
+    def __post_init__(self) -> None:
+        if self.duplicates not in ("pictures", "bytes"):
+            raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+
+
+# The file
+
 
 def stamp(path: str) -> str:
-    """Changes when the file does."""
+    """Changes when the file does, or any picture of a folder; ``absent`` where nothing can be seen."""
     try:
         status = os.stat(path)
-    except OSError:
+        if not stat.S_ISDIR(status.st_mode):
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        sha = hashlib.sha256()
+        for name in _pictures(path):
+            picture = os.stat(os.path.join(path, name))
+            sha.update(os.fsencode(name) + f"\0{picture.st_size}-{picture.st_mtime_ns}\0".encode())
+        return f"folder-{sha.hexdigest()[:32]}"
+    except (OSError, ValueError):
         return "absent"
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def scan(item: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
-    """The task: look through one input. Returns plain values: input, video, clips, rejects, frames, seconds."""
-    started = time.monotonic()
-    source, rules = Input.from_json(item), Policy.from_json(policy)
-    line: dict[str, Any] = {"input": source.to_json(), "stamp": stamp(source.path), "video": None, "clips": []}
+def _pictures(folder: str) -> list[str]:
     try:
-        found, clips, rejects, counts = _look_through(source, rules)
-        line.update(video=found.to_json(), clips=[c.to_json() for c in clips], frames=counts)
-    except video.VideoError as error:
-        rejects = [Reject("video", Path(source.path).name, source.path, error.code, error.detail)]
-        line["frames"] = {"decoded": 0, "kept": 0, "refused": 0, "resampled": 0}
-    line.update(rejects=[r.to_json() for r in rejects], seconds=round(time.monotonic() - started, 3))
+        return video.frame_names(folder)
+    except video.VideoError:
+        return []
+
+
+def content_sha256(path: str) -> str:
+    """sha256 of a file; of a folder that of the names, sizes and bytes of its pictures, in their order.
+
+    Raises:
+        OSError: a file that cannot be read.
+        VideoError: a folder without pictures.
+    """
+    return _result(_hashing(path))
+
+
+def _hashing(path: str) -> Generator[int, None, str]:
+    """`content_sha256`, with a sign of life every 64 MiB."""
+    sha = hashlib.sha256()
+    folder = os.path.isdir(path)
+    blocks = 0
+    for name in video.frame_names(path) if folder else [""]:
+        with open(os.path.join(path, name) if folder else path, "rb") as file:
+            if folder:
+                sha.update(os.fsencode(name) + f"\0{os.fstat(file.fileno()).st_size}\0".encode())
+            while block := file.read(1 << 20):
+                sha.update(block)
+                blocks += 1
+                if blocks % 64 == 0:
+                    yield blocks
+    return sha.hexdigest()
+
+
+def _result(steps: Generator[Any, None, Any]) -> Any:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+# The task and its child
+
+
+def scan(
+    item: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    limits: Mapping[str, Any] | None = None,
+    seen: str | None = None,
+) -> dict[str, Any]:
+    """The task: look through one input.
+
+    Args:
+        item, policy: an `Input` and a `Policy` as JSON.
+        limits: what it may take, `child.Limits` as JSON.
+        seen: the `stamp` of the file where the task was made.
+
+    Returns:
+        Plain values: input, stamp, video, clips, rejects, frames, signature, seconds.
+
+    Raises:
+        RuntimeError: the file cannot be seen here but could be there, or no child process can be started.
+        DetectorError, AssetError: persons cannot be looked for on this machine.
+    """
+    started = time.monotonic()
+    source = Input.from_json(item)
+    line = {"input": source.to_json(), "stamp": seen or stamp(source.path)}
+    refusal = (source.refused, source.detail) if source.refused else _closed(source.path, seen)
+    if refusal:
+        line.update(_refused(source, *refusal))
+    else:
+        people.prepare()
+        line.update(_looked_through(source, policy, child.Limits.from_json(limits or {})))
+    line["seconds"] = round(time.monotonic() - started, 3)
     return line
 
 
-def _look_through(source: Input, policy: Policy) -> tuple[Video, list[Clip], list[Reject], dict[str, int]]:
-    seen = people.watch(source.path, rate=policy.looks)
+def _closed(path: str, seen: str | None) -> tuple[str, str] | None:
+    """Code and detail of a path that is not to be opened."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        if seen not in (None, "absent"):
+            raise RuntimeError(
+                f"this worker does not see {path} ({error}), though the build does: give all machines the same file "
+                "system, at the same place"
+            ) from error
+        return None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return "unsafe-path", f"{path} is a pipe, a socket or a device, not a file"
+    return None
+
+
+def _refused(source: Input, code: str, detail: str) -> dict[str, Any]:
+    reject = Reject("video", Path(source.path).name, source.path, code, detail)
+    frames = dict.fromkeys(("decoded", "kept", "refused", "resampled"), 0)
+    return {"video": None, "clips": [], "rejects": [reject.to_json()], "frames": frames, "signature": ""}
+
+
+def _looked_through(source: Input, policy: Mapping[str, Any], limits: child.Limits) -> dict[str, Any]:
+    """The part of the line that the child makes, or that of the reject it ended with."""
+    arguments = {"item": source.to_json(), "policy": dict(policy)}
+    killed = False
+    while True:
+        try:
+            *_, (last, _) = child.call("remot_data.scan:looking", arguments, limits)
+            return last["line"]
+        except child.ChildError as error:
+            # Somebody else's kill, such as that of a machine out of memory, is not the video's fault the first time.
+            if killed or error.by_signal != getattr(signal, "SIGKILL", 9):
+                return _refused(source, error.code, error.detail)
+            killed = True
+        except video.VideoError as error:
+            return _refused(source, error.code, error.detail)
+        except DetectorError as error:
+            return _refused(source, "detector-failed", str(error))
+
+
+def looking(item: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """What the child does: signs of life, and last the line with video, clips, rejects, frames and signature.
+
+    Raises:
+        VideoError, DetectorError: what the video is refused for.
+    """
+    cv2.setNumThreads(1)
+    steps = _look_through(Input.from_json(item), Policy.from_json(policy))
+    while True:
+        try:
+            yield {"frames": next(steps)}, b""
+        except StopIteration as end:
+            yield {"line": end.value}, b""
+            return
+
+
+def _look_through(source: Input, policy: Policy) -> Generator[int, None, dict[str, Any]]:
+    probe = video.probe(source.path, source.fps)
+    yield 0
+    if probe.size[1] < policy.min_height:
+        detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
+        raise video.VideoError("too-small", detail)
+    seen = yield from people.watching(source.path, probe=probe, rate=policy.looks, fps=source.fps)
+    try:
+        sha = yield from _hashing(source.path)
+    except OSError as error:
+        raise video.VideoError("unreadable", f"{source.path}: {error}") from error
+    found = _describe(source, seen, sha)
+    clips, rejects, frames = judge(found, seen, policy)
+    return {
+        "video": found.to_json(),
+        "clips": [c.to_json() for c in clips],
+        "rejects": [r.to_json() for r in rejects],
+        "frames": frames,
+        "signature": signature(seen.moments, probe.seconds, probe.size),
+    }
+
+
+def _describe(source: Input, seen: people.Watched, sha: str) -> Video:
     probe, pts = seen.probe, seen.pts
-    found = _describe(source, probe, pts)
-    times = np.array(pts) * (probe.time_base[0] / probe.time_base[1])
-    picked = np.zeros(len(pts), bool)
-    picked[video.pick(times, policy.fps)] = True
-    clips, rejects, refused = _clips(found, seen.shots, seen.looks, pts, picked, policy)
-    clips = [dataclasses.replace(c, crop=video.round_crop(c.crop, probe)) for c in clips]
-    kept = sum(c.frames for c in clips)
-    counts = {"decoded": len(pts), "kept": kept, "refused": refused, "resampled": len(pts) - kept - refused}
-    return found, clips, rejects, counts
-
-
-def _describe(source: Input, probe: Any, pts: Sequence[int]) -> Video:
-    sha = file_sha256(source.path)
     stem = re.sub(r"[^a-z0-9]+", "-", (source.name or Path(source.path).stem).lower()).strip("-")[:32] or "video"
-    seconds = (pts[-1] - pts[0]) * probe.time_base[0] / probe.time_base[1]
+    seconds = int(pts[-1] - pts[0]) * probe.time_base[0] / probe.time_base[1]
     return Video(
         id=f"{stem}-{sha[:8]}",
         path=source.path,
@@ -108,44 +273,131 @@ def _describe(source: Input, probe: Any, pts: Sequence[int]) -> Video:
     )
 
 
-def _clips(
-    found: Video,
-    shots: Sequence[tuple[int, int]],
-    looks: Sequence[Sequence[people.Person]],
-    pts: Sequence[int],
-    picked: np.ndarray,
-    policy: Policy,
-) -> tuple[list[Clip], list[Reject], int]:
-    """Clips of one video, what was refused, and how many picked frames that are."""
-    clips: list[Clip] = []
-    rejects: list[Reject] = []
-    too_short = "too-short" if len(shots) == 1 else "shot-too-short"
-    for number, (start, stop) in enumerate(shots):
-        name = f"{found.id}-{number:03d}"
+# Judging
 
-        def refuse(code: str, span: tuple[int, int], detail: str, name: str = name) -> None:
-            lost = int(picked[span[0] : span[1]].sum())
-            if lost:
-                rejects.append(Reject("shot", name, found.path, code, detail, lost))
 
-        track = people.main_track([[p for p in look if start <= p.frame < stop] for look in looks])
+def judge(found: Video, seen: people.Watched, policy: Policy) -> tuple[list[Clip], list[Reject], dict[str, int]]:
+    """Clips and rejects of a video that was looked through, and the sums of its frames.
+
+    Decoded = kept + refused + resampled (left out by the frame rate). A reject is of a shot, or of the span of it
+    that its detail names.
+    """
+    times = seen.pts * (seen.probe.time_base[0] / seen.probe.time_base[1])
+    picked = np.zeros(len(times), bool)
+    picked[video.pick(times, policy.fps)] = True
+    shots = [_Shot(found, seen, picked, policy, number) for number in range(len(seen.shots))]
+    for shot in shots:
+        shot.judge()
+    clips = [clip for shot in shots for clip in shot.clips]
+    rejects = [reject for shot in shots for reject in shot.rejects]
+    kept, refused = sum(c.frames for c in clips), sum(r.frames for r in rejects)
+    counts = {"decoded": len(times), "kept": kept, "refused": refused, "resampled": len(times) - kept - refused}
+    return clips, rejects, counts
+
+
+class _Shot:
+    """One shot and what comes of it: clips and rejects, which together have all its picked frames."""
+
+    def __init__(self, found: Video, seen: people.Watched, picked: np.ndarray, policy: Policy, number: int) -> None:
+        self.found, self.seen, self.picked, self.policy, self.number = found, seen, picked, policy, number
+        self.span = seen.shots[number]
+        self.clips: list[Clip] = []
+        self.rejects: list[Reject] = []
+
+    def judge(self) -> None:
+        looks = self._looks(*self.span)
+        track = people.main_track([self.seen.looks[i] for i in looks])
         if not track:
-            refuse("no-person", (start, stop), f"frames {start} to {stop - 1}")
-            continue
+            return self._refuse("no-person", self.span, f"nobody in {len(looks)} looks")
         tall = float(np.median([people.height(p.box) for p in track]))
-        if tall < policy.min_height:
-            refuse("person-too-small", (start, stop), f"{tall:.0f} pixels high, {policy.min_height} asked for")
-            continue
-        first, last = _span(track, (start, stop), max(1, round(found.fps / policy.looks)))
-        refuse("no-person", (start, first), f"frames {start} to {first - 1}, before the person is seen")
-        refuse("no-person", (last, stop), f"frames {last} to {stop - 1}, after the person is last seen")
-        numbers = first + np.flatnonzero(picked[first:last])
-        if len(numbers) < policy.min_frames:
-            refuse(too_short, (first, last), f"{len(numbers)} frames, {policy.min_frames} asked for")
-            continue
-        parts = np.array_split(numbers, -(-len(numbers) // policy.max_frames))
-        clips += [_clip(found, number, i, part, track, pts, policy) for i, part in enumerate(parts)]
-    return clips, rejects, sum(r.frames for r in rejects)
+        if tall < self.policy.min_height:
+            detail = f"{tall:.0f} pixels high, {self.policy.min_height} asked for"
+            return self._refuse("person-too-small", self.span, detail)
+        first, last = _span(track, self.span, max(1, round(self.found.fps / self.policy.looks)))
+        numbers = self._picked(first, last)
+        few = len(numbers) < self.policy.min_frames
+        if few and len(self._picked(*self.span)) >= self.policy.min_frames:
+            somebody = sum(bool(self.seen.looks[i]) for i in looks)
+            if somebody < self.policy.min_seen * len(looks):
+                return self._refuse("occluded", self.span, _seen_in(somebody, len(looks), self.policy))
+        self._refuse("no-person", (self.span[0], first), "before the person is seen")
+        self._refuse("no-person", (last, self.span[1]), "after the person is last seen")
+        if few:
+            code = "too-short" if len(self.seen.shots) == 1 else "shot-too-short"
+            return self._refuse(code, (first, last), f"{len(numbers)} frames, {self.policy.min_frames} asked for")
+        for part, chosen in enumerate(np.array_split(numbers, -(-len(numbers) // self.policy.max_frames))):
+            self._judge_part(part, chosen, track)
+
+    def _judge_part(self, part: int, numbers: np.ndarray, track: Sequence[people.Person]) -> None:
+        near = self.found.fps / self.policy.looks + 1
+        around = [p for p in track if numbers[0] - near <= p.frame <= numbers[-1] + near]
+        around = around or [min(track, key=lambda p: abs(p.frame - numbers[len(numbers) // 2]))]
+        aspect = self.policy.size[1] / self.policy.size[0]
+        crop = people.crop([p.box for p in around], self.found.size, aspect, self.policy.margin)
+        fault = self._fault(numbers, track, around, crop)
+        if fault:
+            self._refuse(fault[0], (int(numbers[0]), int(numbers[-1]) + 1), fault[1])
+        else:
+            self.clips.append(self._clip(part, numbers, crop))
+
+    def _fault(
+        self, numbers: np.ndarray, track: Sequence[people.Person], around: Sequence[people.Person], crop: people.Box
+    ) -> tuple[str, str] | None:
+        """Code and detail of what makes these frames hopeless."""
+        policy, seen = self.policy, self.seen
+        looks = self._looks(int(numbers[0]), int(numbers[-1]) + 1)
+        main = {p.frame: p for p in track}
+        present = [i for i in looks if seen.at[i] in main]
+        if len(present) < policy.min_seen * len(looks):
+            return "occluded", _seen_in(len(present), len(looks), policy)
+        crowded = sum(_others_in(crop, main[seen.at[i]], seen.looks[i]) for i in present)
+        if crowded > policy.max_others * len(present):
+            share = f"{crowded / len(present):.0%} of {len(present)} looks"
+            return "several-persons", f"somebody else stands in the crop in {share}, at most {policy.max_others:.0%}"
+        base = self.found.time_base[0] / self.found.time_base[1]
+        lasts = float(seen.pts[numbers[-1]] - seen.pts[numbers[0]]) * base
+        moved = motion(seen.cells[looks], crop, self.found.size) if lasts >= 1.0 and len(looks) > 1 else np.inf
+        if moved < policy.min_motion:
+            return "static", f"nothing changes by more than {moved:.0f} grey levels, at least {policy.min_motion:g}"
+        sharp = float(np.median([p.sharpness for p in around]))
+        if sharp < policy.min_sharpness:
+            return "blurred", f"sharpness {sharp:.3f}, at least {policy.min_sharpness:g}"
+        return None
+
+    def _looks(self, start: int, stop: int) -> list[int]:
+        """Numbers of the looks at frames start to stop - 1."""
+        return list(range(*np.searchsorted(self.seen.at, (start, stop)).tolist()))
+
+    def _picked(self, start: int, stop: int) -> np.ndarray:
+        return start + np.flatnonzero(self.picked[start:stop])
+
+    def _refuse(self, code: str, span: tuple[int, int], detail: str) -> None:
+        lost = len(self._picked(*span))
+        if lost:
+            where = f"frames {span[0]} to {span[1] - 1}: {detail}"
+            name = f"{self.found.id}-{self.number:03d}"
+            self.rejects.append(Reject("shot", name, self.found.path, code, where, lost))
+
+    def _clip(self, part: int, numbers: np.ndarray, crop: people.Box) -> Clip:
+        found, pts = self.found, self.seen.pts[numbers]
+        seconds = int(pts[-1] - pts[0]) * (found.time_base[0] / found.time_base[1])
+        chance = int(hashlib.sha256((found.person or found.id).encode()).hexdigest()[:8], 16) / 2**32
+        return Clip(
+            id=f"{found.id}-{self.number:03d}-{part:02d}",
+            video=found.id,
+            path=found.path,
+            sha256=found.sha256,
+            shot=self.number,
+            pts=pts,
+            time_base=found.time_base,
+            fps=round((len(pts) - 1) / seconds, 4) if seconds > 0 else 0.0,
+            source_size=found.size,
+            crop=video.round_crop(crop, self.seen.probe),
+            person=found.person or f"{found.id}-{self.number:03d}",
+            split=found.split or ("test" if chance < self.policy.test else "train"),
+            licence=found.licence,
+            url=found.url,
+        )
 
 
 def _span(track: Sequence[people.Person], shot: tuple[int, int], gap: int) -> tuple[int, int]:
@@ -155,35 +407,167 @@ def _span(track: Sequence[people.Person], shot: tuple[int, int], gap: int) -> tu
     return first, last
 
 
-def _clip(
-    found: Video,
-    shot: int,
-    part: int,
-    numbers: np.ndarray,
-    track: Sequence[people.Person],
-    pts: Sequence[int],
-    policy: Policy,
-) -> Clip:
-    near = found.fps / policy.looks + 1
-    boxes = [p.box for p in track if numbers[0] - near <= p.frame <= numbers[-1] + near]
-    crop = people.crop(boxes, found.size, policy.size[1] / policy.size[0], policy.margin)
-    base = found.time_base[0] / found.time_base[1]
-    seconds = (pts[numbers[-1]] - pts[numbers[0]]) * base
-    group = found.person or found.id
-    chance = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
-    return Clip(
-        id=f"{found.id}-{shot:03d}-{part:02d}",
-        video=found.id,
-        path=found.path,
-        sha256=found.sha256,
-        shot=shot,
-        pts=tuple(int(pts[i]) for i in numbers),
-        time_base=found.time_base,
-        fps=round((len(numbers) - 1) / seconds, 4) if seconds > 0 else 0.0,
-        source_size=found.size,
-        crop=crop,
-        person=found.person or f"{found.id}-{shot:03d}",
-        split=found.split or ("test" if chance < policy.test else "train"),
-        licence=found.licence,
-        url=found.url,
-    )
+def _seen_in(present: int, looks: int, policy: Policy) -> str:
+    return f"the person is found in {present} of {looks} looks, at least {policy.min_seen:.0%}"
+
+
+def _others_in(crop: people.Box, main: people.Person, look: Sequence[people.Person]) -> bool:
+    """Whether somebody else, at least half as tall as the main person, stands for the most part in the crop."""
+    inside = (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
+    tall = people.height(main.box) / 2
+    return any(p != main and people.height(p.box) >= tall and people.share(p.box, inside) > 0.5 for p in look)
+
+
+def motion(cells: np.ndarray, crop: people.Box, size: tuple[int, int]) -> float:
+    """How much the most changing part of a crop changes: the range of a cell's grey level over all looks.
+
+    Args:
+        cells: uint8 [looks, 32, 32], a grid over a picture of `size` (width, height).
+        crop: x, y, width, height in that picture.
+    """
+    rows, columns = cells.shape[1:]
+    x0, x1 = _cell_span(crop[0], crop[2], columns / size[0], columns)
+    y0, y1 = _cell_span(crop[1], crop[3], rows / size[1], rows)
+    return float(np.ptp(cells[:, y0:y1, x0:x1].astype(np.int16), axis=0).max())
+
+
+def _cell_span(start: float, extent: float, scale: float, count: int) -> tuple[int, int]:
+    first = min(max(int(start * scale), 0), count - 1)
+    return first, max(min(int(np.ceil((start + extent) * scale)), count), first + 1)
+
+
+# Duplicates
+
+_HEADER = struct.Struct("<ff")  # seconds, width over height
+_GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
+_MOST_DIFFERENCE = 16  # grey levels; a different encoding and frame rate make up to 13
+_PAIRS = 1 << 21  # compared at a time
+
+
+def signature(moments: np.ndarray, seconds: float, size: tuple[int, int]) -> str:
+    """What a video looks like at eight moments (uint8 [8, 12, 12]), its length and shape, as text of 1.5 kB."""
+    return base64.b64encode(_HEADER.pack(seconds, size[0] / size[1]) + moments.tobytes()).decode()
+
+
+def same_content(a: str, b: str) -> bool:
+    """Whether two signatures are of the same video, be it encoded anew.
+
+    Strict, as a video that is called the same is lost: length (2 %, at least 0.1 s) and shape (3 %) agree, and no
+    cell of any moment differs by more than 16 grey levels, or a quarter of what moves in the video where that is
+    less. Another size, codec, container, quality or frame rate passes; another take, a part, a mirrored or a
+    differently lit picture does not.
+    """
+    table = _Signatures([a, b])
+    return bool(table.agree(np.array([0]), np.array([1]))[0])
+
+
+def duplicates(lines: Sequence[Mapping[str, Any]], by: str = "pictures") -> dict[int, tuple[int, str]]:
+    """Which lines of `scan` repeat an earlier one: index -> index of the first of its kind, and what is the same.
+
+    That is ``bytes`` or ``pictures``; the latter only if `by` says so, and only between videos that have clips: what
+    has none has its own reason, and must not stand for a better copy.
+    """
+    first: dict[str, int] = {}
+    found: dict[int, tuple[int, str]] = {}
+    for i, line in enumerate(lines):
+        if line["video"]:
+            original = first.setdefault(line["video"]["sha256"], i)
+            if original != i:
+                found[i] = original, "bytes"
+    if by == "pictures":
+        left = [i for i, line in enumerate(lines) if i not in found and line["clips"] and line.get("signature")]
+        table = _Signatures([lines[i]["signature"] for i in left])
+        for i, earlier in enumerate(table.originals()):
+            if earlier != i:
+                found[left[i]] = left[earlier], "pictures"
+    # A copy of the bytes of a repeat repeats the first of them all.
+    return {i: found.get(j, (j, what))[:1] + (what,) for i, (j, what) in sorted(found.items())}
+
+
+class _Signatures:
+    """Many signatures as arrays: `seconds` and `shape` float [N], `cells` uint8 [N, 1152], `bound` int [N]."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        raw = [base64.b64decode(text) for text in texts]
+        length = _HEADER.size + int(np.prod(_GRID))
+        for one in raw:
+            if len(one) != length:
+                raise ValueError(f"a signature has {length} bytes, not {len(one)}: it is of another version")
+        whole = np.frombuffer(b"".join(raw), np.uint8).reshape(len(raw), length)
+        header = np.ascontiguousarray(whole[:, : _HEADER.size]).view("<f4").astype(np.float64)
+        self.seconds, self.shape = header[:, 0], header[:, 1]
+        self.cells = np.ascontiguousarray(whole[:, _HEADER.size :])
+        moving = np.ptp(self.cells.reshape(-1, *_GRID), axis=1).max((1, 2), initial=0)
+        self.bound = np.minimum(_MOST_DIFFERENCE, moving // 4).astype(np.int16)
+
+    def agree(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """bool [P]: whether the signatures i [P] and j [P] are of the same video."""
+        return self._near(i, j) & self._alike(i, j)
+
+    def _near(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        a, b = self.seconds[i], self.seconds[j]
+        close = np.abs(a - b) <= np.maximum(0.1, 0.02 * np.maximum(a, b))
+        return close & (np.abs(self.shape[i] - self.shape[j]) <= 0.03 * np.maximum(self.shape[i], self.shape[j]))
+
+    def _alike(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        bound = np.minimum(self.bound[i], self.bound[j])
+        out = np.empty(len(i), bool)
+        for start in range(0, len(i), 4096):
+            part = slice(start, start + 4096)
+            a, b = self.cells[i[part]], self.cells[j[part]]
+            out[part] = (np.maximum(a, b) - np.minimum(a, b)).max(1) <= bound[part]
+        return out
+
+    def originals(self) -> list[int]:
+        """For each signature the first one it repeats, at once or by way of others; itself where there is none."""
+        first = np.arange(len(self.cells))
+        for i, j in self._candidates():
+            same = self._alike(i, j)
+            low, high = np.minimum(i[same], j[same]), np.maximum(i[same], j[same])
+            np.minimum.at(first, high, low)
+        out: list[int] = []
+        for earlier in first.tolist():
+            out.append(out[earlier] if earlier < len(out) else earlier)
+        return out
+
+    def _candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs that may agree, each once: near in one number by sorting, then in the others one after the other."""
+        telling = self._telling()
+        rulers = [(self.seconds, np.maximum(self.seconds + 0.1, self.seconds / 0.98) + 1e-6)]
+        rulers += [(self.cells[:, c], self.cells[:, c].astype(np.int16) + _MOST_DIFFERENCE) for c in telling]
+        windows = []
+        for values, limits in rulers:
+            order = np.argsort(values, kind="stable")
+            ends = np.searchsorted(values[order], limits[order], side="right")
+            windows.append((int(ends.sum()), order, ends))
+        if not windows[0][0]:
+            return
+        _, order, ends = min(windows, key=lambda w: w[0])
+        counts = ends - np.arange(len(ends)) - 1
+        breaks = np.flatnonzero(np.diff(np.cumsum(counts) // _PAIRS)) + 1
+        for rows in np.split(np.arange(len(order)), breaks):
+            left = np.repeat(rows, counts[rows])
+            steps = np.arange(len(left)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+            i, j = order[left], order[left + 1 + steps]
+            for cell in telling:
+                column = self.cells[:, cell].astype(np.int16)
+                close = np.abs(column[i] - column[j]) <= _MOST_DIFFERENCE
+                i, j = i[close], j[close]
+            close = self._near(i, j)
+            yield i[close], j[close]
+
+    def _telling(self) -> list[int]:
+        """Up to eight cells that differ most between videos, and not all in the same way."""
+        sample = self.cells[:: max(1, len(self.cells) // 2000)].astype(np.float32)
+        if len(sample) < 2:
+            return []
+        varied = np.argsort(-sample.std(0), kind="stable")[:128]
+        varied = varied[sample[:, varied].std(0) > 0]
+        if not len(varied):
+            return []
+        like = np.abs(np.corrcoef(sample[:, varied].T).reshape(len(varied), len(varied)))
+        chosen: list[int] = []
+        for i in range(len(varied)):
+            if len(chosen) < 8 and all(like[i, j] < 0.8 for j in chosen):
+                chosen.append(i)
+        return varied[chosen].tolist()

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remot_data.records import digest
+from remot_data.records import NO_SEAL, digest, sealed
 
 META = b"remot"
 BLOCK = 512
@@ -49,11 +49,17 @@ class _Digesting:
         return self.file.write(data)
 
 
-def write(file: BinaryIO, samples: Iterable[Sample], saw: Mapping[str, str] | None = None) -> pa.Table:
+def write(
+    file: BinaryIO,
+    samples: Iterable[Sample],
+    saw: Mapping[str, str] | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> pa.Table:
     """Write samples to a tar and return its index table, metadata included.
 
-    Keys must come in ascending order and hold no dot; a clip's samples follow each other. `saw` names the
-    sha256 of each shard that this one was made from; it is kept in the metadata.
+    Keys must come in ascending order and hold no dot; a clip's samples follow each other. The metadata keeps `saw`,
+    the sha256 of each shard that this one was made from, and `failed`, the clips that are not in it and why; both are
+    read after the last sample, so they may grow while samples are made.
 
     Raises:
         ShardError: for a key out of order, twice, or with a dot.
@@ -78,7 +84,8 @@ def write(file: BinaryIO, samples: Iterable[Sample], saw: Mapping[str, str] | No
             for name, value in sample.columns.items():
                 extra.setdefault(name, []).append(value)
     out.write(bytes(2 * BLOCK))
-    table = pa.table({**rows, **extra})
+    schema = pa.schema([("key", pa.string()), ("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+    table = pa.table({**rows, **extra}) if keys else schema.empty_table()
     meta = {
         "sha256": out.sha.hexdigest(),
         "bytes": out.size,
@@ -86,23 +93,40 @@ def write(file: BinaryIO, samples: Iterable[Sample], saw: Mapping[str, str] | No
         "members": table.num_rows,
         "keys": digest(keys),
         "saw": dict(saw or {}),
+        "failed": dict(failed or {}),
     }
     return table.replace_schema_metadata({META: json.dumps(meta, sort_keys=True)})
 
 
-def table_bytes(table: pa.Table) -> bytes:
-    """A table as Parquet, the same bytes for the same table."""
+def table_bytes(table: pa.Table, group: int | None = None) -> bytes:
+    """A table as Parquet, the same bytes for the same table, sealed (`records.sealed`).
+
+    `group` rows go into one row group, with the statistics a reader needs to pass over the others.
+    """
+    meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+    table = table.replace_schema_metadata({META: json.dumps({**meta, "seal": NO_SEAL}, sort_keys=True)})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_statistics=False, store_schema=True)
-    return buffer.getvalue()
+    groups = {"row_group_size": group, "write_statistics": True} if group else {"write_statistics": False}
+    pq.write_table(table, buffer, compression="zstd", store_schema=True, **groups)
+    return sealed(buffer.getvalue())
 
 
 def index_meta(table: pa.Table) -> dict[str, Any]:
-    """sha256, bytes, samples, members, keys (digest of the key list) and saw of the shard an index belongs to."""
-    return json.loads((table.schema.metadata or {})[META])
+    """sha256, bytes, samples, members, keys (digest of the key list), saw and failed of the shard of an index."""
+    return _meta(table.schema.metadata)
 
 
-def check(name: str, file: BinaryIO, table: pa.Table) -> Iterator[str]:
+def file_meta(data: bytes) -> dict[str, Any]:
+    """`index_meta` out of the bytes of an index, without reading its rows."""
+    return _meta(pq.read_metadata(io.BytesIO(data)).metadata)
+
+
+def _meta(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    meta = json.loads((metadata or {})[META])
+    return {k: v for k, v in meta.items() if k != "seal"}
+
+
+def check(file: BinaryIO, table: pa.Table) -> Iterator[str]:
     """What is wrong with a shard, a sentence each; nothing for a sound one.
 
     Reads the whole tar once: its digest, and its members against the index.
@@ -113,18 +137,18 @@ def check(name: str, file: BinaryIO, table: pa.Table) -> Iterator[str]:
     if found == meta["sha256"]:
         return
     if len(data) != meta["bytes"]:
-        yield f"{name}: {len(data)} bytes, its index says {meta['bytes']}"
+        yield f"has {len(data)} bytes, its index says {meta['bytes']}"
     else:
-        yield f"{name}: sha256 is {found[:12]}…, its index says {meta['sha256'][:12]}…"
-    offsets = {f"{k}.{e}": (o, s) for k, e, o, s in zip(*(table[c].to_pylist() for c in _COLUMNS), strict=True)}
+        yield f"has the sha256 {found[:12]}…, its index says {meta['sha256'][:12]}…"
+    offsets = {f"{k}.{e}": (o, s) for k, e, o, s in zip(*(table[c].to_pylist() for c in COLUMNS), strict=True)}
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             members = {m.name: (m.offset_data, m.size) for m in tar}
     except (tarfile.TarError, EOFError) as error:
-        yield f"{name}: not readable as tar ({error})"
+        yield f"is not readable as tar ({error})"
         return
     for member in sorted(set(offsets) ^ set(members)):
-        yield f"{name}: member {member} is {'missing' if member in offsets else 'not in the index'}"
+        yield f"has no member {member}" if member in offsets else f"has a member {member} that its index does not name"
 
 
-_COLUMNS = ("key", "ext", "offset", "size")
+COLUMNS = ("key", "ext", "offset", "size")

@@ -1,7 +1,7 @@
-"""The only code that knows fsspec: a store's files, what is complete in it, and how they become visible.
+"""A store: what it says of itself, its shards, its snapshots, its ledger and what was removed from it.
 
-Nothing half-written is ever visible: bytes go to a temporary name and are renamed; a shard's tar comes
-before its index, all indexes of a layer before its ``layer.json``, layers before the snapshot.
+Nothing half-written is ever visible: a shard's tar comes before its index, all indexes of a layer before its
+``layer.json``, layers before the snapshot; and each file appears whole (`remot_data.files`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,32 @@ import io
 import json
 import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
-from remot_data.records import FORMAT, Clip, LayerInfo, Snapshot, canonical_json, digest
+from remot_data.files import Files, Lines, Lock, read_lines
+from remot_data.records import (
+    FORMAT,
+    NO_SEAL,
+    Clip,
+    LayerInfo,
+    Snapshot,
+    Times,
+    canonical_json,
+    digest,
+    is_sealed,
+    sealed,
+)
 
-_TORN = "#torn"
+# Clips in one row group of clips.parquet: what a task reads to know its shard.
+_CLIP_GROUP = 512
 
 
 class StoreError(RuntimeError):
@@ -69,9 +80,9 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = os.fspath(url)
-        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        self.files = Files(self.url)
         self._indexes: dict[tuple[str, int], Index] = {}
-        self._files: dict[str, Any] = {}
+        self._open_files: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}
@@ -79,16 +90,13 @@ class Store:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["url"])  # type: ignore[misc]
 
-    def path(self, *parts: str) -> str:
-        return "/".join((self.root.rstrip("/"), *parts))
-
     # What the store says of itself
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of ``store.json``: format, frame size, crop and fps policy."""
         try:
-            config = json.loads(self.read_bytes("store.json"))
+            config = self._read_json("store.json")
         except FileNotFoundError:
             raise StoreError(f"{self.url} is no store: it has no store.json (make one with `remot build`)") from None
         except ValueError as error:
@@ -108,51 +116,73 @@ class Store:
         return digest(self.config)
 
     @cached_property
-    def clips(self) -> list[Clip]:
-        """Every clip, in key order."""
+    def planned(self) -> list[Clip]:
+        """Every clip that the shards hold, in the order of shards and keys; those that were removed, too."""
         try:
-            rows = pq.read_table(io.BytesIO(self.read_bytes("clips.parquet"))).to_pylist()
+            return _clips(pq.read_table(io.BytesIO(self.files.read("clips.parquet"))))
         except FileNotFoundError:
             raise StoreError(f"{self.url} has no clips yet: its build did not finish; run it again") from None
-        return [Clip.from_json(row) for row in rows]
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.url}/clips.parquet cannot be read ({error}); run `remot verify`") from error
 
-    def write_clips(self, clips: Sequence[Clip]) -> None:
-        """Write ``clips.parquet``, the plan of the store.
-
-        Raises:
-            StoreError: if the store was planned from other inputs before.
-        """
-        if self.exists("clips.parquet"):
-            if self.clips != list(clips):
-                raise StoreError(
-                    f"{self.url} was planned from other inputs ({len(self.clips)} clips, now {len(clips)}); "
-                    "build from the same videos, or into another --out"
-                )
-            return
-        table = pa.Table.from_pylist([clip.to_json() for clip in clips])
-        self.write_bytes("clips.parquet", shards.table_bytes(table))
+    @cached_property
+    def clips(self) -> list[Clip]:
+        """Every clip but those that were removed, in the order of shards and keys."""
+        return [clip for clip in self.planned if clip.id not in self.removed]
 
     @cached_property
     def clip(self) -> dict[str, Clip]:
         """Every clip by its id."""
         return {clip.id: clip for clip in self.clips}
 
+    @cached_property
+    def removed(self) -> dict[str, str]:
+        """The clips that were removed, and why; readers pass over them, a build never takes them up again."""
+        try:
+            return self._read_json("removed.json")["clips"]
+        except FileNotFoundError:
+            return {}
+
+    @cached_property
+    def _by_shard(self) -> dict[int, list[Clip]]:
+        found: dict[int, list[Clip]] = {}
+        for clip in self.planned:
+            found.setdefault(clip.shard, []).append(clip)
+        return found
+
     @property
     def shard_count(self) -> int:
-        return 1 + max((clip.shard for clip in self.clips), default=-1)
+        return 1 + max(self._by_shard, default=-1)
 
     def shard_clips(self, shard: int) -> list[Clip]:
-        return [clip for clip in self.clips if clip.shard == shard]
+        """The clips of a shard in key order, removed ones too. A task that asks for one shard reads little."""
+        if "planned" in self.__dict__:
+            return self._by_shard.get(shard, [])
+        with self.files.open("clips.parquet") as file:
+            return _clips(pq.read_table(file, filters=[("shard", "==", shard)]))
+
+    def write_clips(self, clips: Sequence[Clip]) -> None:
+        """Write ``clips.parquet``, the plan of the store."""
+        self.files.write("clips.parquet", shards.table_bytes(_clip_table(clips), group=_CLIP_GROUP))
+        self._forget("planned", "clips", "clip", "_by_shard")
+
+    def remove(self, clips: Mapping[str, str]) -> None:
+        """Note clips as removed, each with the reason: readers honour it at once, `compact` frees the space."""
+        self.write_json("removed.json", {"clips": {**self.removed, **clips}})
+        self._forget("removed", "clips", "clip")
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            self.__dict__.pop(name, None)
 
     @property
     def layers(self) -> list[LayerInfo]:
         """Every finished layer."""
         found = []
         for kind in layer_kinds.KINDS:
-            for name in self.names(f"layers/{kind}"):
-                if self.exists(f"layers/{kind}/{name}/layer.json"):
-                    info = json.loads(self.read_bytes(f"layers/{kind}/{name}/layer.json"))
-                    found.append(LayerInfo.from_json(info))
+            for name in self.files.names(f"layers/{kind}"):
+                if self.files.exists(f"layers/{kind}/{name}/layer.json"):
+                    found.append(LayerInfo.from_json(self._read_json(f"layers/{kind}/{name}/layer.json")))
         return found
 
     def layer(self, kind: str, layer_id: str) -> LayerInfo:
@@ -166,15 +196,15 @@ class Store:
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
-        names = (name.removesuffix(".json") for name in self.names("snapshots") if name.endswith(".json"))
+        names = (name.removesuffix(".json") for name in self.files.names("snapshots") if name.endswith(".json"))
         return {name: self.snapshot(name) for name in names}
 
     def snapshot(self, name: str) -> Snapshot:
         """The snapshot called `name`; `StoreError` lists the known ones."""
         try:
-            return Snapshot.from_json(json.loads(self.read_bytes(f"snapshots/{name}.json")))
+            return Snapshot.from_json(self._read_json(f"snapshots/{name}.json"))
         except FileNotFoundError:
-            known = ", ".join(n.removesuffix(".json") for n in self.names("snapshots")) or "none"
+            known = ", ".join(n.removesuffix(".json") for n in self.files.names("snapshots")) or "none"
             raise StoreError(f"{self.url} has no snapshot {name!r}; there is {known}") from None
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
@@ -182,54 +212,94 @@ class Store:
         if not re.fullmatch(r"[\w-]+", snapshot.name):
             raise StoreError(f"a snapshot's name has only letters, digits, - and _, not {snapshot.name!r}")
         for kind, layer_id in snapshot.layers.items():
-            if not self.exists(f"layers/{kind}/{layer_id}/layer.json"):
+            if not self.files.exists(f"layers/{kind}/{layer_id}/layer.json"):
                 raise StoreError(f"snapshot {snapshot.name!r} names the {kind} layer {layer_id!r}, which is not there")
         self.write_json(f"snapshots/{snapshot.name}.json", snapshot.to_json())
 
     # Shards
 
-    def is_done(self, folder: str, shard: int, saw: Mapping[str, str] | None = None) -> bool:
-        """Whether a shard of a layer is complete and, where `saw` is given, was made from just that."""
-        if not self.exists(_index_name(folder, shard)):
-            return False
-        return saw is None or self.index(folder, shard).meta["saw"] == dict(saw)
+    def meta(self, folder: str, shard: int) -> dict[str, Any] | None:
+        """The metadata of a shard's index (`shards.index_meta`), or None where the shard is not complete."""
+        if (folder, shard) in self._indexes:
+            return self._indexes[folder, shard].meta
+        try:
+            return shards.file_meta(self.files.read(index_name(folder, shard)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(index_name(folder, shard), error) from error
+
+    def present(self, folder: str) -> set[int]:
+        """The shards of a folder that have both files."""
+        names = set(self.files.names(folder))
+        stems = (name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+        return {int(stem.removeprefix("shard-")) for stem in stems if f"{stem}.tar" in names}
 
     def index(self, folder: str, shard: int) -> Index:
         """The index of a shard of ``frames`` or of ``layers/<kind>/<id>``."""
         if (folder, shard) not in self._indexes:
+            name = index_name(folder, shard)
             try:
-                data = self.read_bytes(_index_name(folder, shard))
+                self._indexes[folder, shard] = Index(pq.read_table(io.BytesIO(self.files.read(name))))
             except FileNotFoundError:
-                raise StoreError(f"{self.url}/{_index_name(folder, shard)} is missing: run the build again") from None
-            self._indexes[folder, shard] = Index(pq.read_table(io.BytesIO(data)))
+                again = "build" if folder == "frames" else "build or `remot annotate`"
+                raise StoreError(f"{self.url}/{name} is missing: run the {again} again") from None
+            except (OSError, ValueError, KeyError) as error:
+                raise self._unreadable(name, error) from error
         return self._indexes[folder, shard]
 
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        return StoreError(f"{self.url}/{name} cannot be read ({error}); run `remot verify {self.url} --repair`")
+
     def sha256(self, folder: str, shard: int) -> str:
-        return self.index(folder, shard).meta["sha256"]
+        """The sha256 that a shard's index gives for its tar."""
+        meta = self.meta(folder, shard)
+        if meta is None:
+            raise StoreError(f"{self.url}/{index_name(folder, shard)} is missing: run the build again")
+        return meta["sha256"]
 
     def write_shard(
-        self, folder: str, shard: int, samples: Iterable[shards.Sample], saw: Mapping[str, str] | None = None
+        self,
+        folder: str,
+        shard: int,
+        samples: Iterable[shards.Sample],
+        saw: Mapping[str, str] | None = None,
+        failed: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Write one shard, tar before index, and return the index metadata."""
-        with self._renamed(shard_name(folder, shard)) as file:
-            table = shards.write(file, samples, saw)
-        self.write_bytes(_index_name(folder, shard), shards.table_bytes(table))
+        """Write one shard, tar before index, and return the index metadata; see `shards.write`."""
+        with self.files.writing(shard_name(folder, shard)) as file:
+            table = shards.write(file, samples, saw, failed)
+        self.files.write(index_name(folder, shard), shards.table_bytes(table))
         self._indexes.pop((folder, shard), None)
+        self._open_files.pop(shard_name(folder, shard), None)
         return shards.index_meta(table)
 
     def read_members(self, folder: str, clip: Clip, ext: str, which: Iterable[int]) -> Iterator[bytes]:
         """The members of a clip with this extension for the samples `which` (0 is the first)."""
         offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
-        file = self._open(shard_name(folder, clip.shard))
-        for t in which:
-            file.seek(int(offsets[t]))
-            data = file.read(int(sizes[t]))
-            if len(data) != sizes[t]:
+        name = shard_name(folder, clip.shard)
+        wanted = [(int(offsets[t]), int(sizes[t]), t) for t in which]
+        for (_, size, t), data in zip(wanted, self._ranges(name, [w[:2] for w in wanted]), strict=True):
+            if len(data) != size:
                 raise StoreError(
-                    f"{self.url}/{shard_name(folder, clip.shard)}: {clip.key(int(t))}.{ext} is cut short; "
-                    f"run `remot verify {self.url}`"
+                    f"{self.url}/{name}: {clip.key(int(t))}.{ext} is cut short; run `remot verify {self.url} --repair`"
                 )
             yield data
+
+    def _ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """The bytes of each (offset, size) of a file; a remote one is asked once for ranges that lie close together."""
+        if self.files.local:
+            file = self._open(name)
+            for offset, size in ranges:
+                file.seek(offset)
+                yield file.read(size)
+        elif ranges:
+            start, end = min(o for o, _ in ranges), max(o + s for o, s in ranges)
+            if end - start <= 2 * sum(s for _, s in ranges) + 65536:
+                data = memoryview(self.files.read(name, start, end))
+                yield from (bytes(data[o - start : o - start + s]) for o, s in ranges)
+            else:
+                yield from (self.files.read(name, o, o + s) for o, s in ranges)
 
     def read_arrays(self, folder: str, kind: str, clip: Clip, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Decoded arrays of a whole clip, as a detector returned them; those the layer does not hold are absent."""
@@ -263,76 +333,59 @@ class Store:
         """Kind -> folder of each layer of a snapshot."""
         return {kind: f"layers/{kind}/{layer_id}" for kind, layer_id in snapshot.layers.items()}
 
-    # Files
+    # JSON, the ledger, locks
 
-    def exists(self, name: str) -> bool:
-        return self.fs.exists(self.path(name))
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write values as sealed JSON that a person can read, the same bytes for equal values."""
+        text = json.dumps({**value, "seal": NO_SEAL}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        self.files.write(name, sealed(text.encode()))
 
-    def names(self, folder: str) -> list[str]:
-        """Sorted names in a folder, none if it is not there; temporary ones are left out."""
+    def _read_json(self, name: str) -> dict[str, Any]:
+        value = json.loads(self.files.read(name))
+        value.pop("seal", None)
+        return value
+
+    def log(self, name: str) -> Lines:
+        """Opens the log `name` of the ledger for new records."""
+        return Lines(self.files, f"ledger/{name}")
+
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """The records of a log, in the order they were written."""
+        records, _ = read_lines(self.files, f"ledger/{name}")
+        return [*self._compacted(name), *records]
+
+    def compact_log(self, name: str, key: Callable[[dict[str, Any]], Any]) -> None:
+        """Put the lines of a log into one Parquet file: of records with one key, the last."""
+        records, names = read_lines(self.files, f"ledger/{name}")
+        if not names:
+            return
+        kept: dict[Any, str] = {}
+        for record in [*self._compacted(name), *records]:
+            kept.pop(key(record), None)  # the order is that of the last writing
+            kept[key(record)] = canonical_json(record)
+        self.files.write(f"ledger/{name}.parquet", shards.table_bytes(pa.table({"record": list(kept.values())})))
+        for part in names:
+            self.files.remove(part)
+
+    def _compacted(self, name: str) -> list[dict[str, Any]]:
         try:
-            found = self.fs.ls(self.path(folder), detail=False)
+            data = self.files.read(f"ledger/{name}.parquet")
         except FileNotFoundError:
             return []
-        return sorted(n for n in (p.rstrip("/").rsplit("/", 1)[1] for p in found) if not n.endswith(".tmp"))
+        if not is_sealed(data):
+            raise StoreError(f"{self.url}/ledger/{name}.parquet is damaged; run `remot verify {self.url} --repair`")
+        return [json.loads(text) for text in pq.read_table(io.BytesIO(data))["record"].to_pylist()]
 
-    def read_bytes(self, name: str) -> bytes:
-        return self.fs.cat_file(self.path(name))
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a whole file; readers see the old content or the new, never a part."""
-        with self._renamed(name) as file:
-            file.write(data)
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a value as JSON that a person can read, the same bytes for equal values."""
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        self.write_bytes(name, text.encode())
-
-    def append_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append JSON lines to a ledger file; a line that a kill cut off is marked and stays apart from them."""
-        path = self.path(name)
-        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        size = self.fs.size(path) if self.fs.exists(path) else 0
-        torn = size > 0 and self.fs.cat_file(path, start=size - 1) != b"\n"
-        with self.fs.open(path, "ab") as file:
-            file.write((f"{_TORN}\n" * torn + "".join(canonical_json(r) + "\n" for r in records)).encode())
-
-    def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """The JSON lines of a ledger file; what a kill cut off is left out, its task is simply done again."""
-        if not self.exists(name):
-            return []
-        *lines, _ = self.read_bytes(name).split(b"\n")
-        return [json.loads(line) for line in lines if line and not line.endswith(_TORN.encode())]
-
-    def _renamed(self, name: str) -> _Renamed:
-        return _Renamed(self.fs, self.path(name))
+    def lock(self, name: str = "store", wait: bool = False) -> Lock:
+        """The lock of who writes frames (``store``) or a layer (its id)."""
+        return Lock(self.files, f"ledger/lock-{name}.json", wait)
 
     def _open(self, name: str) -> Any:
-        if name not in self._files:
-            if len(self._files) >= 64:
-                self._files.pop(next(iter(self._files))).close()
-            self._files[name] = self.fs.open(self.path(name), "rb")
-        return self._files[name]
-
-
-class _Renamed:
-    """A file under a temporary name, renamed when the block ends well and removed when it does not."""
-
-    def __init__(self, fs: Any, path: str) -> None:
-        self.fs, self.path, self.temporary = fs, path, f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-
-    def __enter__(self) -> Any:
-        self.fs.makedirs(self.path.rsplit("/", 1)[0], exist_ok=True)
-        self.file = self.fs.open(self.temporary, "wb")
-        return self.file
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.file.close()
-        if error is None:
-            self.fs.mv(self.temporary, self.path)
-        elif self.fs.exists(self.temporary):
-            self.fs.rm(self.temporary)
+        if name not in self._open_files:
+            if len(self._open_files) >= 64:
+                self._open_files.pop(next(iter(self._open_files))).close()
+            self._open_files[name] = self.files.open(name)
+        return self._open_files[name]
 
 
 def open_store(url: str) -> Store:
@@ -346,31 +399,88 @@ def open_store(url: str) -> Store:
     return store
 
 
-def create_store(url: str, config: Mapping[str, Any]) -> Store:
-    """A new store with this policy, or the one that is there if its policy is the same.
+def create_store(url: str, config: Mapping[str, Any] | None) -> Store:
+    """A new store with this policy, or the one that is there; without a policy, the one that has to be there.
 
     Raises:
         StoreError: where the folder holds something else, or a store of another policy (names what differs).
     """
     store = Store(url)
+    if config is None:
+        _ = store.config
+        return store
     wanted = json.loads(canonical_json({"format": FORMAT, **config}))
-    if not store.exists("store.json"):
-        if store.names("."):
+    if not store.files.exists("store.json"):
+        if [name for name in store.files.names("") if name != "ledger"]:
             raise StoreError(f"{url} exists and is no store; choose another --out or empty that folder")
-        store.write_json("store.json", wanted)
-    different = [k for k in {**wanted, **store.config} if wanted.get(k) != store.config.get(k)]
+        for name in ("ledger/store.json", "store.json"):
+            store.write_json(name, wanted)
+    different = list(_differences(store.config, wanted))
     if different:
-        changes = ", ".join(f"{k} {store.config.get(k)} is not {wanted.get(k)}" for k in different)
-        raise StoreError(f"{url} was made with another policy ({changes}); use the same, or another --out")
+        raise StoreError(
+            f"{url} was made with another policy ({', '.join(different)}); "
+            "leave these options out, or use another --out"
+        )
     return store
+
+
+def _differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**wanted, **have}:
+        old, new = have.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif old != new:
+            yield f"{name} is {old}, not {new}"
 
 
 def shard_name(folder: str, shard: int) -> str:
     return f"{folder}/shard-{shard:05d}.tar"
 
 
-def _index_name(folder: str, shard: int) -> str:
+def index_name(folder: str, shard: int) -> str:
     return f"{folder}/shard-{shard:05d}.parquet"
+
+
+_CLIP_TYPES = {
+    "id": pa.string(),
+    "video": pa.string(),
+    "path": pa.string(),
+    "sha256": pa.string(),
+    "shot": pa.int64(),
+    "pts": pa.list_(pa.int64()),
+    "time_base": pa.list_(pa.int64()),
+    "fps": pa.float64(),
+    "source_size": pa.list_(pa.int64()),
+    "crop": pa.list_(pa.float64()),
+    "person": pa.string(),
+    "split": pa.string(),
+    "licence": pa.string(),
+    "url": pa.string(),
+    "shard": pa.int64(),
+}
+
+
+def _clip_table(clips: Sequence[Clip]) -> pa.Table:
+    """A row a clip, sorted by shard and id."""
+    clips = sorted(clips, key=lambda c: (c.shard, c.id))
+    columns = {name: [getattr(c, name) for c in clips] for name in _CLIP_TYPES if name != "pts"}
+    arrays = {name: pa.array(values, _CLIP_TYPES[name]) for name, values in columns.items()}
+    ends = np.cumsum([0, *(c.frames for c in clips)]).astype(np.int32)
+    values = np.concatenate([c.pts.array() for c in clips]) if clips else np.empty(0, np.int64)
+    arrays["pts"] = pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+    return pa.table({name: arrays[name] for name in _CLIP_TYPES})
+
+
+def _clips(table: pa.Table) -> list[Clip]:
+    pts = table["pts"].combine_chunks()
+    ends, values = pts.offsets.to_numpy(), pts.values.to_numpy()
+    times = (Times(values[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    rows = table.drop_columns(["pts"]).to_pylist()
+    return [_clip(row, t) for row, t in zip(rows, times, strict=True)]
+
+
+def _clip(row: Mapping[str, Any], times: Times) -> Clip:
+    return Clip(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}, pts=times)
 
 
 def _stacked(kind: str, out: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Store and snapshot to windows: consecutive frames of a clip and a source frame of the same person.
 
-Only the layers asked for are read, and only the members of the frames used are decoded.
+Only the layers asked for are read, and only the members of the frames used are decoded. A clip that a
+detector failed on is left out of every snapshot that reads the layer, and counted in the log.
 """
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,8 @@ from remot_data.store import Store, StoreError, open_store
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 LAYERS = ("pose", "parsing", "flow", "background")
 LABEL_SCHEMA = "remot11"
@@ -106,7 +110,7 @@ class Plan:
         self.entries: list[tuple[_Reader, Clip, np.ndarray]] = []
         spans = []
         for reader in self.readers:
-            for clip in reader.store.clips:
+            for clip in (c for c in reader.store.clips if c.id not in reader.failed):
                 allowed = reader.allowed(clip)
                 usable = allowed & reader.split(clip, split)
                 sources = allowed & reader.split(clip, split if reader.snapshot.split == "column" else "train")
@@ -186,6 +190,15 @@ class _Reader:
         self.folders = store.folders(self.snapshot)
         self.schema = {k: store.layer(k, self.snapshot.layers[k]).schema for k in self.kinds}
         self._frontal: dict[str, np.ndarray] = {}
+        read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
+        self.failed = {clip for k in read for clip in store.layer(k, self.snapshot.layers[k]).failed}
+        if self.failed:
+            log.warning(
+                "%s: %d of %d clips are left out, because a detector failed on them (`remot stats` names the layers)",
+                store.url,
+                len(self.failed & set(store.clip)),
+                len(store.clips),
+            )
 
     def split(self, clip: Clip, split: str | None) -> np.ndarray:
         return sampling.split_mask(clip.frames, self.snapshot.split, split, clip.split)

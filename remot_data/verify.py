@@ -1,90 +1,283 @@
-"""Checking a store against itself: every file that should be there, every byte of every shard, every pointer."""
+"""Checking a store against itself, every byte of it, and making again what is broken; counting what it holds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
-from remot_data.annotate import LEDGER, saw
-from remot_data.records import LayerInfo, digest
-from remot_data.store import Store, StoreError, shard_name
+from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, saw, shards_of
+from remot_data.build import write_frames
+from remot_data.engine import Engine, Progress, open_engine
+from remot_data.files import TEMPORARY
+from remot_data.records import KINDS, Clip, LayerInfo, digest, is_sealed
+from remot_data.scan import Policy, content_sha256
+from remot_data.store import Store, StoreError, index_name, open_store, shard_name
+
+_SHARD = re.compile(r"(frames|layers/(\w+)/([^/]+))/shard-(\d+)\.(tar|parquet)")
+_LAYER = re.compile(r"layers/(\w+)/([^/]+)/layer\.json")
+_SEALED = re.compile(
+    r"(ledger/)?store\.json|removed\.json|clips\.parquet|snapshots/[\w-]+\.json|ledger/\w+\.parquet|" + _LAYER.pattern
+)
+_DAMAGED = "is damaged: its bytes are not those its seal was made for"
 
 
-def verify(store: Store) -> Iterator[str]:
-    """What is wrong with a store, a sentence each, naming the file; nothing for a sound one.
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one file of a store. `cure` names what `repair` does about it; empty: it can do nothing."""
 
-    Reads every shard once.
+    name: str
+    what: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.what}"
+
+
+def verify(store: Store) -> Iterator[Problem]:
+    """What is wrong with a store; nothing for a sound one. Reads every file once.
+
+    Every file but the shards carries its own sha256; that of a shard is in its index.
 
     Raises:
         StoreError: if it cannot be read as a store at all.
     """
-    folders: dict[str, LayerInfo | None] = {"frames": None}
-    folders.update({f"layers/{info.kind}/{info.id}": info for info in store.layers})
-    for folder, info in folders.items():
-        yield from _folder(store, folder, info)
-    yield from _unknown_layers(store, folders)
-    for name, snapshot in store.snapshots.items():
-        for kind, layer_id in snapshot.layers.items():
-            if f"layers/{kind}/{layer_id}" not in folders:
-                yield f"snapshots/{name}.json names the {kind} layer {layer_id!r}, which is not there"
+    files = store.files.walk()
+    broken = {name for name in files if _SEALED.fullmatch(name) and not is_sealed(store.files.read(name))}
+    yield from (Problem(name, _DAMAGED, _cure(name)) for name in sorted(broken))
+    if "store.json" in broken or "clips.parquet" in broken:
+        return
+    if "clips.parquet" not in files:
+        yield Problem("clips.parquet", "is missing: the build did not finish; run it again", "clips" * bool(files))
+        return
+    folders = {"frames": None, **{f"layers/{i.kind}/{i.id}": i for i in _layers(store, broken)}}
+    yield from _strays(store, files, folders)
+    for folder, made_by in folders.items():
+        for shard in range(store.shard_count):
+            yield from _shard(store, set(files), folder, made_by, shard)
+    yield from _pointers(store, files, broken, folders)
 
 
-def _folder(store: Store, folder: str, info: LayerInfo | None) -> Iterator[str]:
-    kind = info.kind if info else "frames"
-    expected = {shard_name(folder, s) for s in range(store.shard_count)}
-    wanted = expected | {name.removesuffix(".tar") + ".parquet" for name in expected}
-    present = {f"{folder}/{name}" for name in store.names(folder)} - {f"{folder}/layer.json"}
-    for name in sorted(wanted - present):
-        yield f"{name} is missing"
-    for name in sorted(present - wanted):
-        yield f"{name} does not belong to this store"
-    for shard in range(store.shard_count):
-        tar = shard_name(folder, shard)
-        if {tar, tar.removesuffix(".tar") + ".parquet"} <= present:
-            try:
-                yield from _shard(store, folder, kind, shard, info)
-            except (StoreError, OSError, ValueError, KeyError) as error:
-                yield f"{tar}: its index cannot be read ({error})"
+def _cure(name: str) -> str:
+    """What `repair` does about a damaged sealed file."""
+    if name in ("store.json", "ledger/store.json"):
+        return "copy"
+    if name == "clips.parquet":
+        return "clips"
+    if _LAYER.fullmatch(name):
+        return "layer"
+    return "forget" if name.startswith("ledger/") else ""
 
 
-def _shard(store: Store, folder: str, kind: str, shard: int, info: LayerInfo | None) -> Iterator[str]:
-    name, index = shard_name(folder, shard), store.index(folder, shard)
-    with store.fs.open(store.path(name), "rb") as file:
-        yield from shards.check(name, file, index.table)
-    clips = store.shard_clips(shard)
-    if layer_kinds.kind(kind).PER_CLIP:
-        keys = [clip.key(0) for clip in clips]
-    else:
-        keys = [clip.key(t) for clip in clips for t in range(clip.frames)]
-    if index.meta["keys"] != digest(keys):
-        yield f"{name}: its keys are not those of clips.parquet"
-    if info is not None:
-        current: Mapping[str, Any] = saw(store, info.inputs, shard)
-        stale = [kind for kind in current if index.meta["saw"].get(kind) != current[kind]]
+def _layers(store: Store, broken: Iterable[str]) -> list[LayerInfo]:
+    """The layers whose description can be read."""
+    names = [m for m in map(_LAYER.fullmatch, store.files.walk()) if m and m[0] not in broken]
+    return [LayerInfo.from_json(json.loads(store.files.read(m[0]))) for m in names]
+
+
+def _strays(store: Store, files: Sequence[str], folders: Mapping[str, Any]) -> Iterator[Problem]:
+    """Files that belong nowhere, lines of the ledger that are damaged, layers without a description."""
+    unfinished = set()
+    for name in files:
+        shard = _SHARD.fullmatch(name)
+        if name.endswith(TEMPORARY):
+            yield Problem(name, "was left by an interrupted write", "remove")
+        elif shard and shard[1] not in folders:
+            unfinished.add(shard[1])
+        elif shard and int(shard[4]) >= store.shard_count:
+            yield Problem(name, "does not belong to this store", "remove")
+        elif re.fullmatch(r"ledger/\w+/[^/]+\.jsonl", name):
+            lines = store.files.read(name).split(b"\n")[:-1]
+            if not all(map(is_sealed, lines)):
+                yield Problem(name, "has damaged lines", "lines")
+        elif not (shard or _SEALED.fullmatch(name) or re.fullmatch(r"ledger/lock-.+\.json", name)):
+            yield Problem(name, "does not belong to this store")
+    for folder in sorted(unfinished):
+        if f"{folder}/layer.json" not in files:
+            yield Problem(folder, "is unfinished: it has no layer.json; annotate it again or remove it", "layer")
+
+
+def _shard(store: Store, files: set[str], folder: str, made_by: LayerInfo | None, shard: int) -> Iterator[Problem]:
+    tar, index = shard_name(folder, shard), index_name(folder, shard)
+    missing = [name for name in (tar, index) if name not in files]
+    if missing:
+        yield from (Problem(name, "is missing", "shard") for name in missing)
+        return
+    if not is_sealed(store.files.read(index)):
+        yield Problem(index, _DAMAGED, "shard")
+        return
+    found = store.index(folder, shard)
+    with store.files.open(tar) as file:
+        yield from (Problem(tar, what, "shard") for what in shards.check(file, found.table))
+    if found.meta["keys"] != digest(list(_keys(store.shard_clips(shard), made_by, found.meta["failed"]))):
+        yield Problem(tar, "has other keys than clips.parquet says", "shard")
+    elif made_by is not None:
+        current = saw(store, made_by.inputs, shard) if _sound(files, made_by, shard) else found.meta["saw"]
+        stale = [kind for kind in current if found.meta["saw"].get(kind) != current[kind]]
         if stale:
-            yield f"{name} is stale: it was made from other {', '.join(stale)}; annotate that layer again"
+            yield Problem(
+                tar, f"is stale: it was made from other {', '.join(stale)}; annotate that layer again", "shard"
+            )
 
 
-def _unknown_layers(store: Store, known: Mapping[str, Any]) -> Iterator[str]:
-    for kind in store.names("layers"):
-        for name in store.names(f"layers/{kind}"):
-            if f"layers/{kind}/{name}" not in known:
-                yield f"layers/{kind}/{name} is unfinished: it has no layer.json; annotate it again or remove it"
+def _sound(files: set[str], made_by: LayerInfo, shard: int) -> bool:
+    """Whether the indexes of what a layer reads are there, so that it can be compared with them."""
+    folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in made_by.inputs.items())]
+    return all(index_name(folder, shard) in files for folder in folders)
+
+
+def _keys(clips: Sequence[Clip], made_by: LayerInfo | None, failed: Mapping[str, str]) -> Iterator[str]:
+    once = made_by is not None and layer_kinds.kind(made_by.kind).PER_CLIP
+    for clip in clips:
+        if clip.id not in failed:
+            yield from (clip.key(t) for t in range(1 if once else clip.frames))
+
+
+def _pointers(
+    store: Store, files: Sequence[str], broken: Iterable[str], folders: Mapping[str, Any]
+) -> Iterator[Problem]:
+    for name in files:
+        if name.startswith("snapshots/") and name not in broken:
+            for kind, layer_id in json.loads(store.files.read(name))["layers"].items():
+                if f"layers/{kind}/{layer_id}" not in folders:
+                    yield Problem(name, f"names the {kind} layer {layer_id!r}, which is not there")
+
+
+# Repair
+
+
+def repair(
+    store: Store,
+    problems: Sequence[Problem],
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Make again exactly what is broken; returns a sentence for each problem that it can do nothing about.
+
+    Frames are decoded again from the source videos, layers computed again by the detector that made them, each only
+    where it has the same content or fingerprint as before.
+
+    Raises:
+        StoreError, EngineError, Busy: when it cannot run.
+    """
+    left = [f"{p} (nothing to make it from; put a copy back)" for p in problems if not p.cure]
+    with store.lock():
+        for problem in problems:
+            if problem.cure in ("remove", "forget"):
+                store.files.remove(problem.name)
+            elif problem.cure == "lines":
+                _mend_lines(store, problem.name)
+            elif problem.cure == "copy":
+                other = "store.json" if problem.name.startswith("ledger") else "ledger/store.json"
+                left += _copy(store, other, problem.name)
+        store = open_store(store.url)
+        if any(p.cure == "clips" for p in problems):
+            _mend_clips(store)
+        with open_engine(workers, scheduler) as engine:
+            left += _mend_shards(engine, store, problems, progress)
+    return left
+
+
+def _copy(store: Store, source: str, name: str) -> list[str]:
+    data = store.files.read(source) if store.files.exists(source) else b""
+    if not is_sealed(data):
+        return [f"{name} cannot be made again: its copy {source} is damaged or missing too"]
+    store.files.write(name, data)
+    return []
+
+
+def _mend_lines(store: Store, name: str) -> None:
+    good = [line + b"\n" for line in store.files.read(name).split(b"\n")[:-1] if is_sealed(line)]
+    store.files.write(name, b"".join(good))
+
+
+def _mend_clips(store: Store) -> None:
+    """Make clips.parquet again: which clips are where, the indexes of the frames tell; what they are, the ledger."""
+    known = {c["id"]: c for line in store.logged("videos") for c in line["clips"]}
+    clips = []
+    for shard in sorted(store.present("frames")):
+        for name in store.index("frames", shard).spans:
+            if name not in known:
+                raise StoreError(f"clips.parquet cannot be made again: the ledger does not know the clip {name}")
+            clips.append(Clip.from_json({**known[name], "shard": shard}))
+    store.write_clips(clips)
+
+
+def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], progress: Progress | None) -> list[str]:
+    broken: dict[str, set[int]] = {}
+    for match in (_SHARD.fullmatch(p.name) for p in problems if p.cure == "shard"):
+        if match:
+            broken.setdefault(match[1], set()).add(int(match[4]))
+    left = []
+    for shard in sorted(broken.pop("frames", ())):
+        changed = [clip.path for clip in store.shard_clips(shard) if not _is_there(clip)]
+        if changed:
+            left.append(f"{shard_name('frames', shard)} cannot be made again: {changed[0]} is gone or has changed")
+        else:
+            _discard(store, "frames", shard)
+    if "policy" in store.config:
+        write_frames(engine, store, Policy.from_json(store.config["policy"]), None, progress)
+    wanted = {*broken, *(p.name.removesuffix("/layer.json") for p in problems if p.cure == "layer")}
+    jobs, sentences = _jobs(store, wanted)
+    for job in jobs:
+        for shard in broken.get(job.folder, ()):
+            _discard(store, job.folder, shard)
+        run_jobs(engine, store, [job], progress)
+    return left + sentences
+
+
+def _is_there(clip: Clip) -> bool:
+    return os.path.exists(clip.path) and content_sha256(clip.path) == clip.sha256
+
+
+def _discard(store: Store, folder: str, shard: int) -> None:
+    """Take a shard away, index first: from then on it counts as missing."""
+    store.files.remove(index_name(folder, shard))
+    store.files.remove(shard_name(folder, shard))
+
+
+def _jobs(store: Store, folders: Iterable[str]) -> tuple[list[Job], list[str]]:
+    """The jobs that made these layers, in an order in which they can run; and sentences about those that cannot."""
+    logged = {job["id"]: Job.from_json(job) for job in store.logged("jobs")}
+    known = {
+        f"layers/{i.kind}/{i.id}": i for i in _layers(store, [n for n in store.files.walk() if _damaged(store, n)])
+    }
+    jobs, left = [], []
+    for folder in sorted(folders, key=lambda f: KINDS.index(f.split("/")[1])):
+        try:
+            if folder in known:
+                jobs.append(recorded_job(known[folder]))
+            else:
+                job = logged[folder.split("/")[2]]
+                _ = info(store, job)
+                jobs.append(job)
+        except (StoreError, KeyError) as error:
+            left.append(f"{folder} cannot be made again: {error}")
+    return jobs, left
+
+
+def _damaged(store: Store, name: str) -> bool:
+    return bool(_LAYER.fullmatch(name)) and not is_sealed(store.files.read(name))
+
+
+# Counting
 
 
 def stats(store: Store) -> dict[str, Any]:
     """Counts, sizes and layers of a store as plain values."""
     clips = store.clips
     frames = sum(clip.frames for clip in clips)
-    receipts = store.read_lines(LEDGER)
+    receipts = store.logged("receipts")
     seconds: dict[str, float] = {}
     for receipt in receipts:
-        task = receipt["task"].partition("/")[0]
         for stage, value in receipt.get("seconds", {}).items():
-            name = "read frames" if (task, stage) == ("annotate", "frames") else stage
+            name = "read frames" if (receipt["task"], stage) == ("annotate", "frames") else stage
             seconds[name] = seconds.get(name, 0.0) + value
     layers = [
         {
@@ -94,6 +287,7 @@ def stats(store: Store) -> dict[str, Any]:
             "schema": info.schema,
             "approximate": info.approximate,
             "licence": info.licence,
+            "failed": len(info.failed),
             "bytes": _bytes(store, f"layers/{info.kind}/{info.id}"),
         }
         for info in store.layers
@@ -103,6 +297,7 @@ def stats(store: Store) -> dict[str, Any]:
         "size": list(store.size),
         "videos": len({clip.video for clip in clips}),
         "clips": len(clips),
+        "removed": len(store.planned) - len(clips),
         "persons": len({clip.person for clip in clips}),
         "frames": frames,
         "seconds_of_video": round(sum(clip.frames / clip.fps for clip in clips if clip.fps), 2),
@@ -116,7 +311,7 @@ def stats(store: Store) -> dict[str, Any]:
 
 
 def _bytes(store: Store, folder: str) -> int:
-    return sum(store.index(folder, shard).meta["bytes"] for shard in range(store.shard_count))
+    return sum(meta["bytes"] for meta in shards_of(store, folder, known_shards(store)).values())
 
 
 def _counts(values: Iterator[str]) -> dict[str, int]:

@@ -2,21 +2,30 @@
 
 The reference decoder is PyAV read in order: variable frame rate, edit lists and B-frames come out right, and
 nothing depends on the frame count that a container claims. The displayed picture is the stored one with
-non-square pixels made square and the rotation flag applied; every size and crop here is in displayed pixels.
-Only local files are opened.
+non-square pixels made square, mirrored and turned as its display matrix says; every size and crop here is in
+displayed pixels. Only local files are opened.
+
+A folder of pictures (PNG, JPEG, BMP, WebP) is a video too: a frame a file, in natural order of the names, at a
+frame rate that the caller gives. An EXIF orientation is not applied to them.
+
+What comes out is 8-bit RGB by the matrix and range that the file names. Deeper pictures are rounded to 8 bits.
+There is no tone mapping: HDR (PQ, HLG) keeps its code values and looks flat. Interlaced pictures come out as they
+are coded, both fields woven. Transparency is dropped.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, dropwhile
@@ -29,6 +38,7 @@ import av.container
 import av.filter
 import numpy as np
 from av.stream import Disposition
+from av.video.frame import PictureType
 
 from remot_data.records import REASONS, Record
 
@@ -38,9 +48,28 @@ Box = tuple[float, float, float, float]
 
 # Containers whose seek lands where their timestamps say; the others are always read from the beginning.
 _SEEKABLE = ("mov,mp4", "matroska", "mpegts")
+# Containers that hold their pictures and sound themselves: a playlist or a description leads to other files, and FFmpeg
+# takes a text of any name for one.
+_CONTAINERS = (
+    "3g2,3gp,aac,ac3,aiff,amr,ape,apng,asf,au,av1,avi,caf,dirac,dnxhd,dts,dv,eac3,evc,flac,flic,flv,gif,gxf,h261,h263,"
+    "h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mp3,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rawvideo,rm,roq,smk,"
+    "swf,tta,vc1,vvc,w64,wav,webm,wtv,wv,yuv4mpegpipe,"
+    # A single picture, as the source of a transfer.
+    "bmp_pipe,jpeg_pipe,png_pipe,tiff_pipe,webp_pipe"
+)
 # Stored formats with four luma columns a chroma sample: even offsets do not fit them.
 _WIDE_CHROMA = ("yuv410p", "yuv411p", "yuvj411p", "uyyvyy411")
 _BACK_OFFS = (1, 4, 16)  # seconds
+
+# How the files of a folder of pictures begin and end, and what decodes them. The last two say their size instead.
+_PICTURES = {
+    "png": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
+    "mjpeg": (b"\xff\xd8\xff", b"\xff\xd9"),
+    "bmp": (b"BM", b""),
+    "webp": (b"RIFF", b""),
+}
+_PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp"))
+_PICTURE_RATE = 30.0  # frames a second, where nobody says
 
 
 class VideoError(Exception):
@@ -66,7 +95,8 @@ class Probe(Record):
     """What a video is, measured by demuxing all of it and decoding one frame.
 
     `size` is the displayed width, height; `stored_size` that of the coded picture; `rotation` the degrees
-    (0, 90, 180, 270) that the stored picture is turned counter-clockwise for display. `frames` counts the
+    (0, 90, 180, 270) that the stored picture is turned counter-clockwise for display, after it was mirrored
+    left to right where `mirrored` says so. `codec` is ``images`` for a folder of pictures. `frames` counts the
     packets that are to be shown (the container's own count is never used), `fps` is the average over them,
     `seconds` the time from the first frame to the end of the last. `first_pts` is in units of `time_base`
     (numerator, denominator) seconds.
@@ -82,6 +112,7 @@ class Probe(Record):
     seconds: float
     has_audio: bool
     first_pts: int
+    mirrored: bool = False
 
 
 # --- geometry -----------------------------------------------------------------------------------------------
@@ -89,17 +120,21 @@ class Probe(Record):
 
 @dataclass(frozen=True)
 class _Geometry:
-    """The map between displayed and stored pixels. `turns` are quarter turns counter-clockwise for display."""
+    """The map between displayed and stored pixels: made square, mirrored left to right, then turned.
+
+    `turns` are quarter turns counter-clockwise.
+    """
 
     stored: tuple[int, int]
     upright: tuple[int, int]
-    turns: int
+    turns: int = 0
+    mirrored: bool = False
 
     @classmethod
-    def of(cls, stored: tuple[int, int], aspect: Fraction | None, rotation: int) -> _Geometry:
-        """From the stored size, the width of a pixel over its height (None or 0: square) and the rotation."""
-        width = round(stored[0] * aspect) if aspect else stored[0]
-        return cls(stored, (max(width, 1), stored[1]), round(rotation / 90) % 4)
+    def of(cls, frame: av.VideoFrame, aspect: Fraction | None) -> _Geometry:
+        """From a decoded frame and the width of a pixel over its height (None or 0: square)."""
+        width = round(frame.width * aspect) if aspect else frame.width
+        return cls((frame.width, frame.height), (max(width, 1), frame.height), *_orientation(frame))
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -114,6 +149,8 @@ class _Geometry:
             x, y = width - (x + w), height - (y + h)
         elif self.turns == 3:
             x, y, w, h = y, height - (x + w), h, w
+        if self.mirrored:
+            x = width - (x + w)
         scale = self.stored[0] / width
         return x * scale, y, w * scale, h
 
@@ -121,6 +158,8 @@ class _Geometry:
         scale = self.upright[0] / self.stored[0]
         x, y, w, h = box[0] * scale, box[1], box[2] * scale, box[3]
         width, height = self.upright
+        if self.mirrored:
+            x = width - (x + w)
         if self.turns == 1:
             return y, width - (x + w), h, w
         if self.turns == 2:
@@ -128,6 +167,10 @@ class _Geometry:
         if self.turns == 3:
             return height - (y + h), x, h, w
         return x, y, w, h
+
+    def show(self, picture: np.ndarray) -> np.ndarray:
+        """A stored picture [H, W, 3], already of the displayed shape, mirrored and turned."""
+        return np.ascontiguousarray(np.rot90(picture[:, ::-1] if self.mirrored else picture, self.turns))
 
     def even_box(self, crop: Box) -> tuple[int, int, int, int]:
         """The box of stored pixels with even corners that is nearest to `crop` (displayed pixels)."""
@@ -137,6 +180,21 @@ class _Geometry:
         if left >= self.stored[0] or top >= self.stored[1] or right <= 0 or bottom <= 0:
             raise ValueError(f"the crop {tuple(crop)} lies outside the picture of {self.displayed} pixels")
         return left, top, right - left, bottom - top
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns counter-clockwise for display, and whether the picture is mirrored left to right before them.
+
+    From FFmpeg's display matrix, whose first two rows say where the right and the lower neighbour of a pixel are shown.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(math.degrees(math.atan2(-b, a)) / 90) % 4, mirrored
 
 
 def _even(value: float) -> int:
@@ -154,7 +212,7 @@ def round_crop(crop: Box, video: Probe) -> Box:
     """
     turns = video.rotation // 90
     upright = video.size if turns % 2 == 0 else video.size[::-1]
-    geometry = _Geometry(video.stored_size, upright, turns)
+    geometry = _Geometry(video.stored_size, upright, turns, video.mirrored)
     x, y, w, h = geometry.to_displayed(geometry.even_box(crop))
     return float(x), float(y), float(w), float(h)
 
@@ -163,22 +221,25 @@ def round_crop(crop: Box, video: Probe) -> Box:
 
 
 def _open(path: str | Path) -> av.container.InputContainer:
-    """Open a local file. The protocol list keeps a playlist inside it from reaching the network."""
+    """Open a local file. It may be no playlist, and nothing in it may lead to another file or to the network."""
     if not os.path.isfile(path):
         raise VideoError("unreadable", f"{path} is not a file")
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
     try:
-        url = "file:" + os.path.abspath(path)
-        return av.open(url, container_options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+        return av.open("file:" + os.path.abspath(path), container_options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("unreadable", f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.EINVAL:
+            why += " (not a container of video, or a playlist)"
+        raise VideoError("unreadable", f"{path}: {why}") from error
 
 
 def _video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
     """The largest video stream that is not a cover picture, set to decode in one thread."""
     streams = [s for s in container.streams.video if not _is_cover(s)]
     if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise VideoError("no-video-stream", f"{path} holds {kinds} only")
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "no stream"
+        raise VideoError("no-video-stream", f"{path} holds {kinds} and no moving picture")
     stream = max(streams, key=lambda s: s.width * s.height)
     if stream.codec_context is None:
         raise VideoError("unreadable", f"{path}: FFmpeg has no decoder for its video stream")
@@ -190,25 +251,34 @@ def _is_cover(stream: av.VideoStream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
-def probe(path: str | Path) -> Probe:
+def probe(path: str | Path, fps: float | None = None) -> Probe:
     """Size, rotation, codec, frame count and timing of a video; reads the whole file, decodes one frame.
+
+    A file that was cut off is found by its index, by a broken fragment, or by a Matroska header. What has none of
+    these (MPEG-TS, AVI, a fragmented MP4 cut between two fragments) gives the frames that are there.
+
+    Args:
+        fps: frames a second of a folder of pictures, 30 where nobody says; ignored for a file, which has times.
 
     Raises:
         VideoError: ``unreadable``, ``no-video-stream``, ``truncated`` or ``no-frames``.
     """
+    if os.path.isdir(path):
+        return _probe_folder(path, fps)
     timing = _scan(path)
     with _open(path) as container:
         stream = _video_stream(container, path)
         pts, frame = next(_mended(_decoded(container, stream, path), stream), (0, None))
         if frame is None:
             raise VideoError("no-frames", f"{path}: none of {len(timing.pts)} packets gives a frame")
-        geometry = _Geometry.of((frame.width, frame.height), stream.sample_aspect_ratio, frame.rotation)
+        geometry = _Geometry.of(frame, stream.sample_aspect_ratio)
         span = float((timing.pts[-1] - timing.pts[0]) * stream.time_base)
         nominal = float(stream.average_rate or stream.guessed_rate or 0)
         return Probe(
             size=geometry.displayed,
             stored_size=geometry.stored,
             rotation=geometry.turns * 90,
+            mirrored=geometry.mirrored,
             codec=stream.codec_context.name,
             time_base=(stream.time_base.numerator, stream.time_base.denominator),
             frames=len(timing.pts),
@@ -268,16 +338,35 @@ def _scan(path: str | Path) -> _Timing:
 def _check_whole(
     container: av.container.InputContainer, stream: av.VideoStream, seconds: float, path: str | Path
 ) -> None:
-    """Hold the end of the file against its index, and the end of its packets against the header of a Matroska file."""
+    """Hold the end of the file against its index, and the end of a Matroska file against its header."""
     have, reach = os.path.getsize(path), max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if reach > have:
         raise VideoError("truncated", f"{path} has {have} bytes; its index reaches to {reach}")
     # Elsewhere the duration may be a guess from the bit rate, or that of a track which is not read.
-    if container.duration is None or not container.format.name.startswith("matroska"):
+    if not container.format.name.startswith("matroska"):
         return
-    promised = container.duration / av.time_base
+    end = _segment_end(path)
+    if end is not None and end > have:
+        raise VideoError("truncated", f"{path} has {have} bytes; its header says {end}")
+    promised = (container.duration or 0) / av.time_base
     if seconds < promised - max(1.0, 0.02 * promised):
         raise VideoError("truncated", f"{path} ends at {seconds:.2f} s; its header says {promised:.2f} s")
+
+
+def _segment_end(path: str | Path) -> int | None:
+    """Where a Matroska file ends by the size of its segment (RFC 8794, 9559); None where that is left open."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    at = 0
+    for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+        if not head.startswith(element, at) or len(head) < at + 12:
+            return None
+        length = 9 - head[at + 4].bit_length()
+        size = int.from_bytes(head[at + 4 : at + 4 + length], "big") & (1 << 7 * length) - 1
+        if size == (1 << 7 * length) - 1:
+            return None
+        start, at = at + 4 + length, at + 4 + length + size
+    return start + size
 
 
 def _step(stream: av.VideoStream) -> int:
@@ -301,17 +390,40 @@ def _packets(
 def _decoded(
     container: av.container.InputContainer, stream: av.VideoStream, path: str | Path
 ) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order. A packet that cannot be decoded is passed over, as players do, and counted."""
-    damaged = 0
+    """Frames in presentation order, without those that damage may have reached.
+
+    A decoder conceals what it cannot decode and marks that frame only, though others are predicted from it. So a
+    damaged frame is left out with all that follow up to the next key frame, and with the B frames just before it,
+    which are held back until their later reference is seen. The same from a packet on that gives an error.
+    """
+    held: list[av.VideoFrame] = []
+    broken, damaged, lost = False, 0, 0
     for packet in _packets(container, stream, path):
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.error.InvalidDataError:
+            broken, frames = True, []
             damaged += 1
         except av.error.FFmpegError as error:
             raise VideoError("unreadable", f"{path}: the decoder stops: {error.strerror}") from error
-    if damaged:
-        log.warning("%s: %d packet(s) could not be decoded and were passed over", path, damaged)
+        for frame in frames:
+            if frame.pict_type == PictureType.B:
+                held.append(frame)
+                continue
+            broken |= any(f.is_corrupt for f in held)
+            lost += len(held) if broken else 0
+            yield from () if broken else held
+            broken = frame.is_corrupt or (broken and not frame.key_frame)
+            held = []
+            if broken:
+                lost += 1
+            else:
+                yield frame
+    broken |= any(f.is_corrupt for f in held)
+    yield from () if broken else held
+    lost += len(held) if broken else 0
+    if damaged or lost:
+        log.warning("%s: %d packet(s) could not be decoded, %d damaged frame(s) are left out", path, damaged, lost)
 
 
 def _mended(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -354,23 +466,28 @@ def _frames_from(path: str | Path, start: int | None) -> Iterator[tuple[int, av.
 class _Picture:
     """Turns decoded frames into displayed RGB: crop, scale and conversion are one pass of FFmpeg's filters."""
 
-    def __init__(self, path: str | Path, aspect: Fraction | None, crop: Box | None, size: tuple[int, int] | None):
-        self._path, self._aspect, self._crop, self._size = path, aspect, crop, size
-        self._layout: tuple[Any, ...] | None = None
+    def __init__(
+        self,
+        path: str | Path,
+        shape: Callable[[av.VideoFrame], _Geometry],
+        crop: Box | None,
+        size: tuple[int, int] | None,
+    ) -> None:
+        self._path, self._shape, self._crop, self._size = path, shape, crop, size
+        self._geometry: _Geometry | None = None
+        self._pixels = ""
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        layout = (frame.width, frame.height, frame.format.name, frame.rotation)
-        if self._layout is None:
-            self._layout = layout
-            self._geometry = _Geometry.of(layout[:2], self._aspect, frame.rotation)
-            self._graph = self._build(frame)
-        elif layout != self._layout:
-            was, now = ("x".join(map(str, x[:2])) + f" {x[2]} turned {x[3]}" for x in (self._layout, layout))
+        geometry = self._shape(frame)
+        if self._geometry is not None and geometry != self._geometry:
+            was, now = (f"{'x'.join(map(str, g.stored))} turned {g.turns * 90}" for g in (self._geometry, geometry))
             detail = f"{self._path}: the picture changes from {was} to {now} at PTS {frame.pts}; re-encode it to one"
             raise VideoError("unreadable", detail)
+        if frame.format.name != self._pixels:
+            self._geometry, self._pixels = geometry, frame.format.name
+            self._graph = self._build(frame)
         self._graph.push(frame)
-        picture = self._graph.pull().to_ndarray()
-        return np.ascontiguousarray(np.rot90(picture, self._geometry.turns))
+        return geometry.show(self._graph.pull().to_ndarray())
 
     def _build(self, frame: av.VideoFrame) -> av.filter.Graph:
         geometry = self._geometry
@@ -379,7 +496,8 @@ class _Picture:
         width, height = self._target(box)
         shrinks = width <= box[2] and height <= box[3]
         flags = f"{'area' if shrinks else 'bicubic'}+accurate_rnd+full_chroma_int"
-        steps += [("scale", f"{width}:{height}:flags={flags}"), ("format", "rgb24")]
+        # Planar: the same values as rgb24, which swscale writes a pixel at a time where chroma is full.
+        steps += [("scale", f"{width}:{height}:flags={flags}"), ("format", "gbrp")]
         graph = av.filter.Graph()
         if hasattr(graph, "threads"):  # PyAV 18 and later
             graph.threads = 1
@@ -424,21 +542,27 @@ def read(
     *,
     start_pts: int | None = None,
     end_pts: int | None = None,
+    only: Collection[int] | None = None,
     crop: Box | None = None,
     size: tuple[int, int] | None = None,
+    fps: float | None = None,
     decoder: str = "pyav",
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The frames of a video in presentation order, as (PTS, uint8 [H, W, 3] RGB), PTS strictly increasing.
 
-    One frame is held at a time. A missing or repeated PTS is mended (see `_mended`); a packet that cannot be
-    decoded is passed over with a warning in the log, so count the frames that come.
+    A missing or repeated PTS is mended (see `_mended`). Frames that damage may have reached are left out (see
+    `_decoded`) with a warning in the log, so count the frames that come. A frame is held at a time, and the B frames
+    before it.
 
     Args:
         start_pts, end_pts: half-open range [start, end) in the stream's time base. Reading from `start_pts`
             gives the frames that reading in order gives; it seeks where the container allows that.
+        only: the PTS that are wanted, or None for all. Reading begins at the first and ends after the last of
+            them; what lies between is decoded and neither converted nor given. A PTS without a frame gives none.
         crop: x, y, width, height in displayed pixels, rounded by `round_crop`; outside the picture its border
             is repeated.
         size: (H, W) of the result; shrinking averages areas, enlarging is bicubic. None: displayed pixels.
+        fps: frames a second of a folder of pictures, as for `probe`: its PTS are 0, 1, 2, ... at any rate.
         decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: the same frames with slightly different
             colours. decord converts whole pictures first, so it is the slower one where `crop` or `size` is given
             (``benchmarks/decode.py``).
@@ -449,24 +573,152 @@ def read(
     """
     if decoder not in ("pyav", "decord"):
         raise ValueError(f"unknown decoder {decoder!r}: write 'pyav' or 'decord'")
+    wanted = _Wanted.of(start_pts, end_pts, only)
     if decoder == "decord":
-        frames: Iterator[tuple[int, av.VideoFrame]] = _decord_frames(path, start_pts, end_pts)
-        aspect = None
-    else:
-        frames = _frames_from(path, start_pts)
-        with _open(path) as container:
-            aspect = _video_stream(container, path).sample_aspect_ratio
-    return _pictures(frames, _Picture(path, aspect, crop, size), start_pts, end_pts)
+        return _pictures(_decord_frames(path, wanted), _Picture(path, _as_stored, crop, size), wanted)
+    if os.path.isdir(path):
+        return _pictures(_folder_frames(path, fps, wanted), _Picture(path, _as_stored, crop, size), wanted)
+    with _open(path) as container:
+        aspect = _video_stream(container, path).sample_aspect_ratio
+    picture = _Picture(path, lambda frame: _Geometry.of(frame, aspect), crop, size)
+    return _pictures(_frames_from(path, wanted.start), picture, wanted)
+
+
+def _as_stored(frame: av.VideoFrame) -> _Geometry:
+    """Neither mirrored nor turned: FFmpeg tells the EXIF orientation of some formats only, and not in every version."""
+    return _Geometry((frame.width, frame.height), (frame.width, frame.height))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The half-open range of PTS to read, and which of them are wanted (None: all)."""
+
+    start: int | None
+    end: int | None
+    only: frozenset[int] | None
+
+    @classmethod
+    def of(cls, start: int | None, end: int | None, only: Collection[int] | None) -> _Wanted:
+        if only is None:
+            return cls(start, end, None)
+        first, last = (min(only), max(only)) if len(only) else (0, -1)
+        start = first if start is None else max(start, first)
+        return cls(start, last + 1 if end is None else min(end, last + 1), frozenset(only))
+
+    def __contains__(self, pts: object) -> bool:
+        return (self.start is None or pts >= self.start) and (self.only is None or pts in self.only)
 
 
 def _pictures(
-    frames: Iterator[tuple[int, av.VideoFrame]], picture: _Picture, start: int | None, end: int | None
+    frames: Iterator[tuple[int, av.VideoFrame]], picture: _Picture, wanted: _Wanted
 ) -> Iterator[tuple[int, np.ndarray]]:
     for pts, frame in frames:
-        if end is not None and pts >= end:
+        if wanted.end is not None and pts >= wanted.end:
             return
-        if start is None or pts >= start:
+        if pts in wanted:
             yield pts, picture(frame)
+            if wanted.end == pts + 1:
+                return
+
+
+# --- folders of pictures ------------------------------------------------------------------------------------
+
+
+def frame_names(folder: str | Path) -> list[str]:
+    """The file names of the pictures in a folder, in the order in which they are its frames.
+
+    Natural order: digits count as numbers, so ``9.png`` comes before ``10.png``. Hidden files and others than
+    PNG, JPEG, BMP and WebP (by their suffix) are passed over, and so are folders.
+
+    Raises:
+        VideoError: ``unreadable``: there is no such folder, no picture in it, or a link to nothing.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [e for e in entries if not e.name.startswith(".") and not e.is_dir()]
+    except OSError as error:
+        raise VideoError("unreadable", f"{folder}: {error.strerror}") from error
+    found = [e for e in found if os.path.splitext(e.name)[1].lower() in _PICTURE_SUFFIXES]
+    if not found:
+        raise VideoError("unreadable", f"{folder} is a folder without a picture (PNG, JPEG, BMP or WebP)")
+    for entry in found:
+        if not entry.is_file():
+            raise VideoError("unreadable", f"{entry.path} is not a file")
+    return sorted((e.name for e in found), key=lambda name: (_natural(name), name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts texts with the numbers in them by value."""
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
+def _folder_rate(fps: float | None) -> Fraction:
+    rate = _PICTURE_RATE if fps is None else fps
+    if not (rate > 0 and math.isfinite(rate)):
+        raise ValueError(f"a frame rate has to be positive, not {fps}")
+    return Fraction(rate).limit_denominator(1001)
+
+
+def _probe_folder(folder: str | Path, fps: float | None) -> Probe:
+    names, rate = frame_names(folder), _folder_rate(fps)
+    frame = _decode_picture(os.path.join(folder, names[0]))
+    return Probe(
+        size=(frame.width, frame.height),
+        stored_size=(frame.width, frame.height),
+        rotation=0,
+        codec="images",
+        time_base=(rate.denominator, rate.numerator),
+        frames=len(names),
+        fps=float(rate),
+        seconds=float(len(names) / rate),
+        has_audio=False,
+        first_pts=0,
+    )
+
+
+def _folder_frames(folder: str | Path, fps: float | None, wanted: _Wanted) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted pictures of a folder, numbered; each has to have the size of the first of them."""
+    base = 1 / _folder_rate(fps)
+    size: tuple[int, int] | None = None
+    for number, name in enumerate(frame_names(folder)):
+        if number not in wanted or (wanted.end is not None and number >= wanted.end):
+            continue
+        path = os.path.join(folder, name)
+        frame = _decode_picture(path)
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            shapes = f"{frame.width}x{frame.height}, those before it {size[0]}x{size[1]}"
+            raise VideoError("unreadable", f"{path} is {shapes}: the pictures of a folder have to have one size")
+        frame.time_base = base
+        yield number, frame
+
+
+def _decode_picture(path: str) -> av.VideoFrame:
+    """A picture file as a frame: decoded from its bytes, so that no name or playlist leads to another file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        codec = next((codec for codec, (begin, _) in _PICTURES.items() if data.startswith(begin)), None)
+        if codec is None:
+            raise VideoError("unreadable", f"{path} is no PNG, JPEG, BMP or WebP")
+        if not _is_whole(codec, data):
+            raise VideoError("truncated", f"{path} ends after {len(data)} bytes, before the picture does")
+        context = av.CodecContext.create(codec, "r")
+        context.thread_count = 1
+        frames = [*context.decode(av.Packet(data)), *context.decode(None)]
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError("unreadable", f"{path}: {error.strerror}") from error
+    if len(frames) != 1:
+        raise VideoError("unreadable", f"{path} gives {len(frames)} pictures, not one")
+    return frames[0]
+
+
+def _is_whole(codec: str, data: bytes) -> bool:
+    if codec == "webp":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    if codec == "bmp":
+        return len(data) >= int.from_bytes(data[2:6], "little")
+    return data.rfind(_PICTURES[codec][1]) >= 0
 
 
 # --- decord -------------------------------------------------------------------------------------------------
@@ -477,13 +729,14 @@ def decord_agrees(path: str | Path) -> bool:
 
     True only for square, unrotated pictures in 8-bit 4:2:0 of H.264, HEVC, VP8 or VP9 in MP4 or Matroska, with
     no edit list, no missing PTS and no leading pictures, where decord's time of every frame is the demuxed one.
+    Never for a folder of pictures.
     """
     return _decord_pts(path) is not None
 
 
 def _decord_pts(path: str | Path) -> list[int] | None:
     """The PTS of decord's frames if they are proved to be those of the file, or else None."""
-    if importlib.util.find_spec("decord") is None:
+    if importlib.util.find_spec("decord") is None or os.path.isdir(path):
         return None
     timing = _scan(path)
     with _open(path) as container:
@@ -493,8 +746,8 @@ def _decord_pts(path: str | Path) -> list[int] | None:
             frame is not None
             and stream.codec_context.name in ("h264", "hevc", "vp8", "vp9", "libvpx-vp9")
             and frame.format.name in ("yuv420p", "yuvj420p")
-            and _Geometry.of((frame.width, frame.height), stream.sample_aspect_ratio, frame.rotation)
-            == _Geometry((frame.width, frame.height), (frame.width, frame.height), 0)
+            and _Geometry.of(frame, stream.sample_aspect_ratio)
+            == _Geometry((frame.width, frame.height), (frame.width, frame.height))
         )
         seconds = np.array(timing.pts) * float(stream.time_base)
     if not plain or not timing.container.startswith(_SEEKABLE[:2]) or timing.leading:
@@ -518,16 +771,15 @@ def _decord_reader(path: str | Path) -> Any:
     return decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)
 
 
-def _decord_frames(path: str | Path, start: int | None, end: int | None) -> Iterator[tuple[int, av.VideoFrame]]:
+def _decord_frames(path: str | Path, wanted: _Wanted) -> Iterator[tuple[int, av.VideoFrame]]:
     if importlib.util.find_spec("decord") is None:
         raise ValueError('decord is not installed; pip install "remot[decord]", or read with decoder="pyav"')
     pts = _decord_pts(path)
     if pts is None:
         raise ValueError(f'decord is not proved to give the right frames of {path}; read it with decoder="pyav"')
-    first = 0 if start is None else int(np.searchsorted(pts, start))
-    last = len(pts) if end is None else int(np.searchsorted(pts, end))
     reader = _decord_reader(path)
-    return ((pts[i], av.VideoFrame.from_ndarray(reader[i].asnumpy(), format="rgb24")) for i in range(first, last))
+    picked = [i for i, p in enumerate(pts) if p in wanted and (wanted.end is None or p < wanted.end)]
+    return ((pts[i], av.VideoFrame.from_ndarray(reader[i].asnumpy(), format="rgb24")) for i in picked)
 
 
 # --- time ---------------------------------------------------------------------------------------------------
@@ -730,9 +982,9 @@ def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> Non
         EncodeError: ffmpeg failed.
     """
     heard, shown = probe(sound_from), probe(video)
+    if not heard.has_audio:
+        raise ValueError(f"{sound_from} has no sound to copy")
     with _open(sound_from) as container:
-        if not container.streams.audio:
-            raise ValueError(f"{sound_from} has no sound to copy")
         codec = container.streams.audio[0].codec_context.name
         skip = heard.first_pts * Fraction(*heard.time_base) - Fraction(container.start_time or 0, av.time_base)
     sound = _input(sound_from, **({"ss": f"{float(skip):.6f}"} if skip > 0 else {}))
@@ -744,11 +996,13 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     """Write the part of a video from `start` to `end` (seconds from its beginning), encoded anew, with its sound.
 
     Raises:
-        ValueError: the part is empty or lies outside the video.
+        ValueError: the part is empty or lies outside the video, or the video is a folder of pictures.
         VideoError: as `probe`.
         EncodeError: ffmpeg failed.
     """
     found = probe(path)
+    if found.codec == "images":
+        raise ValueError(f"{path} is a folder of pictures; copy the files of the part that is wanted")
     if not 0 <= start < min(end, found.seconds):
         raise ValueError(f"{path} of {found.seconds:.2f} s has no part from {start} s to {end} s")
     source, options = _input(path, ss=f"{start:.6f}"), _h264(18)

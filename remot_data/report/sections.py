@@ -278,7 +278,7 @@ def _spent(view: View) -> dict[str, tuple[float, int]]:
         before = spent.get(stage, (0.0, 0))
         spent[stage] = before[0] + seconds, before[1] + frames
 
-    with reading(f"{view.store.url}/{SCAN}"):
+    with reading(f"{view.store.url}/ledger/{SCAN}"):
         for line in view.inputs:
             add("look through", line["seconds"], line["frames"]["decoded"])
     for task, frames, seconds in view.receipts:

@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from remot_data import layers as layer_kinds
-from remot_data.annotate import LEDGER
 from remot_data.records import Clip, Reject, Snapshot
 from remot_data.report.errors import reading
 from remot_data.store import Store
 from remot_data.verify import stats
 
-SCAN = "ledger/videos.jsonl"
+SCAN, RECEIPTS = "videos", "receipts"
 _REJECTS = "ledger/rejects.parquet"
 
 
@@ -39,9 +38,9 @@ class View:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.name = store.root.rstrip("/").rsplit("/", 1)[-1] or store.url
+        self.name = store.url.rstrip("/").rsplit("/", 1)[-1] or store.url
         # Where everything was refused there is no plan of clips, and that is when a report is wanted most.
-        self.clips: list[Clip] = store.clips if store.exists("clips.parquet") else []
+        self.clips: list[Clip] = store.clips if store.files.exists("clips.parquet") else []
         self.snapshots = store.snapshots
         names = sorted(self.snapshots, key=lambda n: (n != "main", n))
         self.snapshot = self.snapshots[names[0]] if names else Snapshot("", {})
@@ -56,27 +55,27 @@ class View:
     @cached_property
     def receipts(self) -> list[tuple[str, int, dict[str, float]]]:
         """Task, frames and seconds by stage of every receipt."""
-        with reading(f"{self.store.url}/{LEDGER}"):
-            return [(line["task"], line["frames"], dict(line["seconds"])) for line in self.lines(LEDGER)]
+        with reading(f"{self.store.url}/ledger/{RECEIPTS}"):
+            return [(line["task"], line["frames"], dict(line["seconds"])) for line in self.lines(RECEIPTS)]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a file of the ledger, none if it is not there."""
-        with reading(f"{self.store.url}/{name}"):
-            return self.store.read_lines(name)
+        """The records of a log of the ledger, none if it is not there."""
+        with reading(f"{self.store.url}/ledger/{name}"):
+            return self.store.logged(name)
 
     @cached_property
     def rejects(self) -> list[Reject]:
-        if not self.store.exists(_REJECTS):
+        if not self.store.files.exists(_REJECTS):
             return []
         with reading(f"{self.store.url}/{_REJECTS}"):
-            rows = pq.read_table(BytesIO(self.store.read_bytes(_REJECTS))).to_pylist()
+            rows = pq.read_table(BytesIO(self.store.files.read(_REJECTS))).to_pylist()
             return [Reject.from_json(row) for row in rows]
 
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
         """The last ledger line of every input that this store was built from."""
         used = {clip.path for clip in self.clips} | {reject.path for reject in self.rejects}
-        with reading(f"{self.store.url}/{SCAN}"):
+        with reading(f"{self.store.url}/ledger/{SCAN}"):
             lines = {line["input"]["path"]: line for line in self.lines(SCAN)}
         return [line for path, line in lines.items() if path in used]
 
@@ -87,7 +86,7 @@ class View:
             return None
         kept = {clip.path for clip in self.clips}
         repeated = {r.path for r in self.rejects if r.code == "duplicate"}
-        with reading(f"{self.store.url}/{SCAN}"):
+        with reading(f"{self.store.url}/ledger/{SCAN}"):
             resampled = sum(i["frames"]["resampled"] for i in self.inputs if i["input"]["path"] not in repeated)
             decoded = sum(i["frames"]["decoded"] for i in self.inputs)
         return Sums(
@@ -99,7 +98,10 @@ class View:
         """Decoded arrays of some samples of a clip, None where the snapshot has no such layer or array."""
         folder = "frames" if kind == "frames" else self.folders.get(kind)
         module = layer_kinds.kind(kind)
-        if folder is None or module.FIELDS[name] not in self.store.index(folder, clip.shard).offsets:
+        if folder is None:
+            return None
+        index = self.store.index(folder, clip.shard)
+        if module.FIELDS[name] not in index.offsets or clip.id not in index.spans:
             return None
         ext = module.FIELDS[name]
         return [module.decode(ext, data) for data in self.store.read_members(folder, clip, ext, which)]
@@ -112,7 +114,8 @@ class View:
         out = {}
         for clip in self.clips:
             index = self.store.index(self.folders["scores"], clip.shard)
-            out[clip.id] = {name: index.column(clip.id, name) for name in index.rows.column_names[4:]}
+            if clip.id in index.spans:
+                out[clip.id] = {name: index.column(clip.id, name) for name in index.rows.column_names[4:]}
         return out
 
 

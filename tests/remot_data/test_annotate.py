@@ -8,9 +8,9 @@ import pytest
 from remot_data.annotate import annotate, plan_job, switch
 from remot_data.detectors import base
 from remot_data.detectors.base import DetectorError
-from remot_data.engine import EngineError
 from remot_data.layers import LayerError
 from remot_data.store import StoreError, open_store
+from remot_data.stream import stream
 from remot_data.verify import verify
 from tests.remot_data.conftest import digests
 
@@ -44,6 +44,23 @@ class Broken(Bright):
 
     def __call__(self, frames):
         return {"labels": frames[..., 0].astype(np.int32)}
+
+class Picky(Bright):
+    """Fails on the second clip it sees."""
+
+    name, seen = "picky", 0
+
+    def __call__(self, frames):
+        type(self).seen += 1
+        1 / (type(self).seen - 2)
+        return super().__call__(frames)
+
+class Reader(Bright):
+    name, kind, schema, needs = "reader", "flow", "backward", ("parsing",)
+
+    def __call__(self, frames, parsing):
+        zeros = np.zeros((len(frames), 32, 24, 2), np.float32)
+        return {"flow": zeros, "confidence": zeros[..., 0].astype(np.uint8)}
 
 class NoDetector:
     pass
@@ -93,8 +110,8 @@ def test_an_interrupted_layer_is_gone_on_with_and_equal(own_dancers, file):
     again = annotate(open_store(own_dancers.url), "parsing", f"{file}:Bright", workers=0)
     assert again.computed == 2
     after = digests(own_dancers.url)
-    assert {k: v for k, v in after.items() if "receipts" not in k} == {
-        k: v for k, v in before.items() if "receipts" not in k
+    assert {k: v for k, v in after.items() if "ledger" not in k} == {
+        k: v for k, v in before.items() if "ledger" not in k
     }
 
 
@@ -139,10 +156,23 @@ def test_a_missing_input_layer_is_named(own_dancers, file):
         plan_job(own_dancers, "parsing", f"{file}:Needy", available={"pose": "a"})
 
 
-def test_a_broken_detector_is_an_error_that_names_the_clip(own_dancers, file):
-    with pytest.raises(EngineError, match=r"broken|Broken.*dancer-000-00000.*must be uint8"):
+def test_a_detector_that_fails_on_every_clip_is_an_error_that_names_one(own_dancers, file):
+    with pytest.raises(DetectorError, match=r"failed on every clip; on dancer-000-00000.*must be uint8"):
         annotate(own_dancers, "parsing", f"{file}:Broken", workers=0)
     assert [i.detector for i in own_dancers.layers if i.kind == "parsing"] == ["synthetic"]
+
+
+def test_a_clip_that_a_detector_fails_on_costs_that_clip(own_dancers, file):
+    done = annotate(own_dancers, "parsing", f"{file}:Picky", workers=0, snapshot="picky")
+    (clip, reason), *others = done.failed.items()
+    assert not others and "ZeroDivisionError" in reason
+    store = open_store(own_dancers.url)
+    assert list(verify(store)) == []
+    assert {w.clip for w in stream(store, snapshot="picky", split=None)} == {c.id for c in store.clips} - {clip}
+    needy = annotate(store, "flow", f"{file}:Reader", inputs={"parsing": done.id}, workers=0)
+    assert needy.failed == {clip: "it reads the parsing layer, which failed"}
+    assert annotate(store, "parsing", f"{file}:Picky", workers=0).computed == 0
+    assert annotate(store, "parsing", f"{file}:Picky", workers=0, retry=True).computed == 1
 
 
 @pytest.mark.parametrize(

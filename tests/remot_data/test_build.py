@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,13 +11,18 @@ import pytest
 from remot_data import cli, video
 from remot_data.assets import fetch
 from remot_data.build import build, plan
+from remot_data.child import Limits
+from remot_data.compact import compact, remove
+from remot_data.files import Busy
 from remot_data.inputs import InputError, find_inputs
 from remot_data.records import Clip, Reject
 from remot_data.scan import Policy, scan
 from remot_data.store import StoreError, open_store
+from remot_data.stream import stream
 from remot_data.verify import verify
 from tests.remot_data.conftest import digests
 
+build_module = sys.modules["remot_data.build"]
 SMALL = Policy(size=(128, 96), min_frames=6, shard_frames=20)
 
 
@@ -25,6 +31,14 @@ def person(tmp_path_factory):
     """Half a second of a real person."""
     path = tmp_path_factory.mktemp("videos") / "A Person (1).mp4"
     video.cut(fetch("sample-cam02"), path, 0.0, 0.5)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory):
+    """Half a second of the same man, seen by another camera."""
+    path = tmp_path_factory.mktemp("videos") / "another.mp4"
+    video.cut(fetch("sample-cam03"), path, 0.0, 0.5)
     return path
 
 
@@ -78,7 +92,7 @@ def test_the_sums_come_out(built):
 
 def test_the_rejects_are_in_the_ledger_too(built):
     store = open_store(built.store)
-    rows = pq.read_table(store.path("ledger/rejects.parquet")).to_pylist()
+    rows = pq.read_table(store.files.path("ledger/rejects.parquet")).to_pylist()
     assert [Reject.from_json(r) for r in rows] == [Reject.from_json(r) for r in built.rejects]
 
 
@@ -100,9 +114,104 @@ def test_building_again_changes_nothing(built, mixed):
     assert {k: v for k, v in digests(built.store).items() if "ledger" not in k} == before
 
 
-def test_other_inputs_for_the_same_store_are_refused(built, person):
-    with pytest.raises(StoreError, match="planned from other inputs"):
-        build(person, built.store, policy=SMALL, layers={}, workers=0)
+def test_added_videos_go_to_new_shards_and_old_shards_keep_their_bytes(tmp_path, person, other):
+    out = str(tmp_path / "store")
+    first = build(person, out, policy=SMALL, layers={"flow": "dis"}, workers=0)
+    before = digests(out)
+    grown = build(other, out, workers=0)
+    assert (grown.inputs, grown.videos, grown.added) == (1, 1, 1)
+    assert grown.shards > first.shards
+    after = digests(out)
+    kept = {k for k in before if "shard-" in k}
+    assert {k: after[k] for k in kept} == {k: before[k] for k in kept}
+    store = open_store(out)
+    assert list(verify(store)) == []
+    assert [clip.shard for clip in store.clips] == sorted(clip.shard for clip in store.clips)
+    again = build([person, other], out, workers=0)
+    assert (again.inputs, again.videos, again.added) == (2, 2, 0)
+    assert {k: v for k, v in digests(out).items() if "ledger" not in k} == {
+        k: v for k, v in after.items() if "ledger" not in k
+    }
+
+
+def test_what_the_store_holds_is_a_duplicate_under_another_name(tmp_path, person):
+    out = str(tmp_path / "store")
+    build(person, out, policy=SMALL, layers={}, workers=0)
+    copy = tmp_path / "a copy.mp4"
+    copy.write_bytes(person.read_bytes())
+    done = build(copy, out, workers=0)
+    assert [(r["code"], r["path"]) for r in done.rejects] == [("duplicate", str(copy))]
+    assert done.added == 0
+
+
+def test_a_removed_video_is_gone_for_readers_and_stays_gone(tmp_path, person, other):
+    out = str(tmp_path / "store")
+    build([person, other], out, policy=SMALL, layers={"pose": "blazepose", "scores": "basic-scores"}, workers=0)
+    store = open_store(out)
+    gone = store.clips[0]
+    assert [c.id for c in remove(store, [gone.video])] == [c.id for c in store.planned if c.video == gone.video]
+    assert gone.id not in {w.clip for w in stream(open_store(out), split=None)}
+    assert list(verify(open_store(out))) == []
+    again = build([person, other], out, workers=0)
+    assert ("removed", gone.video[:3]) in {(r["code"], r["id"][:3]) for r in again.rejects}
+    assert again.frames["decoded"] == sum(again.frames[k] for k in ("kept", "refused", "resampled"))
+    windows = [w.id for w in stream(open_store(out), split=None)]
+    assert compact(open_store(out), workers=0) > 0
+    store = open_store(out)
+    assert list(verify(store)) == []
+    assert gone.id not in {c.id for c in store.planned}
+    assert [w.id for w in stream(store, split=None)] == windows
+    assert compact(store, workers=0) == 0
+    assert build([person, other], out, workers=0).added == 0
+    with pytest.raises(StoreError, match="no video or clip 'nobody'"):
+        remove(store, ["nobody"])
+
+
+def test_refused_videos_are_tried_again_by_reason(tmp_path, person, monkeypatch):
+    out = str(tmp_path / "store")
+    never = Limits(stall=1e-3, total=1e-3)
+    refused = build(person, out, policy=SMALL, layers={}, limits=never, workers=0)
+    assert [r["code"] for r in refused.rejects] == ["timeout"]
+    assert [r["code"] for r in build(person, out, layers={}, workers=0).rejects] == ["timeout"]
+    assert [r["code"] for r in build(person, out, layers={}, retry=["crashed"], workers=0).rejects] == ["timeout"]
+    done = build(person, out, layers={}, retry=["timeout", "crashed"], workers=0)
+    assert (done.rejects, done.videos, done.added) == ((), 1, 1)
+    with pytest.raises(StoreError, match="not bored"):
+        build(person, out, retry=["bored"], workers=0)
+
+
+def test_a_clip_whose_frames_cannot_be_read_again_costs_that_clip(tmp_path, person, other, monkeypatch):
+    out = str(tmp_path / "store")
+    mine = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    for path, source in zip(mine, (person, other), strict=True):
+        path.write_bytes(source.read_bytes())
+    scanned = build_module.scan_all
+
+    def then_spoilt(*args, **options):
+        found = scanned(*args, **options)
+        mine[0].write_bytes(b"no video any more")
+        return found
+
+    monkeypatch.setattr(build_module, "scan_all", then_spoilt)
+    done = build(mine, out, policy=SMALL, layers={}, workers=0)
+    assert {(r["what"], r["code"]) for r in done.rejects} == {("clip", "changed")}
+    assert done.videos == 1
+    assert done.frames["decoded"] == sum(done.frames[k] for k in ("kept", "refused", "resampled"))
+    assert list(verify(open_store(out))) == []
+
+
+def test_too_many_refusals_stop_the_build_with_the_counts(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.mp4").write_text("no video")
+    with pytest.raises(StoreError, match=r"first 20 inputs 20 were refused, more than 20% \(unreadable 20\)"):
+        build(tmp_path, str(tmp_path.parent / "s"), policy=SMALL, limit_rejects=0.2, workers=0)
+
+
+def test_a_second_builder_is_told_who_holds_the_store(tmp_path, person):
+    out = str(tmp_path / "store")
+    build(person, out, policy=SMALL, layers={}, workers=0)
+    with open_store(out).lock(), pytest.raises(Busy, match=rf"written by process {os.getpid()} on"):
+        build(person, out, workers=0)
 
 
 def test_the_command_says_what_was_refused_and_ends_with_status_1(mixed, tmp_path, capsys):
@@ -187,7 +296,8 @@ def test_a_target_frame_rate_picks_by_time(person, tmp_path):
 
 def test_long_shots_become_several_clips_and_shards_fill_up(person):
     policy = Policy(min_frames=4, max_frames=10, shard_frames=16)
-    clips, _, counts = plan([scan({"path": str(person)}, policy.to_json())], policy)
+    made = plan([scan({"path": str(person)}, policy.to_json())], policy)
+    clips, counts = made.clips, made.frames
     assert [c.frames for c in clips] == [10, 10, 10]
     assert [c.shard for c in clips] == [0, 1, 2]
     assert [c.id[-2:] for c in clips] == ["00", "01", "02"]

@@ -120,8 +120,14 @@ LINES = [line(HOSTILE, 20, 8, 2.0), line("/in/copy.mp4", 20, 8, 2.0), line("/in/
 
 
 def ledger(store: Store, rejects: list[Reject], lines: list[dict[str, Any]]) -> None:
-    store.write_bytes("ledger/rejects.parquet", table_bytes(pa.Table.from_pylist([r.to_json() for r in rejects])))
-    store.append_lines("ledger/videos.jsonl", lines)
+    store.files.write("ledger/rejects.parquet", table_bytes(pa.Table.from_pylist([r.to_json() for r in rejects])))
+    logged(store, "videos", lines)
+
+
+def logged(store: Store, name: str, records: list[dict[str, Any]]) -> None:
+    with store.log(name) as log:
+        for record in records:
+            log.add(record)
 
 
 @pytest.fixture
@@ -138,11 +144,11 @@ def built(tmp_path: Path) -> Store:
     )
     ledger(store, REJECTS, LINES)
     receipts = [
-        {"task": "frames/00000", "frames": 9, "seconds": {"frames": 3.0}},
-        {"task": "annotate/x-1/00000", "frames": 9, "seconds": {"frames": 0.5, "pose": 2.0}},
-        {"task": "annotate/x-1/00001", "frames": 11, "seconds": {"frames": 0.5, "pose": 3.0}},
+        {"task": "frames", "shard": 0, "made": {}, "frames": 9, "seconds": {"frames": 3.0}},
+        {"task": "annotate", "shard": 0, "made": {}, "frames": 9, "seconds": {"frames": 0.5, "pose": 2.0}},
+        {"task": "annotate", "shard": 1, "made": {}, "frames": 11, "seconds": {"frames": 0.5, "pose": 3.0}},
     ]
-    store.append_lines("ledger/receipts.jsonl", receipts)
+    logged(store, "receipts", receipts)
     return open_store(store.url)
 
 
@@ -220,7 +226,7 @@ def test_sums_that_do_not_come_out_are_said(built: Store, tmp_path: Path) -> Non
 
 
 def test_inputs_of_earlier_builds_do_not_count(built: Store, tmp_path: Path) -> None:
-    built.append_lines("ledger/videos.jsonl", [line("/in/removed-since.mp4", 77, 0, 9.0), line(HOSTILE, 20, 8, 2.0)])
+    logged(built, "videos", [line("/in/removed-since.mp4", 77, 0, 9.0), line(HOSTILE, 20, 8, 2.0)])
     assert page(built, tmp_path).rows("In = kept")[0] == ["videos", "3", "1", "2", "–"]
 
 
@@ -253,14 +259,14 @@ def test_store_that_was_not_built_from_videos(dancers_page: Page) -> None:
     ("name", "content"),
     [
         ("ledger/rejects.parquet", b"no parquet"),
-        ("ledger/videos.jsonl", b"{broken\n"),
-        ("ledger/videos.jsonl", b'{"input": 7}\n'),
-        ("ledger/receipts.jsonl", b'{"task": "frames/0"}\n'),
+        ("ledger/videos/0.jsonl", b"{broken\n"),
+        ("ledger/videos/0.jsonl", b'{"input": 7, "seal": ""}\n'),
+        ("ledger/receipts/0.jsonl", b'{"task": "frames", "seal": ""}\n'),
     ],
 )
 def test_damaged_ledger_is_named(built: Store, tmp_path: Path, name: str, content: bytes) -> None:
-    built.write_bytes(name, content)
-    with pytest.raises(ReportError, match=name):
+    built.files.write(name, content)
+    with pytest.raises(ReportError, match=name.removesuffix("/0.jsonl")):
         page(built, tmp_path)
 
 
@@ -344,7 +350,7 @@ def test_approximate_layers_have_a_badge(own_dancers: Store, dancers_page: Page,
     assert "approximate" not in dancers_page.text
     layer = own_dancers.snapshot("main").layers["parsing"]
     name = f"layers/parsing/{layer}/layer.json"
-    own_dancers.write_json(name, {**json.loads(own_dancers.read_bytes(name)), "approximate": True, "licence": "MIT"})
+    own_dancers.write_json(name, {**json.loads(own_dancers.files.read(name)), "approximate": True, "licence": "MIT"})
     found = page(own_dancers, tmp_path, most_clips=1)
     rows = {row[0]: row for row in found.rows("Layers and the detectors")}
     assert [kind for kind, row in rows.items() if "approximate" in row[1]] == ["parsing"]

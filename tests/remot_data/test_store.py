@@ -36,7 +36,7 @@ def test_another_format_is_refused(tmp_path):
 def test_another_policy_is_refused_and_named(tmp_path):
     create_store(str(tmp_path / "s"), {"size": [64, 48]})
     create_store(str(tmp_path / "s"), {"size": [64, 48]})
-    with pytest.raises(StoreError, match=r"size \[64, 48\] is not \[32, 32\]"):
+    with pytest.raises(StoreError, match=r"size is \[64, 48\], not \[32, 32\]"):
         create_store(str(tmp_path / "s"), {"size": [32, 32]})
 
 
@@ -49,8 +49,8 @@ def test_nothing_half_written_stays_or_is_seen(tmp_path):
 
     with pytest.raises(RuntimeError):
         store.write_shard("frames", 0, samples())
-    assert store.names("frames") == []
-    assert not store.is_done("frames", 0)
+    assert store.files.names("frames") == []
+    assert store.present("frames") == set()
 
 
 def test_one_frame_by_its_key(dancers):
@@ -94,12 +94,34 @@ def test_a_layer_is_found_by_the_beginning_of_its_id(dancers):
 
 
 def test_a_cut_ledger_line_is_left_out_and_spoils_no_other(own_dancers):
-    own_dancers.append_lines("ledger/x.jsonl", [{"a": 1}, {"a": 2}])
-    with own_dancers.fs.open(own_dancers.path("ledger/x.jsonl"), "ab") as file:
+    with own_dancers.log("x") as log:
+        log.add({"a": 1})
+        log.add({"a": 2})
+    name = own_dancers.files.names("ledger/x")[0]
+    with open(own_dancers.files.path(f"ledger/x/{name}"), "ab") as file:
         file.write(b'{"a": "\xc3')
-    assert own_dancers.read_lines("ledger/x.jsonl") == [{"a": 1}, {"a": 2}]
-    own_dancers.append_lines("ledger/x.jsonl", [{"a": 3}])
-    assert own_dancers.read_lines("ledger/x.jsonl") == [{"a": 1}, {"a": 2}, {"a": 3}]
+    assert own_dancers.logged("x") == [{"a": 1}, {"a": 2}]
+    with own_dancers.log("x") as log:
+        log.add({"a": 3})
+    assert own_dancers.logged("x") == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+def test_a_compacted_log_keeps_the_last_of_each_key_in_one_file(own_dancers):
+    for value in (1, 2):
+        with own_dancers.log("x") as log:
+            log.add({"key": "k", "value": value})
+            log.add({"key": value})
+    own_dancers.compact_log("x", lambda record: record["key"])
+    assert own_dancers.logged("x") == [{"key": "k", "value": 2}, {"key": 1}, {"key": 2}]
+    assert own_dancers.files.names("ledger/x") == []
+    own_dancers.compact_log("x", lambda record: record["key"])
+    assert len(own_dancers.logged("x")) == 3
+
+
+def test_a_task_that_asks_for_one_shard_gets_its_clips(dancers):
+    fresh = open_store(dancers.url)
+    assert [c.id for c in fresh.shard_clips(1)] == [c.id for c in dancers.clips if c.shard == 1]
+    assert "planned" not in fresh.__dict__
 
 
 def test_a_store_travels_by_its_url(dancers):

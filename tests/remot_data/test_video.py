@@ -173,6 +173,21 @@ def test_a_late_start_does_not_decode_the_whole_file(tmp_path: Path, monkeypatch
     assert 40 + 30 <= len(decoded) < 40 + 30 + 3 * 12
 
 
+def test_only_the_wanted_frames_are_converted(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = made(_constant)
+    frames = dict(video.read(path, size=(32, 48)))
+    pts = sorted(frames)
+    converted = []
+    keep = video._Picture.__call__
+    monkeypatch.setattr(video._Picture, "__call__", lambda self, frame: converted.append(1) or keep(self, frame))
+    wanted = [pts[3], pts[40], pts[40] + 1, pts[42]]
+    found = dict(video.read(path, only=wanted, size=(32, 48)))
+    assert list(found) == [pts[3], pts[40], pts[42]] and len(converted) == 3
+    assert all(np.array_equal(frames[p], frame) for p, frame in found.items())
+    assert [p for p, _ in video.read(path, only=wanted, start_pts=pts[4], end_pts=pts[42])] == [pts[40]]
+    assert list(video.read(path, only=[])) == []
+
+
 def test_a_range_is_half_open_and_may_lie_between_frames(made: Made) -> None:
     path, _ = made(_constant)
     pts = [p for p, _ in video.read(path)]
@@ -196,6 +211,23 @@ def test_the_rotation_flag_is_applied(made: Made, tmp_path: Path, angle: int) ->
     part = np.array([frame for _, frame in video.read(path, crop=crop)])
     assert psnr(part[:, 2:-2, 2:-2], shown[:, y + 2 : y + h - 2, x + 2 : x + w - 2]) > 45
     assert next(video.read(path, crop=crop, size=(30, 20)))[1].shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("flips", [
+    ["-display_hflip"], ["-display_vflip"], ["-display_rotation", 90, "-display_hflip"],
+    ["-display_rotation", 270, "-display_hflip"], ["-display_rotation", 90, "-display_vflip"],
+])  # fmt: skip
+def test_the_mirror_flag_is_applied(made: Made, tmp_path: Path, flips: list[object]) -> None:
+    path = tmp_path / "mirrored.mp4"
+    ffmpeg(*flips, "-i", made(_constant)[0], "-t", "0.2", "-c", "copy", path)
+    found = video.probe(path)
+    assert found.mirrored and found.size == ((HEIGHT, WIDTH) if found.rotation % 180 else (WIDTH, HEIGHT))
+    shown = np.array([frame for _, frame in video.read(path)])
+    theirs = reference(path, found.size[::-1])
+    assert shown.shape == theirs.shape and psnr(shown, theirs) > 45
+    x, y, w, h = map(int, video.round_crop((11, 17, 40, 60), found))
+    part = np.array([frame for _, frame in video.read(path, crop=(x, y, w, h))])
+    assert psnr(part[:, 2:-2, 2:-2], shown[:, y + 2 : y + h - 2, x + 2 : x + w - 2]) > 45
 
 
 def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
@@ -274,6 +306,93 @@ def test_the_colours_are_those_of_the_file(tmp_path: Path, matrix: str, value: s
     for options in ({}, *({"crop": crop, "size": crop[:1:-1]} for crop in crops)):
         shown = next(video.read(path, **options))[1]
         assert np.abs(shown[2:-2, -88::32].astype(int) - frame[2:3, 8::32]).max() <= 6
+
+
+def test_pictures_of_an_hdr_video_are_exact_and_have_8_bits(tmp_path: Path) -> None:
+    colours = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1:log-level=none"
+    options = ["-c:v", "libx265", "-preset", "ultrafast", "-crf", "10", "-x265-params", colours]
+    path = encode(tmp_path / "hdr.mp4", 6, [*options, "-pix_fmt", "yuv420p10le"])
+    frames = [frame for _, frame in video.read(path)]
+    assert [number(frame) for frame in frames] == list(range(6)) and frames[0].dtype == np.uint8
+
+
+# --- folders of pictures
+
+
+def _shot(name: str) -> np.ndarray:
+    """A picture file as OpenCV reads it, without its EXIF orientation; RGB."""
+    return cv2.imread(name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "bmp", "webp"])
+def test_a_folder_of_pictures_is_a_video(tmp_path: Path, suffix: str) -> None:
+    for i in range(12):
+        assert cv2.imwrite(str(tmp_path / f"take 2, {i + 1}.{suffix}"), numbered(i)[..., ::-1])
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / ".hidden.png").write_text("not to be seen")
+    (tmp_path / "folder.png").mkdir()
+    assert video.frame_names(tmp_path) == [f"take 2, {i + 1}.{suffix}" for i in range(12)]
+    found = video.probe(tmp_path, fps=29.97)
+    assert (found.codec, found.frames, found.size, found.time_base) == ("images", 12, (WIDTH, HEIGHT), (100, 2997))
+    assert found.seconds == pytest.approx(12 / 29.97) and video.probe(tmp_path).time_base == (1, 30)
+    frames = list(video.read(tmp_path))
+    assert [(pts, number(frame)) for pts, frame in frames] == [(i, i) for i in range(12)]
+    for (_, frame), name in zip(frames, video.frame_names(tmp_path), strict=True):
+        assert psnr(frame, _shot(str(tmp_path / name))) > (33 if suffix == "webp" else 45)
+    assert [p for p, _ in video.read(tmp_path, start_pts=3, end_pts=9, only=[2, 5, 8, 9])] == [5, 8]
+    small = next(video.read(tmp_path, crop=(32, 0, 96, 64), size=(32, 48)))[1]
+    assert psnr(small, cv2.resize(frames[0][1][:64, 32:128], (48, 32), interpolation=cv2.INTER_AREA)) > 38
+    assert not video.decord_agrees(tmp_path)
+
+
+def test_pictures_of_other_kinds_of_pixels_fit_together(tmp_path: Path) -> None:
+    colour = numbered(5)
+    grey = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)
+    clear = np.concatenate([colour[..., ::-1], np.full((HEIGHT, WIDTH, 1), 7, np.uint8)], -1)
+    deep = colour[..., ::-1].astype(np.uint16) * 257
+    for name, image in (("a", colour[..., ::-1]), ("b", grey), ("c", clear), ("d", deep)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+    found = [frame for _, frame in video.read(tmp_path)]
+    assert np.array_equal(found[0], colour) and np.array_equal(found[1], np.repeat(grey[..., None], 3, -1))
+    assert np.array_equal(found[2], colour) and np.abs(found[3].astype(int) - colour).max() <= 1
+
+
+def test_the_exif_orientation_of_a_picture_is_not_applied(tmp_path: Path) -> None:
+    data = cv2.imencode(".jpg", numbered(3)[..., ::-1])[1].tobytes()
+    turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    marker = b"\xff\xe1" + (len(turned) + 2).to_bytes(2, "big") + turned
+    (tmp_path / "a.jpg").write_bytes(data[:2] + marker + data[2:])
+    assert cv2.imread(str(tmp_path / "a.jpg")).shape == (WIDTH, HEIGHT, 3)
+    assert video.probe(tmp_path).size == (WIDTH, HEIGHT) and numbers(tmp_path) == [3]
+
+
+def test_a_folder_with_a_bad_picture_names_it(tmp_path: Path) -> None:
+    def code(name: str, data: bytes) -> str:
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(VideoError, match=name) as caught:
+            list(video.read(tmp_path))
+        (tmp_path / name).unlink()
+        return caught.value.code
+
+    data = {s: cv2.imencode(f".{s}", numbered(0))[1].tobytes() for s in ("png", "jpg", "bmp", "webp")}
+    (tmp_path / "0.png").write_bytes(data["png"])
+    for suffix, good in data.items():
+        for part in (0.2, 0.6, 0.99):
+            assert code(f"1.{suffix}", good[: int(part * len(good))]) == "truncated"
+        assert code(f"1.{suffix}", b"") == "unreadable"
+    assert code("1.png", b"#EXTM3U\nhttp://127.0.0.1:9/a.png\n") == "unreadable"
+    assert code("1.png", cv2.imencode(".png", numbered(0, 64, 64))[1].tobytes()) == "unreadable"
+    assert code("1.png", data["png"][:40] + b"\xff" * 200 + data["png"][240:]) == "unreadable"
+    (tmp_path / "1.png").symlink_to("gone.png")
+    with pytest.raises(VideoError, match="unreadable: .*1.png is not a file"):
+        video.probe(tmp_path)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ValueError, match="positive"):
+        video.probe(tmp_path, fps=0)
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "gone"):
+        with pytest.raises(VideoError, match="unreadable"):
+            video.frame_names(path)
 
 
 # --- files that are not good videos
