@@ -5,6 +5,7 @@ Status 0: done. 1: done, but something was refused or found wrong, and is listed
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -30,71 +31,92 @@ from remot_data.store import StoreError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 out, err = (Console(highlight=False, soft_wrap=True, stderr=stderr) for stderr in (False, True))
 
-_ERRORS = (StoreError, DetectorError, EngineError, LayerError, SchemaError)
-
 Workers = Annotated[int | None, typer.Option(help="Local worker processes; 0 runs everything in this one.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a running dask scheduler, tcp://host:port.")]
+Wait = Annotated[bool, typer.Option("--wait", help="If somebody else is writing, wait until they are done.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
 
 
 @app.command()
 def build(
     videos: Annotated[list[Path], typer.Argument(help="Videos, folders of videos, or manifests (.yaml).")],
-    to: Annotated[str, typer.Option("--out", help="The store to make, or to go on with.")],
-    size: Annotated[str, typer.Option(help="Height x width of the stored frames.")] = "256x192",
-    fps: Annotated[str, typer.Option(help="Frames a second, or 'source'.")] = "source",
-    margin: Annotated[float, typer.Option(help="Room around the person, as a share of its height.")] = 0.1,
-    min_frames: Annotated[int, typer.Option(help="A shorter shot is refused.")] = 16,
-    max_frames: Annotated[int, typer.Option(help="A longer shot becomes several clips.")] = 600,
-    min_height: Annotated[int, typer.Option(help="Least height of the person in source pixels.")] = 64,
-    shard_frames: Annotated[int, typer.Option(help="Frames after which a shard is full.")] = 4096,
-    test: Annotated[float, typer.Option(help="Share of the videos whose split is 'test'.")] = 0.1,
+    to: Annotated[str, typer.Option("--out", help="The store to make, to go on with, or to add to.")],
+    size: Annotated[str | None, typer.Option(help="Height x width of the stored frames; 256x192.")] = None,
+    fps: Annotated[str | None, typer.Option(help="Frames a second, or 'source' (the default).")] = None,
+    margin: Annotated[float | None, typer.Option(help="Room around the person, as a share of its height; 0.1.")] = None,
+    min_frames: Annotated[int | None, typer.Option(help="A shorter shot is refused; 16.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="A longer shot becomes several clips; 600.")] = None,
+    min_height: Annotated[int | None, typer.Option(help="Least height of the person in source pixels; 64.")] = None,
+    shard_frames: Annotated[int | None, typer.Option(help="Frames after which a shard is full; 4096.")] = None,
+    test: Annotated[float | None, typer.Option(help="Share of the videos whose split is 'test'; 0.1.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="pyav, or decord where it was proved to agree.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
-    decoder: Annotated[str, typer.Option(help="pyav, or decord where it was proved to agree.")] = "pyav",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
+    retry: Annotated[
+        str, typer.Option(help="Reason codes (a,b): what was refused for them is tried again.")
+    ] = "",
+    limit_rejects: Annotated[float | None, typer.Option(help="Stop when a larger share of inputs is refused.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds without a frame after which a video is given up.")] = 60.0,
+    memory: Annotated[float, typer.Option(help="GiB that reading one video may take.")] = 4.0,
     no_layers: Annotated[bool, typer.Option("--no-layers", help="Write frames only.")] = False,
+    wait: Wait = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build a store: decode, find the person, crop, write frames, run the default layers."""
+    """Build a store: decode, find the person, crop, write frames, run the default layers.
+
+    On a store that is there, it goes on where it was, and adds the videos that are new; what is not given is as it was.
+    """
     from remot_data.build import build as run
+    from remot_data.build import stored_policy
+    from remot_data.child import Limits
     from remot_data.detectors.base import DEFAULTS
-    from remot_data.inputs import InputError
     from remot_data.scan import Policy
 
-    if decoder not in ("pyav", "decord"):
+    given = {
+        "size": size and _size(size),
+        "margin": margin,
+        "min_frames": min_frames,
+        "max_frames": max_frames,
+        "min_height": min_height,
+        "shard_frames": shard_frames,
+        "test": test,
+        "decoder": decoder,
+        **_settings(rule or []),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if fps is not None:
+        given["fps"] = None if fps == "source" else float(fps)
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)})
+    if unknown:
+        raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
+    if given.get("decoder", "pyav") not in ("pyav", "decord"):
         raise typer.BadParameter(f"--decoder is pyav or decord, not {decoder!r}")
-    policy = Policy(
-        size=_size(size),
-        fps=None if fps == "source" else float(fps),
-        margin=margin,
-        min_frames=min_frames,
-        max_frames=max_frames,
-        min_height=min_height,
-        shard_frames=shard_frames,
-        test=test,
-        decoder=decoder,
-    )
+    stored = stored_policy(to)
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
-    if not no_layers:
+    if not no_layers and stored is None:
         _say_defaults(DEFAULTS)
     with _progress() as progress:
-        try:
-            summary = run(
-                videos,
-                to,
-                policy=policy,
-                layers={} if no_layers else None,
-                split=split,
-                workers=workers,
-                scheduler=scheduler,
-                progress=progress,
-            )
-        except InputError as error:
-            raise StoreError(str(error)) from error
+        summary = run(
+            videos,
+            to,
+            policy=dataclasses.replace(stored or Policy(), **given),
+            layers={} if no_layers else None,
+            split=split,
+            root=root,
+            retry=[code for code in retry.split(",") if code],
+            limit_rejects=limit_rejects,
+            limits=Limits(stall=timeout, memory=int(memory * 2**30)),
+            wait=wait,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
     _print_build(summary)
-    _finish(summary.to_json(), as_json, 1 if summary.rejects else 0)
+    _finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)
 
 
 @app.command()
@@ -105,6 +127,8 @@ def annotate(
     weights: Annotated[Path | None, typer.Option(help="Weights file in place of the default.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="name=value, a setting of the detector.")] = None,
     snapshot: Annotated[str | None, typer.Option(help="Switch this snapshot to the new layer.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try the clips again that the detector failed on.")] = False,
+    wait: Wait = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
@@ -121,12 +145,15 @@ def annotate(
             weights=str(weights) if weights else None,
             settings=_settings(setting or []),
             snapshot=snapshot,
+            retry=retry,
+            wait=wait,
             workers=workers,
             scheduler=scheduler,
             progress=progress,
         )
     out.print(f"{summary.layer} layer {summary.id}: {summary.computed} of {summary.shards} shards computed")
-    _finish(summary.to_json(), as_json)
+    _print_failed({layer: summary.failed})
+    _finish(summary.to_json(), as_json, 1 if summary.failed else 0)
 
 
 @app.command()
@@ -158,32 +185,98 @@ def snapshot(
 
 
 @app.command()
-def verify(store: str, as_json: AsJson = False) -> None:
-    """Check every file, every byte of every shard and every pointer of a store."""
+def remove(
+    store: str,
+    names: Annotated[list[str], typer.Argument(help="Ids of videos or clips; `remot stats --clips` lists them.")],
+    reason: Annotated[str, typer.Option(help="Kept with the note.")] = "removed by hand",
+) -> None:
+    """Take videos or clips out: readers pass over them at once, `remot compact` frees the space."""
+    from remot_data.compact import remove as run
     from remot_data.store import open_store
-    from remot_data.verify import verify as run
 
-    problems = list(run(open_store(store)))
-    for problem in problems:
-        err.print(f"[red]wrong[/red] {escape(problem)}")
-    out.print(f"{store}: {len(problems)} problems" if problems else f"{store} is sound")
-    _finish({"store": store, "problems": problems}, as_json, 1 if problems else 0)
+    gone = run(open_store(store), names, reason)
+    out.print(f"{len(gone)} clips with {sum(clip.frames for clip in gone)} frames are removed")
 
 
 @app.command()
-def stats(store: str, as_json: AsJson = False) -> None:
+def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) -> None:
+    """Rewrite the shards that hold removed clips without them; nothing is decoded or detected again."""
+    from remot_data.compact import compact as run
+    from remot_data.store import open_store
+
+    with _progress() as progress:
+        count = run(open_store(store), workers, scheduler, progress)
+    out.print(f"{count} shards rewritten")
+
+
+@app.command()
+def verify(
+    store: str,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again exactly what is broken.")] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of every file and every pointer of a store; make again what is broken."""
+    from remot_data.store import Store
+    from remot_data.verify import repair as mend
+    from remot_data.verify import verify as run
+
+    problems = list(run(Store(store)))
+    for problem in problems:
+        err.print(f"[red]wrong[/red] {escape(str(problem))}")
+    out.print(f"{store}: {len(problems)} problems" if problems else f"{store} is sound")
+    left = [str(problem) for problem in problems]
+    if problems and repair:
+        with _progress() as progress:
+            left = mend(Store(store), problems, workers, scheduler, progress)
+        left += [str(problem) for problem in run(Store(store))]
+        for sentence in left:
+            err.print(f"[red]left[/red] {escape(sentence)}")
+        out.print(f"{store}: {len(left)} problems are left" if left else f"{store} is sound again")
+    _finish({"store": store, "problems": [str(p) for p in problems], "left": left}, as_json, 1 if left else 0)
+
+
+@app.command()
+def doctor(
+    to: Annotated[str | None, typer.Option("--out", help="A store, or where one is to be made.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: ffmpeg, codecs, decoders, disk, memory, GPUs, dask, detectors and their weights."""
+    from remot_data.doctor import diagnose
+
+    colours = {"ok": "green", "warn": "yellow", "bad": "red"}
+    found = diagnose(to)
+    for finding in found:
+        line = f"[{colours[finding.state]}]{finding.state:>4}[/] {escape(finding.what)}: {escape(finding.detail)}"
+        out.print(line + (f" [dim]{escape(finding.remedy)}[/dim]" if finding.remedy else ""))
+    worst = any(finding.state == "bad" for finding in found)
+    _finish({"findings": [dataclasses.asdict(f) for f in found]}, as_json, 1 if worst else 0)
+
+
+@app.command()
+def stats(
+    store: str,
+    clips: Annotated[bool, typer.Option("--clips", help="List every clip.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Counts, sizes, layers and timing of a store."""
     from remot_data.store import open_store
     from remot_data.verify import stats as run
 
-    found = run(open_store(store))
+    opened = open_store(store)
+    found = run(opened)
+    if clips:
+        for clip in opened.clips:
+            out.print(escape(f"{clip.id}  {clip.frames} frames  video {clip.video}  {clip.split}  {clip.path}"))
     table = Table(show_header=False, box=None)
-    for name in ("videos", "clips", "persons", "frames", "seconds_of_video", "shards", "splits"):
+    for name in ("videos", "clips", "removed", "persons", "frames", "seconds_of_video", "shards", "splits"):
         table.add_row(name.replace("_", " "), str(found[name]))
     table.add_row("frames bytes", f"{found['bytes']['frames']:,}")
     for layer in found["layers"]:
+        failed = f", {layer['failed']} clips failed" if layer["failed"] else ""
         about = f"{layer['schema']}{', approximate' if layer['approximate'] else ''}"
-        table.add_row(f"{layer['kind']} layer", f"{layer['id']} ({about}), {layer['bytes']:,} bytes")
+        table.add_row(f"{layer['kind']} layer", f"{layer['id']} ({about}), {layer['bytes']:,} bytes" + failed)
     for name, value in found["snapshots"].items():
         table.add_row(f"snapshot {name}", f"where {value['where'] or 'everything'}, split {value['split']}")
     out.print(table)
@@ -297,6 +390,8 @@ def main() -> None:
 
 def _invoke(arguments: list[str]) -> int:
     from remot_data.assets import AssetError
+    from remot_data.files import Busy, FilesError
+    from remot_data.inputs import InputError
     from remot_data.video import EncodeError, VideoError
 
     _add_commands()
@@ -314,6 +409,9 @@ def _invoke(arguments: list[str]) -> int:
         SchemaError,
         VideoError,
         EncodeError,
+        InputError,
+        Busy,
+        FilesError,
     ) as error:
         err.print(f"[red]error:[/red] {escape(str(error))}")
         return 2
@@ -379,6 +477,13 @@ def _print_build(summary: Any) -> None:
     )
     for reject in summary.rejects:
         out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
+    _print_failed(summary.failed)
+
+
+def _print_failed(failed: dict[str, dict[str, str]]) -> None:
+    for kind, clips in failed.items():
+        for clip, why in clips.items():
+            out.print(escape(f"no {kind} for clip {clip}: {why}"))
 
 
 def _say_defaults(specs: dict[str, str]) -> None:

