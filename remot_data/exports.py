@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +155,9 @@ class _View:
         self.folders = {"frames": "frames", **store.folders(snapshot)}
         lost = {clip for info in self.infos.values() for clip in info.failed} | set(store.removed)
         self.clips = [clip for clip in store.shard_clips(shard) if clip.id not in lost]
+        for name in (name for clip in self.clips for name in (clip.id, clip.split or "train")):
+            if not re.fullmatch(r"[\w-]+", name):
+                raise StoreError(f"{store.url} has a clip or split called {name!r}, which is no safe name for a file")
 
     def splits(self, clip: Clip) -> dict[str, np.ndarray]:
         """Split -> which frames of a clip are in it and pass the filter: bool [frames]."""
@@ -421,6 +425,7 @@ _CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -440,6 +445,7 @@ _CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",

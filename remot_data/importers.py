@@ -396,7 +396,7 @@ def _place(clip: Clip, folder: str | os.PathLike[str] | Mapping[str, str], form:
     """The folder and the beginning of the names of a clip's files, or why there is none."""
     if isinstance(folder, Mapping):
         if clip.path not in folder:
-            return f"the manifest does not name its source {clip.path}"
+            return f"the manifest, with this root, does not name its source {clip.path}"
         return _existing(folder[clip.path])
     base, parts = os.fspath(folder), Path(clip.path).parts
     if "{" in base:
@@ -828,7 +828,7 @@ def read_flo(path: str, size: Sequence[int]) -> np.ndarray:
         raise _Unusable(f"{path} is no whole .flo file")
     if (width, height) != tuple(size):
         raise _Unusable(f"{path} is {width}x{height}, the pictures of the video are {size[0]}x{size[1]}")
-    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2)
 
 
 def _through_crop(flow: np.ndarray, clip: Clip, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ class Policy(Record):
         min_sharpness: least median of `people.sharpness` over the looks. 0.04 is a blur of 2 % of the person's height,
             4 pixels where the person fills a stored frame: a face is a smear.
         min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
-            3 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
+            4 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
             than a second are not held against it.
         duplicates: ``pictures`` to refuse videos that show the same as an earlier one (see `same_content`), also
             when they were encoded anew; ``bytes`` for files of the same bytes only.
@@ -64,7 +64,7 @@ class Policy(Record):
     max_others: float = 0.3
     min_seen: float = 0.5
     min_sharpness: float = 0.04
-    min_motion: float = 3.0
+    min_motion: float = 4.0
     duplicates: str = "pictures"
     shard_frames: int = 4096
     test: float = 0.1

@@ -13,6 +13,7 @@ from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, saw, shards_of
 from remot_data.build import write_frames
+from remot_data.detectors.base import DetectorError
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.files import TEMPORARY
 from remot_data.records import KINDS, Clip, LayerInfo, digest, is_sealed
@@ -29,7 +30,10 @@ _DAMAGED = "is damaged: its bytes are not those its seal was made for"
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one file of a store. `cure` names what `repair` does about it; empty: it can do nothing."""
+    """What is wrong with one file of a store.
+
+    `cure` names what `repair` does about it; empty: it can do nothing. A pointer is right again with what it points to.
+    """
 
     name: str
     what: str
@@ -45,21 +49,28 @@ def verify(store: Store) -> Iterator[Problem]:
     Every file but the shards carries its own sha256; that of a shard is in its index.
 
     Raises:
-        StoreError: if it cannot be read as a store at all.
+        StoreError: where there is no store.
     """
     files = store.files.walk()
+    if not {"store.json", "ledger/store.json"} & set(files):
+        _ = store.config
+    copies = ("store.json", "ledger/store.json")
+    if any(name in files for name in copies):
+        yield from (Problem(name, "is missing", "copy") for name in copies if name not in files)
     broken = {name for name in files if _SEALED.fullmatch(name) and not is_sealed(store.files.read(name))}
     yield from (Problem(name, _DAMAGED, _cure(name)) for name in sorted(broken))
-    if "store.json" in broken or "clips.parquet" in broken:
+    if "store.json" in broken or "store.json" not in files or "clips.parquet" in broken:
         return
     if "clips.parquet" not in files:
         yield Problem("clips.parquet", "is missing: the build did not finish; run it again", "clips" * bool(files))
         return
     folders = {"frames": None, **{f"layers/{i.kind}/{i.id}": i for i in _layers(store, broken)}}
     yield from _strays(store, files, folders)
+    indexes = (name for name in files if _SHARD.fullmatch(name) and name.endswith(".parquet"))
+    whole = {name for name in indexes if is_sealed(store.files.read(name))}
     for folder, made_by in folders.items():
         for shard in range(store.shard_count):
-            yield from _shard(store, set(files), folder, made_by, shard)
+            yield from _shard(store, set(files), whole, folder, made_by, shard)
     yield from _pointers(store, files, broken, folders)
 
 
@@ -102,13 +113,15 @@ def _strays(store: Store, files: Sequence[str], folders: Mapping[str, Any]) -> I
             yield Problem(folder, "is unfinished: it has no layer.json; annotate it again or remove it", "layer")
 
 
-def _shard(store: Store, files: set[str], folder: str, made_by: LayerInfo | None, shard: int) -> Iterator[Problem]:
+def _shard(
+    store: Store, files: set[str], whole: set[str], folder: str, made_by: LayerInfo | None, shard: int
+) -> Iterator[Problem]:
     tar, index = shard_name(folder, shard), index_name(folder, shard)
     missing = [name for name in (tar, index) if name not in files]
     if missing:
         yield from (Problem(name, "is missing", "shard") for name in missing)
         return
-    if not is_sealed(store.files.read(index)):
+    if index not in whole:
         yield Problem(index, _DAMAGED, "shard")
         return
     found = store.index(folder, shard)
@@ -117,7 +130,7 @@ def _shard(store: Store, files: set[str], folder: str, made_by: LayerInfo | None
     if found.meta["keys"] != digest(list(_keys(store.shard_clips(shard), made_by, found.meta["failed"]))):
         yield Problem(tar, "has other keys than clips.parquet says", "shard")
     elif made_by is not None:
-        current = saw(store, made_by.inputs, shard) if _sound(files, made_by, shard) else found.meta["saw"]
+        current = saw(store, made_by.inputs, shard) if _sound(whole, made_by, shard) else found.meta["saw"]
         stale = [kind for kind in current if found.meta["saw"].get(kind) != current[kind]]
         if stale:
             yield Problem(
@@ -125,10 +138,10 @@ def _shard(store: Store, files: set[str], folder: str, made_by: LayerInfo | None
             )
 
 
-def _sound(files: set[str], made_by: LayerInfo, shard: int) -> bool:
-    """Whether the indexes of what a layer reads are there, so that it can be compared with them."""
+def _sound(whole: set[str], made_by: LayerInfo, shard: int) -> bool:
+    """Whether the indexes of what a layer reads are whole, so that it can be compared with them."""
     folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in made_by.inputs.items())]
-    return all(index_name(folder, shard) in files for folder in folders)
+    return all(index_name(folder, shard) in whole for folder in folders)
 
 
 def _keys(clips: Sequence[Clip], made_by: LayerInfo | None, failed: Mapping[str, str]) -> Iterator[str]:
@@ -145,7 +158,7 @@ def _pointers(
         if name.startswith("snapshots/") and name not in broken:
             for kind, layer_id in json.loads(store.files.read(name))["layers"].items():
                 if f"layers/{kind}/{layer_id}" not in folders:
-                    yield Problem(name, f"names the {kind} layer {layer_id!r}, which is not there")
+                    yield Problem(name, f"names the {kind} layer {layer_id!r}, which is not there", "pointer")
 
 
 # Repair
@@ -214,15 +227,7 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
     for match in (_SHARD.fullmatch(p.name) for p in problems if p.cure == "shard"):
         if match:
             broken.setdefault(match[1], set()).add(int(match[4]))
-    left = []
-    for shard in sorted(broken.pop("frames", ())):
-        changed = [clip.path for clip in store.shard_clips(shard) if not _is_there(clip)]
-        if changed:
-            left.append(f"{shard_name('frames', shard)} cannot be made again: {changed[0]} is gone or has changed")
-        else:
-            _discard(store, "frames", shard)
-    if "policy" in store.config:
-        write_frames(engine, store, Policy.from_json(store.config["policy"]), None, progress)
+    left = _mend_frames(engine, store, broken.pop("frames", set()), progress)
     wanted = {*broken, *(p.name.removesuffix("/layer.json") for p in problems if p.cure == "layer")}
     jobs, sentences = _jobs(store, wanted)
     for job in jobs:
@@ -230,6 +235,23 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
             _discard(store, job.folder, shard)
         run_jobs(engine, store, [job], progress)
     return left + sentences
+
+
+def _mend_frames(engine: Engine, store: Store, broken: set[int], progress: Progress | None) -> list[str]:
+    if not broken:
+        return []
+    if "policy" not in store.config:
+        names = (shard_name("frames", shard) for shard in sorted(broken))
+        return [f"{name} cannot be made again: this store was not built from videos" for name in names]
+    left = []
+    for shard in sorted(broken):
+        changed = [clip.path for clip in store.shard_clips(shard) if not _is_there(clip)]
+        if changed:
+            left.append(f"{shard_name('frames', shard)} cannot be made again: {changed[0]} is gone or has changed")
+        else:
+            _discard(store, "frames", shard)
+    faults = write_frames(engine, store, Policy.from_json(store.config["policy"]), None, progress)
+    return left + [f"clip {r.id} cannot be read again: {r.code} ({r.detail})" for r in faults.values()]
 
 
 def _is_there(clip: Clip) -> bool:
@@ -254,10 +276,12 @@ def _jobs(store: Store, folders: Iterable[str]) -> tuple[list[Job], list[str]]:
             if folder in known:
                 jobs.append(recorded_job(known[folder]))
             else:
-                job = logged[folder.split("/")[2]]
+                job = logged.get(folder.split("/")[2])
+                if job is None:
+                    raise StoreError("the ledger does not say which detector made it; annotate again, or remove it")
                 _ = info(store, job)
                 jobs.append(job)
-        except (StoreError, KeyError) as error:
+        except (StoreError, DetectorError) as error:
             left.append(f"{folder} cannot be made again: {error}")
     return jobs, left
 

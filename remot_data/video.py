@@ -60,6 +60,7 @@ _CONTAINERS = (
 # Stored formats with four luma columns a chroma sample: even offsets do not fit them.
 _WIDE_CHROMA = ("yuv410p", "yuv411p", "yuvj411p", "uyyvyy411")
 _BACK_OFFS = (1, 4, 16)  # seconds
+_MOST_HELD = 8  # B frames in a row that are waited for
 
 # How the files of a folder of pictures begin and end, and what decodes them. The last two say their size instead.
 _PICTURES = {
@@ -240,9 +241,10 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "no stream"
         raise VideoError("no-video-stream", f"{path} holds {kinds} and no moving picture")
-    stream = max(streams, key=lambda s: s.width * s.height)
-    if stream.codec_context is None:
+    streams = [s for s in streams if s.codec_context is not None]
+    if not streams:
         raise VideoError("unreadable", f"{path}: FFmpeg has no decoder for its video stream")
+    stream = max(streams, key=lambda s: s.width * s.height)
     stream.codec_context.thread_count = 1
     return stream
 
@@ -394,36 +396,43 @@ def _decoded(
 
     A decoder conceals what it cannot decode and marks that frame only, though others are predicted from it. So a
     damaged frame is left out with all that follow up to the next key frame, and with the B frames just before it,
-    which are held back until their later reference is seen. The same from a packet on that gives an error.
+    which are held back until their later reference is seen. A packet that gives an error counts as a damaged frame.
     """
     held: list[av.VideoFrame] = []
-    broken, damaged, lost = False, 0, 0
+    failed: list[int | None] = []  # PTS of packets without a frame, until their place in the order is reached
+    broken, lost = False, 0
+    for frame in _all_frames(container, stream, path, failed):
+        passed = [pts for pts in failed if pts is None or frame.pts is None or pts < frame.pts]
+        if passed or frame.is_corrupt:
+            failed[:] = [pts for pts in failed if pts not in passed]
+            broken, lost, held = True, lost + len(passed) + len(held), []
+        if frame.key_frame and not frame.is_corrupt:
+            broken = False
+        if broken:
+            lost += 1
+            continue
+        held.append(frame)
+        if frame.pict_type != PictureType.B or len(held) > _MOST_HELD:
+            yield from held
+            held = []
+    if failed:
+        lost, held = lost + len(failed) + len(held), []
+    yield from held
+    if lost:
+        log.warning("%s: %d damaged frame(s) are left out", path, lost)
+
+
+def _all_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str | Path, failed: list[int | None]
+) -> Iterator[av.VideoFrame]:
+    """Frames in presentation order, sound or not; the PTS of packets that gave none are appended to `failed`."""
     for packet in _packets(container, stream, path):
         try:
-            frames = packet.decode()
+            yield from packet.decode()
         except av.error.InvalidDataError:
-            broken, frames = True, []
-            damaged += 1
+            failed.append(packet.pts)
         except av.error.FFmpegError as error:
             raise VideoError("unreadable", f"{path}: the decoder stops: {error.strerror}") from error
-        for frame in frames:
-            if frame.pict_type == PictureType.B:
-                held.append(frame)
-                continue
-            broken |= any(f.is_corrupt for f in held)
-            lost += len(held) if broken else 0
-            yield from () if broken else held
-            broken = frame.is_corrupt or (broken and not frame.key_frame)
-            held = []
-            if broken:
-                lost += 1
-            else:
-                yield frame
-    broken |= any(f.is_corrupt for f in held)
-    yield from () if broken else held
-    lost += len(held) if broken else 0
-    if damaged or lost:
-        log.warning("%s: %d packet(s) could not be decoded, %d damaged frame(s) are left out", path, damaged, lost)
 
 
 def _mended(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:

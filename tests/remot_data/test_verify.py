@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from remot_data.store import open_store
-from remot_data.verify import stats, verify
+from remot_data import video
+from remot_data.assets import fetch
+from remot_data.build import build
+from remot_data.scan import Policy
+from remot_data.store import Store, open_store
+from remot_data.verify import repair, stats, verify
+from tests.remot_data.conftest import digests
+
+verify_module = sys.modules["remot_data.verify"]
 
 
 def problems(store):
@@ -17,16 +26,21 @@ def test_a_sound_store_has_no_problems(dancers):
     assert problems(dancers) == []
 
 
-def test_every_flipped_byte_is_found_and_its_file_named(own_dancers):
+@pytest.mark.slow
+def test_every_flipped_byte_of_every_file_is_found_and_its_file_named(own_dancers):
+    """One random byte in each of 500 copies of files of a store."""
     rng = np.random.default_rng(5)
-    files = sorted(Path(own_dancers.url).rglob("shard-*.tar"))
-    for path in rng.choice(files, 12, replace=False):
+    root = Path(own_dancers.url)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    kinds = {p.name if p.suffix == ".json" else p.suffix for p in files}
+    assert {".tar", ".parquet", "store.json", "layer.json", "main.json", ".jsonl"} <= kinds
+    for path in [*files, *rng.choice(files, 500 - len(files))]:
         good = path.read_bytes()
         broken = bytearray(good)
         broken[rng.integers(len(good))] ^= int(rng.integers(1, 256))
         path.write_bytes(broken)
-        found = problems(own_dancers)
-        assert found and str(path.relative_to(own_dancers.url)) in found[0]
+        found = list(verify(Store(own_dancers.url)))
+        assert str(path.relative_to(root)) in {problem.name for problem in found}
         path.write_bytes(good)
     assert problems(own_dancers) == []
 
@@ -64,6 +78,88 @@ def test_a_snapshot_that_points_to_nothing_and_an_unfinished_layer_are_named(own
     found = "\n".join(problems(own_dancers))
     assert f"names the pose layer '{layer}', which is not there" in found
     assert f"layers/pose/{layer} is unfinished" in found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A store of two short videos with two layers, and its content."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in ("sample-cam02", "sample-cam03"):
+        video.cut(fetch(name), folder / f"{name}.mp4", 0.0, 0.4)
+    layers = {"pose": "blazepose", "scores": "basic-scores"}
+    build(folder, str(folder / "store"), policy=Policy(size=(64, 48), min_frames=6), layers=layers, workers=0)
+    return folder / "store"
+
+
+@pytest.fixture
+def own(small, tmp_path):
+    shutil.copytree(small, tmp_path / "store")
+    return Store(str(tmp_path / "store"))
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "harm"),
+    [
+        ("frames/shard-00000.tar", damage),
+        ("frames/shard-00000.parquet", damage),
+        ("frames/shard-00000.tar", Path.unlink),
+        ("layers/pose/*/shard-00000.tar", damage),
+        ("layers/scores/*/shard-00000.parquet", Path.unlink),
+        ("layers/pose/*/layer.json", damage),
+        ("layers/scores/*/layer.json", Path.unlink),
+        ("clips.parquet", damage),
+        ("store.json", damage),
+        ("store.json", Path.unlink),
+        ("ledger/store.json", damage),
+        ("ledger/receipts.parquet", damage),
+    ],
+)
+def test_repair_makes_exactly_what_is_broken_again(own, small, pattern, harm):
+    before = {k: v for k, v in digests(small).items() if not k.startswith("ledger/")}
+    times = {p: p.stat().st_mtime_ns for p in Path(own.url).rglob("shard-*")}
+    (path,) = Path(own.url).glob(pattern)
+    harm(path)
+    found = list(verify(own))
+    assert found
+    assert repair(Store(own.url), found, workers=0) == []
+    assert list(verify(Store(own.url))) == []
+    assert {k: v for k, v in digests(own.url).items() if not k.startswith("ledger/")} == before
+    stem = str(path).removesuffix(path.suffix)
+    touched = {p for p, t in times.items() if p.stat().st_mtime_ns != t}
+    assert all(str(p).startswith(stem) for p in touched)
+
+
+def test_what_nothing_can_make_again_is_said(own):
+    damage(Path(own.url) / "snapshots/main.json")
+    (Path(own.url) / "stray.txt").write_text("mine")
+    left = repair(Store(own.url), list(verify(own)), workers=0)
+    assert ["snapshots/main.json" in left[0], "stray.txt" in left[1]] == [True, True]
+    assert (Path(own.url) / "stray.txt").exists()
+
+
+def test_frames_whose_video_is_gone_stay_as_they_are_and_are_named(own, monkeypatch):
+    (tar,) = Path(own.url).glob("frames/*.tar")
+    damage(tar)
+    broken = tar.read_bytes()
+    monkeypatch.setattr(verify_module.os.path, "exists", lambda path: not str(path).endswith(".mp4"))
+    left = repair(Store(own.url), list(verify(own)), workers=0)
+    assert "is gone or has changed" in left[0]
+    assert tar.read_bytes() == broken
+
+
+def test_left_over_temporary_files_are_named_and_repaired(own):
+    rest = Path(own.url) / "frames/shard-00000.tar.1234abcd.tmp"
+    rest.write_bytes(b"half a shard")
+    found = list(verify(own))
+    assert [str(p) for p in found] == ["frames/shard-00000.tar.1234abcd.tmp was left by an interrupted write"]
+    assert repair(own, found, workers=0) == []
+    assert not rest.exists()
 
 
 def test_stats_count_what_is_there(dancers):

@@ -433,9 +433,11 @@ def test_truncated_files(made: Made, tmp_path: Path, name: str, options: list[st
     path = tmp_path / name
     ffmpeg("-i", made(_constant)[0], "-c", "copy", *options, path)
     assert video.probe(path).frames == 90
-    with open(path, "r+b") as file:
-        file.truncate(int(path.stat().st_size * 0.3))
-    assert _code(path) == code
+    data = path.read_bytes()
+    for share in (0.3, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        if name != "pieces.mp4" or share < 0.99:  # all its pieces are there: only the list of them is cut
+            assert _code(path) == code
 
 
 def test_a_stream_without_a_frame(made: Made, tmp_path: Path) -> None:
@@ -449,24 +451,45 @@ def test_a_stream_without_a_frame(made: Made, tmp_path: Path) -> None:
     assert _code(broken) == "no-frames"
 
 
-def test_a_damaged_packet_is_passed_over_and_logged(
-    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", ["all", "middle"])
+def test_no_frame_comes_out_that_damage_may_have_reached(
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     source = made(_constant)[0]
     with av.open(str(source)) as container:
-        packet = [p for p in container.demux(video=0) if p.size][40]
+        packets = [p for p in container.demux(video=0) if p.size]
+    packet = max(packets[38:42], key=lambda p: p.size)  # one that others are predicted from
     data = bytearray(source.read_bytes())
-    data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    start = packet.pos + (0 if damage == "all" else packet.size // 2)
+    data[start : packet.pos + packet.size] = b"\xff" * (packet.pos + packet.size - start)
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
-    found = numbers(path)
-    assert 85 <= len(found) < 90 and "1 packet(s) could not be decoded" in caplog.text
+    whole, found = list(video.read(source)), list(video.read(path))
+    kept = [pts // 512 for pts, _ in found]
+    assert kept[:34] == list(range(34)) and kept[-42:] == list(range(48, 90)) and len(kept) < 86
+    assert all(np.array_equal(frame, whole[pts // 512][1]) for pts, frame in found)
+    assert "damaged frame(s) are left out" in caplog.text
+    part = list(video.read(path, start_pts=60 * 512))
+    assert [pts for pts, _ in part] == [pts for pts, _ in whole[60:]]
+
+
+def test_a_stream_that_no_decoder_knows(made: Made, tmp_path: Path) -> None:
+    data = made(_constant)[0].read_bytes()
+    at = data.index(b"stsd")
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes(data[:at] + data[at:].replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzz"))
+    assert _code(path) == "unreadable"
 
 
 def test_a_playlist_opens_nothing_but_itself(made: Made, tmp_path: Path) -> None:
-    path = tmp_path / "list.m3u8"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    assert _code(path) in ("unreadable", "no-video-stream", "no-frames")
+    (tmp_path / "a.ts").write_bytes(made(_open_groups)[0].read_bytes())
+    for address in ("a.ts", "http://127.0.0.1:9/a.ts"):
+        path = tmp_path / "list.m3u8"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{address}\n#EXT-X-ENDLIST\n")
+        assert _code(path) == "unreadable"
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile a.ts\n")
+    assert _code(path) == "unreadable"
     with pytest.raises(VideoError, match="is not a file"):
         video.probe("http://127.0.0.1:9/a.mp4")
 

@@ -1,0 +1,263 @@
+"""What the crash tests share: small clips, builds as processes, and processes that kill themselves at a given point."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import importlib
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from remot_data.assets import fetch
+from remot_data.store import open_store
+from remot_data.verify import verify
+from remot_data.video import ffmpeg_binary
+from tests.remot_data.conftest import digests
+
+PYTHON = [sys.executable, "-c", "from remot_data.cli import main; main()"]
+TINY = "--size 64x48 --min-frames 4 --max-frames 8 --shard-frames 8".split()
+_SOURCES = (("sample-cam01", 0.0), ("sample-cam02", 0.0), ("sample-cam01", 0.9))
+
+
+def cut_clips(folder: Path, frames: int = 8) -> list[str]:
+    """Three small videos of so many frames at 30 frames a second, cut from two of the sample clips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"clip-{n}.mp4" for n in range(len(_SOURCES))]
+    for path, (sample, start) in zip(paths, _SOURCES, strict=True):
+        command = [ffmpeg_binary(), "-v", "error", "-y", "-ss", str(start), "-i", str(fetch(sample)), "-an"]
+        command += ["-vf", "fps=30,scale=216:384", "-frames:v", str(frames), "-c:v", "libx264", "-threads", "1"]
+        subprocess.run([*command, str(path)], check=True, timeout=60)
+    return [str(path) for path in paths]
+
+
+def content(store: str | Path) -> dict[str, str]:
+    """Digests of what a build makes: all but the ledger's logs, which keep times, locks and half-written files."""
+    kept = ("ledger/store.json", "ledger/rejects.parquet")
+    found = {k: v for k, v in digests(store).items() if not k.endswith(".tmp")}
+    return {k: v for k, v in found.items() if not k.startswith("ledger/") or k in kept}
+
+
+def leftovers(store: str | Path) -> list[str]:
+    """Half-written files and locks."""
+    return [k for k in digests(store) if k.endswith(".tmp") or k.startswith("ledger/lock-")]
+
+
+def assert_sound(store: str | Path, wanted: dict[str, str]) -> None:
+    """A store has the files it should have, byte for byte, and nothing else."""
+    assert content(store) == wanted
+    assert leftovers(store) == []
+    assert [str(problem) for problem in verify(open_store(str(store)))] == []
+
+
+# Commands as processes
+
+
+@contextmanager
+def started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A `remot` command in a session of its own; whatever is left of it is killed at the end."""
+    process = subprocess.Popen(
+        [*PYTHON, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill -9 a process and all that belong to it, and wait until it is gone."""
+    family = below(process.pid)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with suppress(psutil.Error):
+            member.kill()
+    process.wait(30)
+
+
+def remot(*arguments: str, seconds: float = 120, **options: Any) -> tuple[int, str]:
+    """Status and output of a `remot` command."""
+    with started(*arguments, **options) as process:
+        printed, _ = process.communicate(timeout=seconds)
+        return process.returncode, printed
+
+
+def below(pid: int) -> list[psutil.Process]:
+    """All processes that a process started, and those that these started."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes of a build with a local cluster."""
+    return [p for p in below(pid) if "spawn_main" in words(p) and "resource_tracker" not in words(p)]
+
+
+def decoders_of(pid: int) -> list[psutil.Process]:
+    """The child processes in which a build or its workers decode."""
+    return [p for p in below(pid) if "remot_data.child" in words(p)]
+
+
+def words(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60, process: subprocess.Popen[Any] | None = None) -> Any:
+    """The first true value of a condition; fails when it takes too long, or the process ends before."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it never came to that"
+        assert process is None or process.poll() is None, f"it ended before: {process.communicate()[0]}"
+        time.sleep(0.01)
+    return value
+
+
+# Commands that kill themselves
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its status (-9 when it was killed), what it printed, and the points it reached."""
+
+    status: int
+    printed: str
+    points: list[str]
+
+
+def run(arguments: Sequence[str], log: Path, kill_at: int = 0, refuse: tuple[int, int] | None = None) -> Ended:
+    """Run a `remot` command in a fresh process forked from one that has everything imported.
+
+    Args:
+        log: file for what it prints; the points it reaches go to another beside it.
+        kill_at: the point at which it kills itself with SIGKILL, counted from 1; 0 for none.
+        refuse: an error number, and the point from which on every write fails with it.
+    """
+    process = _server().Process(target=_run, args=(list(map(str, arguments)), str(log), kill_at, refuse))
+    process.start()
+    try:
+        process.join(120)
+        assert process.exitcode is not None, f"remot {' '.join(arguments)} hangs"
+    finally:
+        process.kill()
+        process.join(10)
+    points = log.with_suffix(".points")
+    return Ended(process.exitcode, log.read_text(), points.read_text().splitlines() if points.exists() else [])
+
+
+def sweep(check: Callable[[int], bool]) -> int:
+    """Call ``check(1)``, ``check(2)`` and so on, two at a time, until one says that it is past the end; how many."""
+    with ThreadPoolExecutor(2) as pool:
+        first = 1
+        while True:
+            results = list(pool.map(check, range(first, first + 8)))
+            if not all(results):
+                return first + results.index(False) - 1
+            first += 8
+
+
+def _server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    modules = ("build", "compact", "scan", "verify", "cli", "detectors.blazepose", "detectors.pose_guided")
+    context.set_forkserver_preload([f"remot_data.{name}" for name in modules])
+    return context
+
+
+def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] | None) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    from remot_data import child, cli
+
+    # What is tested is who writes; without a process for the decoder, a run takes a fraction of a second.
+    child.call = _called_here
+    _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
+    sys.exit(cli._invoke(arguments))
+
+
+def _called_here(function: str, arguments: dict[str, Any], limits: Any = None) -> Iterator[Any]:
+    module, _, name = function.partition(":")
+    yield from getattr(importlib.import_module(module), name)(**arguments)
+
+
+class _Points:
+    """The moments after which something else is on the disk, numbered: there the process ends, or the disk refuses."""
+
+    def __init__(self, log: Path, kill_at: int, refuse: tuple[int, int] | None) -> None:
+        log.unlink(missing_ok=True)
+        self.log, self.kill_at, self.refuse, self.count = log, kill_at, refuse, 0
+
+    def watch(self) -> None:
+        for module, name in ((os, "replace"), (os, "link"), (os, "remove"), (os, "unlink"), (shutil, "rmtree")):
+            setattr(module, name, self._watched(name, getattr(module, name)))
+        files = importlib.import_module("remot_data.files")
+        files.open = self._open  # type: ignore[attr-defined]
+
+    def reach(self, what: str) -> None:
+        self.count += 1
+        with builtins.open(self.log, "a") as log:
+            log.write(what + "\n")
+        if self.count == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.may_write(what)
+
+    def may_write(self, what: str) -> None:
+        if self.refuse and self.count >= self.refuse[1] and not what.startswith(("remove", "unlink", "rmtree")):
+            raise OSError(self.refuse[0], os.strerror(self.refuse[0]), what)
+
+    def _watched(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*paths: Any, **options: Any) -> Any:
+            where = f"{name} {'/'.join(Path(paths[-1]).parts[-2:])}"
+            if name in ("replace", "link"):
+                self.reach(f"before {where}")
+            result = act(*paths, **options)
+            self.reach(where)
+            return result
+
+        return watched
+
+    def _open(self, path: Any, mode: str = "r", *rest: Any) -> Any:
+        if set(mode) & set("wa"):
+            self.may_write(f"open {Path(path).name}")
+        file = builtins.open(path, mode, *rest)
+        return _Halves(file, self) if mode == "ab" else file
+
+
+class _Halves:
+    """A log that is written in two halves."""
+
+    def __init__(self, file: Any, points: _Points) -> None:
+        self._file, self._points = file, points
+
+    def write(self, data: bytes) -> None:
+        for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+            self._file.write(part)
+            self._file.flush()
+            self._points.reach(f"append {Path(self._file.name).parent.name}: {len(part)} bytes")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+FULL, READ_ONLY = errno.ENOSPC, errno.EROFS
