@@ -232,7 +232,7 @@ def run_jobs(
     with ExitStack() as locks:
         for job in jobs:
             locks.enter_context(store.lock(job.id, wait))
-            store.files.sweep(job.folder)
+            store.sweep(job.folder)
         log = locks.enter_context(store.log("receipts"))
         state = _State(store, jobs, known or {})
         todo = [s for s in range(store.shard_count) if not all(state.is_current(job, s, retry) for job in jobs)]
@@ -335,7 +335,7 @@ def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retr
     failed: dict[str, dict[str, str]] = {job.kind: {} for job in todo}
     seconds = dict.fromkeys(["frames", *(job.kind for job in todo), "encode", "write"], 0.0)
     clips = store.shard_clips(shard)
-    for clip in clips:
+    for clip in clips if todo else ():
         with _timed(seconds, "frames"):
             frames = store.read_arrays("frames", "frames", clip)["frames"]
         made: dict[str, dict[str, np.ndarray]] = {}
@@ -350,9 +350,14 @@ def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retr
                 samples[job.kind] += encoded(job.kind, clip, made[job.kind])
     written = {}
     with _timed(seconds, "write"):
-        for job in todo:
-            seen = saw(store, job.inputs, shard)
-            written[job.folder] = store.write_shard(job.folder, shard, samples[job.kind], seen, failed[job.kind])
+        now = Store(url)
+        for job in map(Job.from_json, jobs):
+            # Somebody else may have been quicker; since then the shard may even have been made shorter: theirs stays.
+            if job not in todo or (not retry and is_current(now, job, shard)):
+                written[job.folder] = now.meta(job.folder, shard)
+            else:
+                seen = saw(store, job.inputs, shard)
+                written[job.folder] = store.write_shard(job.folder, shard, samples[job.kind], seen, failed[job.kind])
     return Receipt(
         "annotate",
         shard=shard,

@@ -31,7 +31,7 @@ from remot_data.layers import frames as frames_layer
 from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
 from remot_data.scan import Policy, content_sha256, duplicates, scan, stamp
 from remot_data.shards import Sample, table_bytes
-from remot_data.store import Store, StoreError, create_store, index_name, shard_name
+from remot_data.store import Store, StoreError, create_store, shard_name
 
 REJECTS = "ledger/rejects.parquet"
 # Inputs after which `limit_rejects` may end a build.
@@ -101,11 +101,13 @@ def build(
     seconds: dict[str, float] = {}
     bounds = (limits or child.Limits()).to_json()
     with store.lock(wait=wait), open_engine(workers, scheduler) as engine:
-        store.files.sweep("frames")
+        store.sweep("", "ledger", "frames")
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress)
         seconds["look through"] = time.monotonic() - started
         existing = store.planned if store.files.exists("clips.parquet") else []
+        if existing:
+            store.trim()
         faults = {r.id: r for r in _read_rejects(store) if r.what == "clip" and r.code not in retry}
         made = plan(lines, policy, existing, earlier, store.removed, faults)
         _write_rejects(store, inputs, made.rejects)
@@ -320,12 +322,9 @@ def _write_rejects(store: Store, inputs: Sequence[Input], rejects: Sequence[Reje
 
 def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str, Reject]) -> None:
     """Take clips without frames out of the plan; shards at the end that held nothing else go with them."""
-    before = store.shard_count
     _write_rejects(store, inputs, made.rejects)
     store.write_clips(made.clips)
-    for shard in range(store.shard_count, before):
-        for name in (index_name("frames", shard), shard_name("frames", shard)):
-            store.files.remove(name)
+    store.trim()
 
 
 # Frames
@@ -366,6 +365,7 @@ def frames_shard(url: str, shard: int, policy: Mapping[str, Any], limits: Mappin
     bounds = child.Limits.from_json(limits or {})
     clips = store.shard_clips(shard)
     failed: dict[str, str] = {}
+    meta = _written(store, shard)
 
     def samples() -> Iterator[Sample]:
         for clip in clips:
@@ -373,10 +373,26 @@ def frames_shard(url: str, shard: int, policy: Mapping[str, Any], limits: Mappin
                 yield from _frames_of(clip, policy, bounds)
             except (child.ChildError, video.VideoError) as error:
                 failed[clip.id] = f"{error.code}: {error.detail}"
+        if _written(store, shard) is not None:
+            raise _Late
 
-    meta = store.write_shard("frames", shard, samples(), failed=failed)
+    if meta is None:
+        try:
+            meta = store.write_shard("frames", shard, samples(), failed=failed)
+        except _Late:
+            meta = _written(store, shard)
+            assert meta is not None
     seconds = {"frames": round(time.monotonic() - started, 4)}
-    return Receipt("frames", shard, meta["samples"], len(clips) - len(failed), {"frames": meta}, seconds)
+    return Receipt("frames", shard, meta["samples"], len(clips) - len(meta["failed"]), {"frames": meta}, seconds)
+
+
+class _Late(Exception):
+    """Somebody else was quicker; since then the shard may even have been made shorter, so theirs stays."""
+
+
+def _written(store: Store, shard: int) -> dict[str, Any] | None:
+    """Metadata of a shard of frames that is complete."""
+    return store.meta("frames", shard) if store.files.exists(shard_name("frames", shard)) else None
 
 
 def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: child.Limits) -> list[Sample]:
@@ -399,17 +415,14 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
     if _sha256(found.path, stamp(found.path)) != found.sha256:
         raise video.VideoError("changed", f"{found.path} is not what it was when it was looked through")
     yield {}, b""
-    numbers = {pts: number for number, pts in enumerate(found.pts)}
-    first, last = found.pts[0], found.pts[-1]
     decoder = rules.decoder if rules.decoder == "pyav" or video.decord_agrees(found.path) else "pyav"
-    frames = video.read(
-        found.path, start_pts=first, end_pts=last + 1, crop=found.crop, size=rules.size, decoder=decoder
-    )
     written = 0
-    for pts, frame in frames:
-        if pts in numbers:
-            yield {"key": found.key(numbers[pts]), "pts": pts}, frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
-            written += 1
+    for pts, frame in video.read(
+        found.path, only=found.pts.array().tolist(), crop=found.crop, size=rules.size, decoder=decoder
+    ):
+        jpeg = frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
+        yield {"key": found.key(written), "pts": pts}, jpeg
+        written += 1
     if written != found.frames:
         detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"
         raise video.VideoError("changed", detail)

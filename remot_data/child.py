@@ -3,7 +3,7 @@
 Videos are untrusted and are decoded by native code: a hang, a crash or a memory blow-up has to cost one video and
 become a reason code. Children are ordinary subprocesses, since workers of dask may not use `multiprocessing`. They
 are started when they are needed and kept for the next call, as starting one takes most of a second; a process has
-as many as it makes calls at a time. A child that failed is never used again.
+as many as it makes calls at a time. A child that failed or kept much memory is never used again.
 
 What a child says is data: length, JSON, bytes; never pickle. Its native libraries and prints cannot disturb that,
 since its standard output goes where its errors go: to a temporary file, of which the last words are told after a
@@ -236,7 +236,9 @@ class _Watch:
         self._seen, self._quiet, self._spent = -1, 0.0, 0.0
 
     def judge(self, step: float, grown: int) -> tuple[str, str] | None:
-        """The code and detail of a limit that is passed, `step` seconds after the last look."""
+        """Code and detail of the limit that is passed, if one is, `step` seconds after the last look."""
+        if self.verdict is not None:
+            return self.verdict
         limits, heard = self.limits, self.heard
         self._spent += step
         self._quiet = self._quiet + step if self.waiting and heard == self._seen else 0.0
@@ -619,6 +621,7 @@ def _adopt(setting: Mapping[str, Any]) -> None:
 
 
 def _answer(request: Mapping[str, Any], memory: int, answers: BinaryIO) -> None:
+    report = None
     try:
         with _bounded(memory):
             module, _, name = request["function"].partition(":")
@@ -627,12 +630,7 @@ def _answer(request: Mapping[str, Any], memory: int, answers: BinaryIO) -> None:
                 _send(answers, _ITEM, header, payload)
     except BaseException as error:
         report = _report(error)
-    else:
-        report = None
-    if report is None:
-        _send(answers, _DONE, {})
-    else:
-        _send(answers, _FAILED, report)
+    _send(answers, _FAILED if report else _DONE, report or {})
 
 
 def _report(error: BaseException) -> dict[str, str]:

@@ -53,9 +53,7 @@ def build(
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
-    retry: Annotated[
-        str, typer.Option(help="Reason codes (a,b): what was refused for them is tried again.")
-    ] = "",
+    retry: Annotated[str, typer.Option(help="Reason codes (a,b): what was refused for them is tried again.")] = "",
     limit_rejects: Annotated[float | None, typer.Option(help="Stop when a larger share of inputs is refused.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds without a frame after which a video is given up.")] = 60.0,
     memory: Annotated[float, typer.Option(help="GiB that reading one video may take.")] = 4.0,
@@ -73,6 +71,7 @@ def build(
     from remot_data.build import stored_policy
     from remot_data.child import Limits
     from remot_data.detectors.base import DEFAULTS
+    from remot_data.inputs import load_manifest
     from remot_data.scan import Policy
 
     given = {
@@ -94,6 +93,9 @@ def build(
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
     if given.get("decoder", "pyav") not in ("pyav", "decord"):
         raise typer.BadParameter(f"--decoder is pyav or decord, not {decoder!r}")
+    for path in (p for p in videos if p.suffix in (".yaml", ".yml") and p.exists()):
+        for sentence in load_manifest(path, root).shortfall():
+            err.print(f"note: {sentence}")
     stored = stored_policy(to)
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
@@ -237,6 +239,64 @@ def verify(
     _finish({"store": store, "problems": [str(p) for p in problems], "left": left}, as_json, 1 if left else 0)
 
 
+@app.command("import")
+def import_files(
+    store: str,
+    source: Annotated[Path, typer.Argument(help="A folder of files, or a manifest with 'layers'.")],
+    layer: Annotated[str | None, typer.Option(help="Kind of layer: pose, parsing or flow.")] = None,
+    form: Annotated[str | None, typer.Option(help="openpose, labels, flo-backward or flo-forward.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Label or keypoint set of the files.")] = None,
+    first: Annotated[int | None, typer.Option(help="Number of the first frame in the file names, 0 or 1.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the layer's id begins with.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Switch this snapshot to the new layers.")] = None,
+    wait: Wait = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a layer of what other tools have written: OpenPose JSON, parsing PNGs, .flo."""
+    from remot_data.importers import import_layer, import_manifest
+    from remot_data.store import open_store
+
+    run = {"snapshot": snapshot, "wait": wait, "workers": workers, "scheduler": scheduler}
+    with _progress() as progress:
+        if source.suffix in (".yaml", ".yml"):
+            done = import_manifest(open_store(store), source, root, progress=progress, **run)
+        elif layer and form:
+            told = {"form": form, "schema": schema, "first": first, "name": name}
+            done = [import_layer(open_store(store), layer, source, progress=progress, **told, **run)]
+        else:
+            raise typer.BadParameter("a folder needs --layer and --form")
+    for summary in done:
+        missing = f", {summary.absent} frames without a file" if summary.absent else ""
+        out.print(f"{summary.layer} layer {summary.id}: {summary.frames} frames{missing}")
+        _print_failed({summary.layer: summary.failed})
+    _finish({"layers": [d.to_json() for d in done]}, as_json, 1 if any(d.failed for d in done) else 0)
+
+
+@app.command()
+def export(
+    store: str,
+    form: Annotated[str, typer.Option("--to", help="solodance, webdataset, coco or croissant.")],
+    to: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    snapshot: Annotated[str, typer.Option(help="What to export: its layers, its filter.")] = "main",
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a snapshot in another project's format."""
+    from remot_data.exports import export as run
+    from remot_data.store import open_store
+
+    with _progress() as progress:
+        done = run(
+            open_store(store), form, to, snapshot=snapshot, workers=workers, scheduler=scheduler, progress=progress
+        )
+    out.print(f"{done.out}: {done.clips} clips, {done.frames} frames as {done.to} ({done.left_out} frames left out)")
+    _finish(done.to_json(), as_json)
+
+
 @app.command()
 def doctor(
     to: Annotated[str | None, typer.Option("--out", help="A store, or where one is to be made.")] = None,
@@ -310,7 +370,7 @@ def synthetic(
     workers: Workers = None,
 ) -> None:
     """Make a store of drawn dancers with exact keypoints, labels, flow and background."""
-    from remot_data.importers import build_synthetic
+    from remot_data.synthetic_store import build_synthetic
 
     with _progress() as progress:
         made = build_synthetic(to, dancers, frames, test, _size(size), shard_frames, seed, workers, progress)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.engine import Progress, open_engine
+from remot_data.files import LOCK
 from remot_data.records import Clip, LayerInfo, Receipt
 from remot_data.shards import Sample
 from remot_data.store import Store, StoreError
@@ -39,12 +41,12 @@ def compact(
     Layers keep their ids and stay current: a clip's own bytes do not change. Interrupted, it can be run again.
 
     Raises:
-        StoreError: while a layer is being made.
+        Busy: while somebody else writes the store or a layer.
     """
-    with store.lock(), open_engine(workers, scheduler) as engine:
-        busy = [n for n in store.files.names("ledger") if n.startswith("lock-") and n != "lock-store.json"]
-        if busy:
-            raise StoreError(f"{store.url}: a layer is being made (ledger/{busy[0]}); compact when that is done")
+    with ExitStack() as locks, open_engine(workers, scheduler) as engine:
+        for name in ("store", *sorted({info.id for info in store.layers} | _being_made(store))):
+            locks.enter_context(store.lock(name))
+        store.sweep("", "ledger", "frames", *map(_folder, store.layers))
         kept = [clip for clip in store.planned if clip.id not in store.removed]
         touched = sorted({clip.shard for clip in store.planned if clip.id in store.removed})
         tasks = [{"url": store.url, "shard": shard} for shard in touched]
@@ -55,7 +57,14 @@ def compact(
                     progress("compact", done, len(tasks))
         if touched:
             store.write_clips(kept)
+        store.trim()
         return len(touched)
+
+
+def _being_made(store: Store) -> set[str]:
+    """The layers that have a lock, be it that of a process that is gone."""
+    names = store.files.names("ledger")
+    return {n.removeprefix(LOCK).removesuffix(".json") for n in names if n.startswith(LOCK)} - {"store"}
 
 
 def compact_shard(url: str, shard: int) -> Receipt:
@@ -81,7 +90,7 @@ def compact_shard(url: str, shard: int) -> Receipt:
         plans[folder] = saw, failed
         table = shards.write(_Nowhere(), _kept(store, folder, kinds[folder], shard, gone), saw, failed)
         new[folder] = shards.index_meta(table)["sha256"]
-    made = {}
+    made = dict(metas)  # also of what an interrupted run had done, which kept no receipt
     for folder in reversed(holds):
         samples = list(_kept(store, folder, kinds[folder], shard, gone))
         made[folder] = store.write_shard(folder, shard, samples, *plans[folder])

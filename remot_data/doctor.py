@@ -88,7 +88,9 @@ def diagnose(out: str | None = None) -> list[Finding]:
                     findings.append(Finding.from_json(message))
             break
         except child.ChildError as error:
-            findings.append(Finding(current, "bad", str(error), _CHECKS[current][1]))
+            late = error.code == "timeout" and time.monotonic() - started > _SECONDS - 0.5
+            state, remedy = ("warn", _AGAIN) if late else ("bad", _CHECKS[current][1])
+            findings.append(Finding(current, state, str(error), remedy))
             waiting = waiting[waiting.index(current) + 1 :]
         except RuntimeError as error:  # There is no child to try anything in.
             findings.append(Finding("child processes", "bad", str(error), _REINSTALL))
@@ -183,13 +185,13 @@ def _files(out: str | None) -> Iterator[Finding]:
 
 
 def _disk(out: str | None) -> Iterator[Finding]:
-    from remot_data.files import Files
+    from remot_data.files import Files, FilesError
 
     url = out or os.getcwd()
     try:
         files = Files(url)
-    except (ImportError, ValueError) as error:
-        yield Finding("disk", "bad", f"{url}: {error}", "install the fsspec package for such addresses, such as s3fs")
+    except FilesError as error:
+        yield Finding("disk", "bad", str(error), f"do what it says, or {_OTHER_OUT}")
         return
     if files.local:
         folder = Path(files.root)
@@ -213,8 +215,8 @@ def _written(files: Files) -> Finding:
     name, data = f"remot-doctor-{uuid.uuid4().hex[:8]}.tmp", os.urandom(1 << 20)
     try:
         seconds = _seconds(files.write, name, data)
-        if files.local and seconds < 0.2:
-            data *= 32
+        if seconds < 0.2:
+            data *= 32 if files.local else 8
             seconds = _seconds(files.write, name, data)
         try:
             back, taken_twice = files.read(name), files.create(name, b"")
@@ -231,7 +233,7 @@ def _written(files: Files) -> Finding:
         return Finding(
             "disk", "warn", f"{files.url} cannot keep two builds apart", "let one build at a time write to it"
         )
-    if speed < 20:
+    if speed < (20 if files.local else 2):
         return Finding("disk", "warn", detail, f"the workers will wait for it: {_OTHER_OUT}, if there is a faster one")
     return Finding("disk", "ok", detail)
 

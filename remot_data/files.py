@@ -7,9 +7,12 @@ temporary name and is moved. Trouble that may pass is tried again, with growing 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -18,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, BinaryIO, TypeVar
@@ -28,12 +31,25 @@ import psutil
 
 from remot_data.records import NO_SEAL, canonical_json, sealed
 
+log = logging.getLogger(__name__)
+
 TEMPORARY = ".tmp"
+LOCK = "lock-"  # how the names of locks begin
+_S3 = frozenset(("s3", "s3a"))
+_HTTP = frozenset(("http", "https"))
 # Stores that show a file only when its upload is complete, and cannot rename.
-_OBJECT_STORES = frozenset("s3 s3a gs gcs abfs abfss az oss memory http https".split())
-_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before a second, third, ... try
+_OBJECT_STORES = _S3 | _HTTP | frozenset("gs gcs abfs abfss az oss memory".split())
+_EXTRAS = {**dict.fromkeys(_S3, "s3"), **dict.fromkeys(_HTTP, "http")}
+_PATIENCE = 60.0  # seconds that a remote store may be away
+_PAUSES = (0.2, 8.0)  # seconds before the second try, doubled each time, and the most
+_TIMEOUTS = (10.0, 30.0)  # seconds to connect to a web server, and for its next bytes
+_GAP = 8192  # bytes between two ranges that are read along rather than asked for apart
+_SMALL = 2**20  # bytes of a file that is read at once where parts of it are wanted
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_LIBRARIES = ("aiohttp", "botocore", "aiobotocore", "urllib3", "requests", "gcsfs", "azure")
+_LASTING_NUMBERS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSYS))
+_LASTING_STATUS = frozenset((401, 403, 404, 405, 410, 414, 416, 501))
+_LASTING_NAMES = frozenset("NoCredentialsError PartialCredentialsError ProfileNotFound ParamValidationError".split())
+_LIBRARIES = frozenset("aiohttp botocore aiobotocore urllib3 requests gcsfs azure".split())
 
 T = TypeVar("T")
 
@@ -47,15 +63,44 @@ class Busy(RuntimeError):
 
 
 class Files:
-    """The files below a URL, by their name relative to it."""
+    """The files below a URL, by their name relative to it.
+
+    Raises:
+        FilesError: where the library for such URLs is missing; later, for a store that refuses, or that is away for
+            longer than a minute.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = os.fspath(url)
-        protocol = fsspec.utils.get_protocol(self.url)
-        options = {} if protocol in ("file", "local") else {"use_listings_cache": False}
-        self.fs, self.root = fsspec.core.url_to_fs(self.url, **options)
-        self.local = protocol in ("file", "local")
-        self._moves = not self.local and protocol not in _OBJECT_STORES
+        self._protocol = fsspec.utils.get_protocol(self.url)
+        self.local = self._protocol in ("file", "local")
+        self._moves = not self.local and self._protocol not in _OBJECT_STORES
+        self._trouble: tuple[float, float] | None = None  # when the store was first and last seen failing
+        self._connect()
+
+    def _connect(self) -> None:
+        options = {} if self.local else {"use_listings_cache": False}
+        try:
+            self._fs, self.root = fsspec.core.url_to_fs(self.url, **options)
+        except (ImportError, ValueError) as error:
+            extra = _EXTRAS.get(self._protocol)
+            cure = f'pip install "remot[{extra}]"' if extra else "install the fsspec package for such URLs"
+            raise FilesError(f"{self.url} cannot be opened: {error}; {cure}") from error
+        self._pid = os.getpid()
+        if not self.local and hasattr(self._fs, "retries"):
+            self._fs.retries = 1  # tries of a library's own would multiply with those made here
+        if self._protocol in _HTTP:
+            import aiohttp
+
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUTS[0], sock_read=_TIMEOUTS[1])
+            self._fs.client_kwargs.setdefault("timeout", limits)
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system; a process that was forked gets its own."""
+        if self._pid != os.getpid():
+            self._connect()
+        return self._fs
 
     def path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
@@ -63,7 +108,20 @@ class Files:
     # Reading
 
     def exists(self, name: str) -> bool:
-        return self._again(lambda: self.fs.exists(self.path(name)))
+        if self._protocol not in _HTTP:
+            return self._again(lambda: self._is_there(name))
+        # fsspec takes a web server that is away for one that has no such file.
+        with contextlib.suppress(FileNotFoundError):
+            self.read(name, 0, 1)
+            return True
+        return False
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.fs.info(self.path(name))
+        except FileNotFoundError:
+            return False
+        return True
 
     def names(self, folder: str, temporary: bool = False) -> list[str]:
         """Sorted names in a folder, none if it is not there; those of half-written files only where asked for."""
@@ -83,11 +141,74 @@ class Files:
         return sorted(path[start:] for path in self._again(lambda: self.fs.find(self.root)))
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """A whole file, or its bytes [start, end)."""
-        return self._again(lambda: self.fs.cat_file(self.path(name), start=start, end=end))
+        """A whole file, or its bytes [start, end), fewer where it ends before."""
+        if start is not None and end is not None:
+            return self.parts(name, [(start, end)])[0]
+        return self._again(lambda: self._whole(name, start, end))
+
+    def _whole(self, name: str, start: int | None, end: int | None) -> bytes:
+        if start is None and end is None and self._protocol in _S3:
+            start = 0  # else s3fs asks for the size first
+        try:
+            return self.fs.cat_file(self.path(name), start=start, end=end)
+        except OSError as error:
+            if start == 0 and _status(error) == 416:
+                return b""
+            raise
+
+    def parts(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes [start, end) of a file for each range; those that lie close together are asked for at once."""
+        spans: list[list[int]] = []
+        for start, end in sorted(ranges):
+            if spans and start - spans[-1][1] <= _GAP:
+                spans[-1][1] = max(end, spans[-1][1])
+            else:
+                spans.append([start, end])
+        found = self._again(lambda: self._fetch(name, spans))
+        for (start, end), data in zip(spans, found, strict=True):
+            if len(data) > end - start:
+                raise FilesError(
+                    f"{self.url}/{name}: the server sends the whole file where a part is asked for; "
+                    "use one that knows range requests, such as nginx"
+                )
+        held = [(start, memoryview(data)) for (start, _), data in zip(spans, found, strict=True)]
+
+        def part(start: int, end: int) -> bytes:
+            first, data = next(h for h in reversed(held) if h[0] <= start)
+            return bytes(data[start - first : end - first])
+
+        return [part(start, end) for start, end in ranges]
+
+    def _fetch(self, name: str, spans: Sequence[Sequence[int]]) -> list[bytes]:
+        path, starts, ends = self.path(name), [a for a, _ in spans], [b for _, b in spans]
+        found = self.fs.cat_ranges([path] * len(spans), starts, ends, on_error="return")
+        for number, value in enumerate(found):
+            if isinstance(value, Exception):
+                if _status(value) != 416:  # the range begins behind the end
+                    raise value
+                found[number] = b""
+        return found
 
     def open(self, name: str) -> BinaryIO:
-        return self._again(lambda: self.fs.open(self.path(name), "rb"))
+        """A file to read from and to seek in."""
+        if self.local:
+            return self.fs.open(self.path(name), "rb")
+        size = self.size(name)
+        if size <= _SMALL:
+            return io.BytesIO(self.read(name))
+        return io.BufferedReader(_Ranged(self, name, size), 65536)  # type: ignore[return-value]
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        try:
+            size = self._again(lambda: self.fs.info(self.path(name))["size"])
+        except FileNotFoundError:
+            if not self.exists(name):  # says so, where a web server is only away
+                raise
+            size = None
+        if size is None:
+            raise FilesError(f"{self.url}/{name}: the server does not tell how long the file is")
+        return size
 
     # Writing
 
@@ -99,11 +220,16 @@ class Files:
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """A file that appears under its name when the block ends well, and leaves nothing when it does not."""
+        self._check_writable()
         with _explained(f"{self.url}/{name}"):
             if self.local:
                 yield from self._replacing(name)
             else:
                 yield from self._uploading(name)
+
+    def _check_writable(self) -> None:
+        if self._protocol in _HTTP:
+            raise FilesError(f"{self.url} can only be read: nothing is written over {self._protocol}")
 
     def _replacing(self, name: str) -> Iterator[BinaryIO]:
         path = self.path(name)
@@ -124,19 +250,45 @@ class Files:
         with tempfile.NamedTemporaryFile(prefix="remot-") as spool:
             yield spool  # type: ignore[misc]
             spool.flush()
-            path = self.path(name)
-            target = f"{path}.{uuid.uuid4().hex[:8]}{TEMPORARY}" if self._moves else path
-            if self._moves:
-                self._again(lambda: self.fs.makedirs(os.path.dirname(path), exist_ok=True))
-            self._again(lambda: self.fs.put_file(spool.name, target))
-            if self._moves:
-                self._again(lambda: self.fs.mv(target, path))
+            with self._has_place(name):
+                if self._moves:
+                    self._moving(spool.name, self.path(name))
+                else:
+                    self._again(lambda: self.fs.put_file(spool.name, self.path(name)))
+
+    def _moving(self, source: str, path: str) -> None:
+        temporary = f"{path}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
+
+        def move() -> None:
+            try:
+                self.fs.mv(temporary, path)
+            except FileNotFoundError:
+                # An earlier try may have done it, and only its answer was lost.
+                if self.fs.exists(temporary) or not self.fs.exists(path):
+                    raise
+
+        try:
+            self._again(lambda: self.fs.makedirs(os.path.dirname(path), exist_ok=True))
+            self._again(lambda: self.fs.put_file(source, temporary))
+            self._again(move)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.fs.rm_file(temporary)
+            raise
+
+    @contextmanager
+    def _has_place(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FilesError(f"{self.url}/{name} cannot be written: there is no such bucket or folder") from error
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not be there yet; False where it is. Of several who try, one succeeds.
 
         A store that cannot refuse to overwrite is asked first instead: there, two may succeed within a moment.
         """
+        self._check_writable()
         path = self.path(name)
         with _explained(f"{self.url}/{name}"):
             if self.local:
@@ -146,58 +298,158 @@ class Files:
                     file.write(data)
                 try:
                     os.link(temporary, path)
-                except FileExistsError:
+                except (FileExistsError, FileNotFoundError):  # the second: swept up by who was quicker
                     return False
                 finally:
-                    os.unlink(temporary)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(temporary)
                 return True
-            if self.exists(name):
-                return False
-            try:
-                self.fs.pipe_file(path, data, mode="create")
-            except FileExistsError:
-                return False
-            except (TypeError, NotImplementedError):
-                self.write(name, data)
-            return True
+            return not self.exists(name) and self._created(name, data)
+
+    def _created(self, name: str, data: bytes) -> bool:
+        tries = 0
+
+        def act() -> None:
+            nonlocal tries
+            tries += 1
+            self.fs.pipe_file(self.path(name), data, mode="create")
+
+        try:
+            with self._has_place(name):
+                self._again(act)
+        except FileExistsError:
+            # After a lost answer the file that is there may be this one.
+            return tries > 1 and self.read(name) == data
+        except (TypeError, NotImplementedError):
+            self.write(name, data)
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a file; it may be gone already."""
+        self._check_writable()
         with contextlib.suppress(FileNotFoundError), _explained(f"{self.url}/{name}"):
             self._again(lambda: self.fs.rm_file(self.path(name)))
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder and all in it."""
+        self._check_writable()
         with _explained(f"{self.url}/{name}"):
             if self.local:
                 shutil.rmtree(self.path(name), ignore_errors=True)
             elif self.exists(name):
                 self._again(lambda: self.fs.rm(self.path(name), recursive=True))
 
-    def sweep(self, folder: str) -> None:
-        """Remove what interrupted writes left in a folder; only for who holds the lock on it."""
+    def sweep(self, folder: str, of: str = "") -> None:
+        """Remove what interrupted writes left in a folder: of the file `of`, or of every file but locks.
+
+        Only for who holds the lock on the folder; the file of a lock may be being written by who waits for it.
+        """
+        if not self.local and not self._moves:
+            return
         for name in self.names(folder, temporary=True):
-            if name.endswith(TEMPORARY):
-                self.remove(f"{folder}/{name}")
+            mine = name.startswith(f"{of}.") if of else not name.startswith(LOCK)
+            if name.endswith(TEMPORARY) and mine:
+                self.remove(f"{folder}/{name}" if folder else name)
 
     def _again(self, act: Callable[[], T]) -> T:
-        """The result of `act`; on a remote store, tried again when the trouble may pass."""
+        """The result of `act`; on a remote store, tried again while the trouble may pass."""
         if self.local:
             return act()
-        for pause in (*_PAUSES, None):
+        pause, most = _PAUSES
+        while True:
             try:
-                return act()
+                result = act()
+            except (FileNotFoundError, FileExistsError, FilesError):
+                raise
             except Exception as error:
-                if pause is None or not _may_pass(error):
-                    raise
-                time.sleep(pause * random.uniform(0.8, 1.2))
-        raise AssertionError
+                if not _may_pass(error):
+                    raise self._refused(error) from error
+                self._wait(error, pause * random.uniform(0.8, 1.2))
+                pause = min(2 * pause, most)
+            else:
+                self._trouble = None
+                return result
+
+    def _wait(self, error: Exception, pause: float) -> None:
+        """Wait, unless the store has been away for too long: what follows then need not wait again."""
+        now = time.monotonic()
+        first, last = self._trouble or (now, now)
+        if now - last > _PATIENCE:
+            first = now
+        if first == now:
+            log.warning("%s: %s: %s; trying again", self.url, type(error).__name__, error)
+        self._trouble = first, now
+        if now + pause - first > _PATIENCE:
+            raise FilesError(
+                f"{self.url} does not answer ({type(error).__name__}: {error}); when it does, run the same command "
+                "again, what is finished is kept"
+            ) from error
+        time.sleep(pause)
+
+    def _refused(self, error: Exception) -> Exception:
+        """What to raise for an error that will not pass."""
+        if isinstance(error, PermissionError) or _status(error) in (401, 403):
+            return FilesError(f"{self.url}: access is refused ({error}); check the credentials and the permissions")
+        if _library(error) in _LIBRARIES:
+            return FilesError(f"{self.url} cannot be used ({type(error).__name__}: {error})")
+        return error
+
+
+class _Ranged(io.RawIOBase):
+    """A remote file, read part by part."""
+
+    def __init__(self, files: Files, name: str, size: int) -> None:
+        self._files, self._name, self._size, self._at = files, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._bytes(min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._bytes(self._size)
+
+    def _bytes(self, end: int) -> bytes:
+        data = self._files.read(self._name, self._at, end) if self._at < end else b""
+        self._at += len(data)
+        return data
 
 
 def _may_pass(error: Exception) -> bool:
-    if isinstance(error, _LASTING):
+    if isinstance(error, _LASTING) or getattr(error, "errno", None) in _LASTING_NUMBERS:
         return False
-    return isinstance(error, (OSError, TimeoutError)) or type(error).__module__.split(".")[0] in _LIBRARIES
+    if _status(error) in _LASTING_STATUS or type(error).__name__ in _LASTING_NAMES:
+        return False
+    return isinstance(error, (OSError, TimeoutError, asyncio.TimeoutError)) or _library(error) in _LIBRARIES
+
+
+def _library(error: Exception) -> str:
+    return type(error).__module__.split(".")[0]
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status behind an error, where there is one."""
+    for one in (error, error.__cause__):
+        response = getattr(one, "response", None)
+        if isinstance(response, Mapping):
+            return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status = getattr(one, "status", None) or getattr(one, "code", None)
+        if isinstance(status, int):
+            return status
+    return None
 
 
 @contextmanager
@@ -295,7 +547,7 @@ class Lock:
     the same bytes: the lock spares work, it is not what keeps a store right.
     """
 
-    BEAT, DEAD = 15.0, 90.0  # seconds
+    BEAT, DEAD, SETTLE, POLL = 15.0, 90.0, 0.5, 1.0  # seconds
 
     def __init__(self, files: Files, name: str, wait: bool = False) -> None:
         self._files, self._name, self._wait = files, name, wait
@@ -307,7 +559,8 @@ class Lock:
         while not self._take():
             if not self._wait:
                 raise Busy(f"{self._files.url} is being written by {self._holder()}; wait for it, or use --wait")
-            time.sleep(1.0)
+            time.sleep(self.POLL)
+        self._files.sweep(*self._name.rsplit("/", 1))
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
@@ -316,7 +569,7 @@ class Lock:
         self._done.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if self._read().get("key") == self._me["key"]:
+            if self._is_mine():
                 self._files.remove(self._name)
 
     def _take(self) -> bool:
@@ -327,7 +580,14 @@ class Lock:
             return False
         if held == self._read():
             self._files.remove(self._name)
-        return self._files.create(self._name, self._content())
+        if not self._files.create(self._name, self._content()):
+            return False
+        # Another who saw the same dead holder may have taken this for that one's, and put its own in its place.
+        time.sleep(self.SETTLE)
+        return self._is_mine()
+
+    def _is_mine(self) -> bool:
+        return self._read().get("key") == self._me["key"]
 
     def _alive(self, held: Mapping[str, Any]) -> bool:
         if held.get("host") == self._me["host"]:
@@ -339,6 +599,9 @@ class Lock:
     def _beat(self) -> None:
         while not self._done.wait(self.BEAT):
             with contextlib.suppress(OSError):
+                if not self._is_mine():
+                    log.warning("%s: the lock was taken over; both go on, and write the same bytes", self._files.url)
+                    return
                 self._files.write(self._name, self._content())
 
     def _content(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Stores and layers from other things than video: drawn dancers with exact layers, and what other tools have made.
+"""Layers from what other tools have made.
 
 A layer is imported from files of whole pictures of the source videos. They are brought into the store's frames through
 the crop of each clip, and become an ordinary layer, whose id names the bytes it was made from.
@@ -22,118 +22,17 @@ import cv2
 import numpy as np
 
 from remot_data import layers as layer_kinds
-from remot_data import people, synthetic, video
+from remot_data import people, video
 from remot_data.annotate import encoded, switch
 from remot_data.annotate import saw as seen_by
 from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, one_opencv_thread, photometric
 from remot_data.engine import Progress, open_engine
 from remot_data.inputs import load_manifest
 from remot_data.layers import LayerError
-from remot_data.layers import frames as frames_layer
-from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Record, Snapshot, digest
+from remot_data.records import Clip, LayerInfo, Receipt, Record, digest
 from remot_data.schemas import convert_keypoints, keypoint_set, label_set
 from remot_data.shards import Sample
-from remot_data.store import Store, StoreError, create_store, open_store
-
-# Raise when `synthetic` draws the same seed differently.
-VERSION = "1"
-_SCHEMAS = {"pose": "body25", "parsing": "atr18", "flow": "backward", "background": "rgb", "scores": "basic"}
-
-
-def build_synthetic(
-    out: str,
-    dancers: int = 8,
-    frames: int = 60,
-    test: int = 2,
-    size: tuple[int, int] = (256, 192),
-    shard_frames: int = 4096,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Store:
-    """A store of drawn dancers, a clip each; the last `test` of them have the split ``test``.
-
-    Raises:
-        StoreError: if `out` holds something else.
-    """
-    policy = {
-        "synthetic": {"version": VERSION, "dancers": dancers, "frames": frames, "test": test, "seed": seed},
-        "size": list(size),
-    }
-    store = create_store(out, policy)
-    per_shard = max(1, shard_frames // frames)
-    if not store.files.exists("clips.parquet"):
-        splits = ["test" if i >= dancers - test else "train" for i in range(dancers)]
-        store.write_clips([_clip(i, frames, size, i // per_shard, split, seed) for i, split in enumerate(splits)])
-    ids = {kind: f"synthetic-{digest([store.policy, kind])[:10]}" for kind in KINDS}
-    folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in ids.items())]
-    there = set.intersection(*(store.present(folder) for folder in folders))
-    missing = [shard for shard in range(store.shard_count) if shard not in there]
-    tasks = [{"url": store.url, "shard": shard, "ids": ids, "seed": seed} for shard in missing]
-    with open_engine(workers) as engine, store.log("receipts") as log:
-        for done, receipt in enumerate(engine.map(dancers_shard, tasks, "dancers"), 1):
-            log.add(receipt.to_json())
-            if progress:
-                progress("dancers", done, len(tasks))
-    for kind, layer_id in ids.items():
-        info = LayerInfo(
-            id=layer_id,
-            kind=kind,
-            detector="synthetic",
-            version=VERSION,
-            schema=_SCHEMAS[kind],
-            fingerprint=policy,
-            policy=store.policy,
-        )
-        store.write_json(f"layers/{kind}/{layer_id}/layer.json", info.to_json())
-    store.write_snapshot(Snapshot("main", ids))
-    return store
-
-
-def dancers_shard(url: str, shard: int, ids: Mapping[str, str], seed: int) -> Receipt:
-    """The task: draw the dancers of one shard and write its frames and every layer. Harmless to run twice."""
-    store = Store(url)
-    samples: dict[str, list[Sample]] = {"frames": [], **{kind: [] for kind in ids}}
-    clips = store.shard_clips(shard)
-    for clip in clips:
-        number = int(clip.id.rsplit("-", 1)[1])
-        scene = synthetic.dance(
-            synthetic.Dancer.random(seed * 100_003 + number), clip.frames, size=store.size, fps=clip.fps, seed=number
-        )
-        for t, pts in enumerate(clip.pts):
-            samples["frames"].append(
-                Sample(clip.key(t), frames_layer.encode({"frames": scene.frames}, t), {"pts": pts})
-            )
-        for kind, arrays in synthetic.layers(scene).items():
-            layer_kinds.kind(kind).check(arrays, clip.frames, store.size)
-            samples[kind] += encoded(kind, clip, arrays)
-    made = {"frames": store.write_shard("frames", shard, samples.pop("frames"))}
-    saw = seen_by(store, {}, shard)
-    for kind, layer_id in ids.items():
-        folder = f"layers/{kind}/{layer_id}"
-        made[folder] = store.write_shard(folder, shard, samples[kind], saw)
-    return Receipt("dancers", shard=shard, frames=sum(c.frames for c in clips), clips=len(clips), made=made)
-
-
-def _clip(number: int, frames: int, size: tuple[int, int], shard: int, split: str, seed: int) -> Clip:
-    name = f"dancer-{seed:03d}-{number:05d}"
-    return Clip(
-        id=name,
-        video=name,
-        path="",
-        sha256="",
-        shot=0,
-        pts=tuple(range(frames)),
-        time_base=(1, 30),
-        fps=30.0,
-        source_size=(size[1], size[0]),
-        crop=(0.0, 0.0, float(size[1]), float(size[0])),
-        person=name,
-        split=split,
-        licence="Apache-2.0",
-        shard=shard,
-    )
-
+from remot_data.store import Store, StoreError, open_store
 
 # --- layers out of files ------------------------------------------------------------------------------------
 

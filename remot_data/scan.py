@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -441,7 +442,8 @@ def _cell_span(start: float, extent: float, scale: float, count: int) -> tuple[i
 _HEADER = struct.Struct("<ff")  # seconds, width over height
 _GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
 _MOST_DIFFERENCE = 16  # grey levels; a different encoding and frame rate make up to 13
-_PAIRS = 1 << 21  # compared at a time
+_BINNED = 4  # cells that pairs are looked up by
+_PAIRS = 1 << 20  # compared at a time
 
 
 def signature(moments: np.ndarray, seconds: float, size: tuple[int, int]) -> str:
@@ -531,43 +533,64 @@ class _Signatures:
         return out
 
     def _candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs that may agree, each once: near in one number by sorting, then in the others one after the other."""
+        """Pairs that may agree, each once.
+
+        Length and a few cells are put into bins as wide as they may differ, so only videos of the same or of
+        neighbouring bins are compared, first by more cells.
+        """
         telling = self._telling()
-        rulers = [(self.seconds, np.maximum(self.seconds + 0.1, self.seconds / 0.98) + 1e-6)]
-        rulers += [(self.cells[:, c], self.cells[:, c].astype(np.int16) + _MOST_DIFFERENCE) for c in telling]
-        windows = []
-        for values, limits in rulers:
-            order = np.argsort(values, kind="stable")
-            ends = np.searchsorted(values[order], limits[order], side="right")
-            windows.append((int(ends.sum()), order, ends))
-        if not windows[0][0]:
-            return
-        _, order, ends = min(windows, key=lambda w: w[0])
-        counts = ends - np.arange(len(ends)) - 1
-        breaks = np.flatnonzero(np.diff(np.cumsum(counts) // _PAIRS)) + 1
-        for rows in np.split(np.arange(len(order)), breaks):
-            left = np.repeat(rows, counts[rows])
-            steps = np.arange(len(left)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
-            i, j = order[left], order[left + 1 + steps]
-            for cell in telling:
-                column = self.cells[:, cell].astype(np.int16)
-                close = np.abs(column[i] - column[j]) <= _MOST_DIFFERENCE
-                i, j = i[close], j[close]
-            close = self._near(i, j)
-            yield i[close], j[close]
+        bins = np.stack([self._length_bins(), *(self.cells[:, c] // (_MOST_DIFFERENCE + 1) for c in telling[:_BINNED])])
+        bins = bins.astype(np.int64) + 1
+        sizes = bins.max(1, initial=0) + 2
+        place = np.cumprod(np.r_[1, sizes[:-1]])
+        keys = (bins * place[:, None]).sum(0)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        rows = np.arange(len(keys))
+        for offset in itertools.product((-1, 0, 1), repeat=len(bins)):
+            step = int(np.dot(offset, place))
+            if step < 0:  # each pair of bins is met from one side
+                continue
+            ends = np.searchsorted(keys, keys + step, side="right")
+            starts = np.searchsorted(keys, keys + step, side="left") if step else rows + 1
+            for i, j in _pairs(rows, starts, ends):
+                i, j = self._thinned(order[i], order[j], telling)
+                yield i, j
+
+    def _thinned(self, i: np.ndarray, j: np.ndarray, telling: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        for cell in telling:
+            column = self.cells[:, cell].astype(np.int16)
+            close = np.abs(column[i] - column[j]) <= _MOST_DIFFERENCE
+            i, j = i[close], j[close]
+        close = self._near(i, j)
+        return i[close], j[close]
+
+    def _length_bins(self) -> np.ndarray:
+        """Lengths that `_near` lets pass differ by at most one bin."""
+        seconds = np.maximum(self.seconds, 1e-3)
+        return np.where(seconds < 5, seconds / 0.1, 50 + np.log(seconds / 5) / 0.0202) / 1.02
 
     def _telling(self) -> list[int]:
-        """Up to eight cells that differ most between videos, and not all in the same way."""
-        sample = self.cells[:: max(1, len(self.cells) // 2000)].astype(np.float32)
-        if len(sample) < 2:
-            return []
-        varied = np.argsort(-sample.std(0), kind="stable")[:128]
-        varied = varied[sample[:, varied].std(0) > 0]
+        """Up to twelve cells by which few pairs of videos look alike, and not all the same pairs."""
+        sample = self.cells[:: max(1, len(self.cells) // 1000)].astype(np.float32)
+        spread = sample.std(0) if len(sample) else np.zeros(sample.shape[1])
+        varied = np.argsort(-spread, kind="stable")[:256]
+        varied = varied[spread[varied] > 0]
         if not len(varied):
             return []
         like = np.abs(np.corrcoef(sample[:, varied].T).reshape(len(varied), len(varied)))
         chosen: list[int] = []
         for i in range(len(varied)):
-            if len(chosen) < 8 and all(like[i, j] < 0.8 for j in chosen):
+            if len(chosen) < 12 and all(like[i, j] < 0.7 for j in chosen):
                 chosen.append(i)
         return varied[chosen].tolist()
+
+
+def _pairs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each row with every number from its start to its end - 1, some millions of pairs at a time."""
+    counts = ends - starts
+    rows = rows[counts > 0]
+    for part in np.split(rows, np.flatnonzero(np.diff(np.cumsum(counts[rows]) // _PAIRS)) + 1):
+        many = counts[part]
+        steps = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+        yield np.repeat(part, many), np.repeat(starts[part], many) + steps

@@ -6,6 +6,8 @@ Nothing half-written is ever visible: a shard's tar comes before its index, all 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import os
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
-from remot_data.files import Files, Lines, Lock, read_lines
+from remot_data.files import LOCK, TEMPORARY, Files, FilesError, Lines, Lock, read_lines
 from remot_data.records import (
     FORMAT,
     NO_SEAL,
@@ -34,6 +36,8 @@ from remot_data.records import (
     sealed,
 )
 
+# The end of the name of an index that waits for its tar.
+_NEXT = f".next{TEMPORARY}"
 # Clips in one row group of clips.parquet: what a task reads to know its shard.
 _CLIP_GROUP = 512
 
@@ -122,6 +126,8 @@ class Store:
             return _clips(pq.read_table(io.BytesIO(self.files.read("clips.parquet"))))
         except FileNotFoundError:
             raise StoreError(f"{self.url} has no clips yet: its build did not finish; run it again") from None
+        except FilesError:
+            raise
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.url}/clips.parquet cannot be read ({error}); run `remot verify`") from error
 
@@ -181,14 +187,16 @@ class Store:
         found = []
         for kind in layer_kinds.KINDS:
             for name in self.files.names(f"layers/{kind}"):
-                if self.files.exists(f"layers/{kind}/{name}/layer.json"):
+                with contextlib.suppress(FileNotFoundError):
                     found.append(LayerInfo.from_json(self._read_json(f"layers/{kind}/{name}/layer.json")))
         return found
 
     def layer(self, kind: str, layer_id: str) -> LayerInfo:
         """One layer by kind and id, or by the unique beginning of its id."""
+        with contextlib.suppress(FileNotFoundError):
+            return LayerInfo.from_json(self._read_json(f"layers/{kind}/{layer_id}/layer.json"))
         known = [info for info in self.layers if info.kind == kind]
-        found = [info for info in known if info.id == layer_id] or [i for i in known if i.id.startswith(layer_id)]
+        found = [info for info in known if info.id.startswith(layer_id)]
         if len(found) != 1:
             names = ", ".join(info.id for info in known) or "none"
             raise StoreError(f"{self.url} has no single {kind} layer called {layer_id!r}; there is {names}")
@@ -214,6 +222,7 @@ class Store:
         for kind, layer_id in snapshot.layers.items():
             if not self.files.exists(f"layers/{kind}/{layer_id}/layer.json"):
                 raise StoreError(f"snapshot {snapshot.name!r} names the {kind} layer {layer_id!r}, which is not there")
+        self.files.sweep("snapshots", f"{snapshot.name}.json")
         self.write_json(f"snapshots/{snapshot.name}.json", snapshot.to_json())
 
     # Shards
@@ -226,6 +235,8 @@ class Store:
             return shards.file_meta(self.files.read(index_name(folder, shard)))
         except FileNotFoundError:
             return None
+        except FilesError:
+            raise
         except (OSError, ValueError, KeyError) as error:
             raise self._unreadable(index_name(folder, shard), error) from error
 
@@ -244,6 +255,8 @@ class Store:
             except FileNotFoundError:
                 again = "build" if folder == "frames" else "build or `remot annotate`"
                 raise StoreError(f"{self.url}/{name} is missing: run the {again} again") from None
+            except FilesError:
+                raise
             except (OSError, ValueError, KeyError) as error:
                 raise self._unreadable(name, error) from error
         return self._indexes[folder, shard]
@@ -266,51 +279,59 @@ class Store:
         saw: Mapping[str, str] | None = None,
         failed: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Write one shard, tar before index, and return the index metadata; see `shards.write`."""
+        """Write one shard, tar before index, and return the index metadata; see `shards.write`.
+
+        Where there is one already, its old index does not fit the new tar: until the new one is there, it lies beside
+        it under a temporary name, so that `sweep` can finish what was interrupted in between.
+        """
+        index, coming = index_name(folder, shard), index_name(folder, shard) + _NEXT
+        replaces = self.files.exists(index)
         with self.files.writing(shard_name(folder, shard)) as file:
             table = shards.write(file, samples, saw, failed)
-        self.files.write(index_name(folder, shard), shards.table_bytes(table))
+            data = shards.table_bytes(table)
+            if replaces:
+                self.files.write(coming, data)
+        self.files.write(index, data)
+        if replaces:
+            self.files.remove(coming)
         self._indexes.pop((folder, shard), None)
         self._open_files.pop(shard_name(folder, shard), None)
         return shards.index_meta(table)
 
     def read_members(self, folder: str, clip: Clip, ext: str, which: Iterable[int]) -> Iterator[bytes]:
         """The members of a clip with this extension for the samples `which` (0 is the first)."""
-        offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
-        name = shard_name(folder, clip.shard)
-        wanted = [(int(offsets[t]), int(sizes[t]), t) for t in which]
-        for (_, size, t), data in zip(wanted, self._ranges(name, [w[:2] for w in wanted]), strict=True):
+        return self._members(folder, clip, [(ext, t) for t in which])
+
+    def _members(self, folder: str, clip: Clip, wanted: Sequence[tuple[str, int]]) -> Iterator[bytes]:
+        """The members with these extensions of these samples of a clip."""
+        name, index = shard_name(folder, clip.shard), self.index(folder, clip.shard)
+        known = {ext: index.members(clip.id, ext) for ext in dict.fromkeys(ext for ext, _ in wanted)}
+        ranges = [(int(known[ext][0][t]), int(known[ext][1][t])) for ext, t in wanted]
+        for (_, size), (ext, t), data in zip(ranges, wanted, self._ranges(name, ranges), strict=True):
             if len(data) != size:
                 raise StoreError(
                     f"{self.url}/{name}: {clip.key(int(t))}.{ext} is cut short; run `remot verify {self.url} --repair`"
                 )
             yield data
 
-    def _ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """The bytes of each (offset, size) of a file; a remote one is asked once for ranges that lie close together."""
-        if self.files.local:
-            file = self._open(name)
-            for offset, size in ranges:
-                file.seek(offset)
-                yield file.read(size)
-        elif ranges:
-            start, end = min(o for o, _ in ranges), max(o + s for o, s in ranges)
-            if end - start <= 2 * sum(s for _, s in ranges) + 65536:
-                data = memoryview(self.files.read(name, start, end))
-                yield from (bytes(data[o - start : o - start + s]) for o, s in ranges)
-            else:
-                yield from (self.files.read(name, o, o + s) for o, s in ranges)
+    def _ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterable[bytes]:
+        """The bytes of each (offset, size) of a file."""
+        if not self.files.local:
+            return self.files.parts(name, [(offset, offset + size) for offset, size in ranges]) if ranges else []
+        # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
+        number = self._open(name).fileno()
+        return (os.pread(number, size, offset) for offset, size in ranges)
 
     def read_arrays(self, folder: str, kind: str, clip: Clip, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Decoded arrays of a whole clip, as a detector returned them; those the layer does not hold are absent."""
-        module = layer_kinds.kind(kind)
-        index = self.index(folder, clip.shard)
+        module, index = layer_kinds.kind(kind), self.index(folder, clip.shard)
+        only = None if names is None else set(names)
+        chosen = {n: e for n, e in module.FIELDS.items() if e in index.offsets and (only is None or n in only)}
+        count = 1 if module.PER_CLIP else clip.frames
+        read = self._members(folder, clip, [(ext, t) for ext in chosen.values() for t in range(count)])
         out: dict[str, Any] = {}
-        for name, ext in module.FIELDS.items():
-            if ext not in index.offsets or (names is not None and name not in names):
-                continue
-            count = 1 if module.PER_CLIP else clip.frames
-            values = [module.decode(ext, data) for data in self.read_members(folder, clip, ext, range(count))]
+        for name, ext in chosen.items():
+            values = [module.decode(ext, next(read)) for _ in range(count)]
             out[name] = values[0] if module.PER_CLIP else values
         return _stacked(kind, out)
 
@@ -322,10 +343,11 @@ class Store:
         clip, out = self.clip[clip_id], {"__key__": key, "pts": self.clip[clip_id].pts[int(number)]}
         for kind, folder in {"frames": "frames", **self.folders(self.snapshot("main"))}.items():
             module = layer_kinds.kind(kind)
-            for name, ext in module.FIELDS.items():
-                if ext in self.index(folder, clip.shard).offsets:
-                    which = 0 if module.PER_CLIP else int(number)
-                    out[name] = module.decode(ext, next(self.read_members(folder, clip, ext, [which])))
+            chosen = {n: e for n, e in module.FIELDS.items() if e in self.index(folder, clip.shard).offsets}
+            which = 0 if module.PER_CLIP else int(number)
+            read = self._members(folder, clip, [(ext, which) for ext in chosen.values()])
+            for (name, ext), data in zip(chosen.items(), read, strict=True):
+                out[name] = module.decode(ext, data)
         return out
 
     @staticmethod
@@ -378,7 +400,34 @@ class Store:
 
     def lock(self, name: str = "store", wait: bool = False) -> Lock:
         """The lock of who writes frames (``store``) or a layer (its id)."""
-        return Lock(self.files, f"ledger/lock-{name}.json", wait)
+        return Lock(self.files, f"ledger/{LOCK}{name}.json", wait)
+
+    def sweep(self, *folders: str) -> None:
+        """Finish or remove what interrupted writes left in these folders; only for who holds the lock on them."""
+        for folder in folders:
+            for name in self.files.names(folder, temporary=True):
+                if name.endswith(_NEXT):
+                    self._finish(f"{folder}/{name.removesuffix(_NEXT)}")
+            self.files.sweep(folder)
+
+    def trim(self) -> None:
+        """Remove shards past the last one that has clips; only for who holds the lock on the store.
+
+        A plan that became shorter leaves them, and a store that grows would take them for its own.
+        """
+        layers = (f"layers/{kind}/{name}" for kind in layer_kinds.KINDS for name in self.files.names(f"layers/{kind}"))
+        for folder in ("frames", *layers):
+            for name in self.files.names(folder):
+                found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)
+                if found and int(found[1]) >= self.shard_count:
+                    self.files.remove(f"{folder}/{name}")
+
+    def _finish(self, index: str) -> None:
+        """Give a replaced shard its new index, if its tar is the new one."""
+        data = self.files.read(index + _NEXT)
+        tar = self.files.read(f"{index.removesuffix('.parquet')}.tar")
+        if hashlib.sha256(tar).hexdigest() == shards.file_meta(data)["sha256"]:
+            self.files.write(index, data)
 
     def _open(self, name: str) -> Any:
         if name not in self._open_files:

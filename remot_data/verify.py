@@ -19,6 +19,7 @@ from remot_data.files import TEMPORARY
 from remot_data.records import KINDS, Clip, LayerInfo, digest, is_sealed
 from remot_data.scan import Policy, content_sha256
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name
+from remot_data.synthetic_store import draw_missing
 
 _SHARD = re.compile(r"(frames|layers/(\w+)/([^/]+))/shard-(\d+)\.(tar|parquet)")
 _LAYER = re.compile(r"layers/(\w+)/([^/]+)/layer\.json")
@@ -227,6 +228,12 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
     for match in (_SHARD.fullmatch(p.name) for p in problems if p.cure == "shard"):
         if match:
             broken.setdefault(match[1], set()).add(int(match[4]))
+    if "synthetic" in store.config:
+        for folder, shards_ in broken.items():
+            for shard in shards_:
+                _discard(store, folder, shard)
+        draw_missing(engine, store, progress)
+        broken = {}
     left = _mend_frames(engine, store, broken.pop("frames", set()), progress)
     wanted = {*broken, *(p.name.removesuffix("/layer.json") for p in problems if p.cure == "layer")}
     jobs, sentences = _jobs(store, wanted)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from remot_data.importers import build_synthetic
 from remot_data.store import Store, open_store
+from remot_data.synthetic_store import build_synthetic
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -318,10 +319,10 @@ def test_a_function_that_is_not_there():
 @pytest.mark.parametrize("how", [pytest.param("python", marks=slow), "native", pytest.param("sleep", marks=slow)])
 def test_a_hang_ends_in_time(how):
     pid, started, got = child(), time.monotonic(), []
-    with pytest.raises(ChildError, match="no sign of life for 0.5 s, after 2 messages") as caught:
-        got.extend(call(f"{__name__}:hang", {"how": how, "first": 2}, Limits(stall=0.5)))
+    with pytest.raises(ChildError, match="no sign of life for 1 s, after 2 messages") as caught:
+        got.extend(call(f"{__name__}:hang", {"how": how, "first": 2}, Limits(stall=1)))
     assert caught.value.code == "timeout"
-    assert 0.5 <= time.monotonic() - started < 5
+    assert 0.9 <= time.monotonic() - started < 5
     assert is_gone(pid)
     assert child() != pid
 
@@ -336,11 +337,11 @@ def test_the_total_is_bounded():
 
 
 def test_a_slow_caller_is_not_a_stall():
-    numbers = []
-    for header, _ in call(f"{__name__}:count", {"to": 4, "size": 200_000}, Limits(stall=0.25)):
-        time.sleep(0.6)
-        numbers.append(header["number"])
-    assert numbers == list(range(4))
+    pid, found = child(), []
+    for header, _ in call(f"{__name__}:count", {"to": 3, "size": 200_000}, Limits(stall=1)):
+        time.sleep(1.4)
+        found.append(header)
+    assert found == [{"number": number, "pid": pid} for number in range(3)]
 
 
 # --- death --------------------------------------------------------------------------------------------------
@@ -419,7 +420,7 @@ def test_eating_memory(how):
     limits = Limits(memory=256 * 2**20)
     started = time.monotonic()
     assert refused("devour", limits, how=how).code == "out-of-memory"
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     assert run("count", limits, to=1)
 
 
@@ -457,7 +458,7 @@ def test_native_code_that_aborts_for_want_of_memory():
 @posix_only
 @pytest.mark.parametrize(
     ("program", "words"),
-    [("/nowhere/python", "no child process can be started"), ("/bin/sh", "cannot import remot_data")],
+    [("/nowhere/python", "no child process can be started"), (shutil.which("false"), "cannot import remot_data")],
 )
 def test_a_child_that_cannot_be_started_is_not_the_fault_of_the_work(no_children, monkeypatch, program, words):
     monkeypatch.setattr(sys, "executable", program)
@@ -509,11 +510,11 @@ def written_in(note: Path) -> int:
 @linux_only
 def test_time_in_which_all_is_stopped_does_not_count(tmp_path):
     note = tmp_path / "pid"
-    process = parent("burn", {"seconds": 1, "note": str(note)}, limits="Limits(stall=4)")
+    process = parent("burn", {"seconds": 0.3, "note": str(note)}, limits="Limits(stall=6)")
     both = (process.pid, written_in(note))
     for pid in both:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(5)
+    time.sleep(8)
     for pid in both:
         os.kill(pid, signal.SIGCONT)
     process.communicate(timeout=30)
@@ -548,6 +549,7 @@ def test_a_forked_process_has_children_of_its_own():
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        signal.alarm(30)
         try:
             with pytest.raises(RuntimeError, match="belongs to the process"):
                 next(messages)

@@ -18,8 +18,9 @@ from remot_data.video import VideoError
 from tests import corpus
 from tests.corpus import Case
 
-# A person as small as the smallest picture holds, and clips as short as the shortest good file.
-POLICY = Policy(size=(128, 96), min_frames=6, min_height=48)
+# A person as small as the smallest picture holds, and clips as short as the shortest good file. All files show the
+# same person, so only the same bytes are a duplicate.
+POLICY = Policy(size=(128, 96), min_frames=6, min_height=48, duplicates="bytes")
 
 
 # --- the numbers in the pictures
@@ -117,6 +118,14 @@ def test_damage_has_the_same_outcome_each_time(folder: Path, cases: list[Case]) 
 # --- a whole build
 
 
+def build_inputs(folder: Path, cases: Sequence[Case], manifest: Path) -> list[Path]:
+    """What to give to a build of the corpus below `folder`: folders of files, and of pictures in a manifest."""
+    pictures = [case.name for case in cases if case.name.startswith("folders/")]
+    entries = "".join(f"  - {{path: {name}, fps: 30}}\n" for name in pictures)
+    manifest.write_text(f"root: {folder}\nvideos:\n{entries}")
+    return [manifest, *sorted(p for p in folder.iterdir() if p.name != "folders" and not p.name.startswith("."))]
+
+
 def check_build(summary: Summary, store: Store, cases: Sequence[Case], folder: Path) -> list[str]:
     """What is wrong with a build of the corpus below `folder`, a sentence each.
 
@@ -170,5 +179,6 @@ def _outcome(case: Case, kept: list, refused: set[str], store: Store, folder: Pa
 def test_a_build_of_the_corpus_keeps_what_is_good_and_names_what_is_bad(
     folder: Path, cases: list[Case], tmp_path: Path
 ) -> None:
-    summary = build(folder, str(tmp_path / "store"), policy=POLICY, layers={}, workers=0)
+    videos = build_inputs(folder, cases, tmp_path / "pictures.yaml")
+    summary = build(videos, str(tmp_path / "store"), policy=POLICY, layers={}, workers=0)
     assert check_build(summary, open_store(summary.store), cases, folder) == []

@@ -114,6 +114,19 @@ def test_when_the_time_is_up_the_rest_is_said_to_be_unchecked(monkeypatch: pytes
     assert {(f.state, f.detail) for f in findings} == {("warn", "not checked: the time was up")}
 
 
+def test_a_check_that_the_time_ran_out_for_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(function: str, arguments: dict, limits: child.Limits):
+        yield {"begins": "python"}, b""
+        time.sleep(limits.total)
+        raise child.ChildError("timeout", "it took longer than allowed")
+
+    monkeypatch.setattr(child, "call", slow)
+    monkeypatch.setattr(doctor, "_SECONDS", 1.1)
+    findings = diagnose()
+    assert [f.what for f in findings] == list(doctor._CHECKS)
+    assert {(f.state, f.remedy) for f in findings} == {("warn", doctor._AGAIN)}
+
+
 @pytest.mark.slow
 def test_a_real_crash_of_native_code_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deadly.py").write_text(
@@ -245,7 +258,7 @@ def test_a_store_that_is_no_folder_is_written_and_read_too() -> None:
 
 def test_an_address_of_an_unknown_kind_is_bad() -> None:
     finding = _one(doctor._disk("pigeon://loft/store"))
-    assert finding.state == "bad" and "pigeon" in finding.detail and "install" in finding.remedy
+    assert finding.state == "bad" and "pigeon" in finding.detail and "install" in finding.detail
 
 
 def test_gpus_that_torch_cannot_use_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

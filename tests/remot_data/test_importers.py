@@ -115,6 +115,18 @@ def test_keypoints_go_through_the_crop(store, scene, tmp_path):
     assert folder.exists()
 
 
+def test_a_crop_of_another_shape_is_scaled_by_side(tmp_path, pictures, scene):
+    crop = (50.0, 10.0, 108.0, 128.0)
+    store = made_store(tmp_path / "s", [(pictures, range(FRAMES))], crop)
+    write_pose(tmp_path / "dance", [f"img_{t + 7:04d}" for t in range(FRAMES)], [[p] for p in scene.keypoints])
+    for t in range(1, FRAMES):
+        write_flo(tmp_path / f"dance/img_{t + 7:04d}.flo", np.full((160, 200, 2), (4.5, -4.0)))
+    pose = import_layer(store, "pose", tmp_path, form="openpose", workers=0)
+    np.testing.assert_allclose(layer(store, "pose", pose)["keypoints"], through_crop(scene.keypoints, crop), atol=1e-3)
+    flow = import_layer(store, "flow", tmp_path, form="flo-backward", workers=0)
+    np.testing.assert_allclose(layer(store, "flow", flow)["flow"][1:], np.full((9, 32, 24, 2), (1, -1)), atol=0.02)
+
+
 def test_a_frame_without_a_file_has_nobody_and_is_counted(store, scene, tmp_path):
     write_pose(tmp_path / "dance", [f"img_{t + 7:04d}" for t in range(FRAMES)], [[p] for p in scene.keypoints])
     (tmp_path / "dance/img_0010.json").unlink()
@@ -131,8 +143,13 @@ def test_the_person_in_the_crop_is_taken_wherever_it_is_listed(store, scene, tmp
     beside[:, 0], beside[:, 1] = rng.uniform(0, 40, 25), rng.uniform(0, 160, 25)
     # Someone small who stands still within the crop, seen with more confidence than the dancer.
     small = np.full((25, 3), 1.0)
-    small[:, 0], small[:, 1] = rng.uniform(64, 74, 25), rng.uniform(24, 54, 25)
+    small[:, 0], small[:, 1] = np.linspace(62, 92, 25), rng.permutation(np.linspace(24, 124, 25))
     dancer = [np.concatenate([p[:, :2], p[:, 2:] * 0.7], 1) for p in scene.keypoints]
+    # For once only the upper half of the dancer is seen, which fills less of the crop than the other one.
+    half = dancer[6]
+    half[half[:, 1] > (half[:, 1].min() + half[:, 1].max()) / 2] = 0
+    box = np.ptp(half[half[:, 2] > 0, :2], axis=0)
+    assert 0.7 * box.prod() < 30 * 100 < 0.7 * np.ptp(dancer[5][:, :2], axis=0).prod()
     persons = [[beside, small, d] if t % 2 else [d, beside, small] for t, d in enumerate(dancer)]
     persons[4] = [np.zeros((25, 3))]
     write_pose(tmp_path / "dance", [f"img_{t + 7:04d}" for t in range(FRAMES)], persons)
@@ -251,6 +268,16 @@ def test_clips_find_their_folder_by_the_end_of_the_path_or_by_a_pattern(tmp_path
         import_layer(store, "pose", tmp_path / "{outfit}", form="openpose", workers=0)
     with pytest.raises(StoreError, match="neither a folder dance nor files dance_NUMBER.json"):
         import_layer(store, "pose", tmp_path / "absent", form="openpose", workers=0)
+
+
+def test_files_that_came_since_are_seen(store, scene, tmp_path):
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(StoreError, match="neither a folder"):
+        import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0)
+    write_pose(tmp_path / "flat", [f"dance_{t + 7}" for t in range(FRAMES - 1)], [[p] for p in scene.keypoints[1:]])
+    assert import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0).absent == 1
+    write_pose(tmp_path / "flat", ["dance_16"], [[scene.keypoints[-1]]])
+    assert import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0).absent == 0
 
 
 # Labels

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import pytest
 
+from remot_data import video
+from remot_data.assets import fetch
+from remot_data.build import build
 from remot_data.inputs import Input, InputError, find_inputs, load_manifest, read_manifest
+from remot_data.scan import Policy
+from remot_data.store import open_store
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 
@@ -226,3 +232,24 @@ def test_the_sample_clips_are_four_of_one_person():
     items = read_manifest(MANIFESTS / "samples.yaml")
     assert [i.name for i in items] == ["cam01", "cam02", "cam03", "cam04"]
     assert {(i.person, i.licence) for i in items} == {("balancing-man", "BSD-3-Clause")}
+
+
+def test_a_build_of_an_incomplete_iper_keeps_what_is_there_and_names_the_rest(tmp_path):
+    """Frames of a sample clip in folders as they are downloaded: one video to train, one to test."""
+    for name, camera in (("002/1/1", "sample-cam02"), ("001/9/2", "sample-cam04")):
+        folder = tmp_path / "images_HD" / name
+        folder.mkdir(parents=True)
+        for number, (_, frame) in zip(range(8), video.read(fetch(camera), size=(360, 640)), strict=False):
+            cv2.imwrite(str(folder / f"{number:04d}.png"), frame[..., ::-1])
+    policy = Policy(size=(128, 96), min_frames=6)
+    manifest = MANIFESTS / "iper.yaml"
+    done = build(manifest, str(tmp_path / "s"), policy=policy, layers={}, root=tmp_path, workers=0)
+    # The 41 others of the test list, and the second video of the outfit 002/1.
+    assert (done.inputs, done.videos, done.refused) == (44, 2, 42)
+    assert done.frames == {"decoded": 16, "kept": 16, "refused": 0, "resampled": 0}
+    assert {r["code"] for r in done.rejects} == {"unreadable"}
+    assert sum("as test" in r["detail"] for r in done.rejects) == 41
+    clips = {clip.split: clip for clip in open_store(done.store).clips}
+    assert clips["train"].person == "iper-002" and clips["test"].person == "iper-001"
+    assert clips["test"].path == str(tmp_path / "images_HD/001/9/2")
+    assert (clips["test"].frames, clips["test"].fps, clips["test"].time_base) == (8, 30.0, (1, 30))

@@ -5,11 +5,11 @@ import pytest
 
 from remot_data import schemas
 from remot_data.annotate import switch
-from remot_data.importers import build_synthetic
 from remot_data.records import Snapshot
 from remot_data.store import StoreError
 from remot_data.stream import Plan, frontality, stream, to_torch
 from remot_data.stream import schemas as names
+from remot_data.synthetic_store import build_synthetic
 
 ARRAYS = {"frames", "pts", "keypoints", "pose_map", "labels", "flow", "confidence", "background"}
 OF_THE_SOURCE = {"source", "source_keypoints", "source_labels"}

@@ -276,7 +276,7 @@ def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: video.Box, size
     whole = next(video.read(path))[1]
     x, y, w, h = map(int, video.round_crop(crop, video.probe(path)))
     wide = np.pad(whole, ((600, 600), (900, 900), (0, 0)), "edge")[600 + y :, 900 + x :][:h, :w]
-    exact = cv2.resize(wide, size[::-1], interpolation=cv2.INTER_AREA)
+    exact = cv2.resize(wide.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
     found = next(video.read(path, crop=crop, size=size))[1]
     assert found.shape == (*size, 3) and psnr(found, exact) > 38
 

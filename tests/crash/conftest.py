@@ -1,0 +1,43 @@
+"""Clips and finished stores that the crash tests compare with. Read only: take a copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.crash import harness
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return harness.cut_clips(tmp_path_factory.mktemp("clips"))
+
+
+def _built(folder: Path, *arguments: str) -> Path:
+    done = harness.run(["build", *arguments, "--out", str(folder / "store"), "--workers", "0"], folder / "log")
+    assert done.status == 0, done.printed
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def frames_only(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos, two shards, no layers."""
+    return _built(tmp_path_factory.mktemp("frames-only"), *clips[:2], *harness.TINY, "--no-layers")
+
+
+@pytest.fixture(scope="session")
+def complete(frames_only: Path, clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the default layers, made in one go."""
+    return _built(tmp_path_factory.mktemp("complete"), *clips[:2], *harness.TINY)
+
+
+@pytest.fixture
+def copy(tmp_path: Path):
+    """Makes a copy of a store and says where it is."""
+
+    def copied(store: Path, name: str = "store") -> Path:
+        return Path(shutil.copytree(store, tmp_path / name))
+
+    return copied

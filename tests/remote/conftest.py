@@ -1,0 +1,59 @@
+"""What the tests of remote stores share: videos, policies and finished stores on the disk to compare with."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from remot_data.assets import fetch
+from remot_data.build import build
+from remot_data.files import Files
+from remot_data.scan import Policy
+from remot_data.store import Store
+from remot_data.synthetic_store import build_synthetic
+
+POLICY = Policy(size=(128, 96), fps=12, min_frames=4, max_frames=8, shard_frames=8)
+LAYERS = {"pose": "blazepose", "scores": "basic-scores"}
+
+
+def videos(count: int = 1) -> list[str]:
+    return [str(fetch(f"sample-cam0{number}")) for number in (2, 1)][:count]
+
+
+def content(url: str) -> dict[str, str]:
+    """sha256 of every file of a store but those of the ledger, which keeps times."""
+    files = Files(url)
+    names = [name for name in files.walk() if not name.startswith("ledger/")]
+    return {name: hashlib.sha256(files.read(name)).hexdigest() for name in names}
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Content of a store of one video without layers."""
+    url = str(tmp_path_factory.mktemp("plain") / "store")
+    build(videos(), url, policy=POLICY, layers={}, workers=0)
+    return content(url)
+
+
+@pytest.fixture(scope="session")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a store of one video with pose and scores."""
+    url = str(tmp_path_factory.mktemp("layered") / "store")
+    build(videos(), url, policy=POLICY, layers=LAYERS, workers=0)
+    return url
+
+
+@pytest.fixture(scope="session")
+def dancers(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three drawn dancers with every layer, frames of the usual size."""
+    url = str(tmp_path_factory.mktemp("dancers") / "store")
+    return build_synthetic(url, dancers=3, frames=30, test=1, size=(256, 192), shard_frames=60, workers=0)
+
+
+def copied(source: Path | str, url: str) -> None:
+    """Put a finished store somewhere else, file by file."""
+    here, there = Files(str(source)), Files(url)
+    for name in here.walk():
+        there.write(name, here.read(name))
