@@ -475,6 +475,9 @@ def _invoke(arguments: list[str]) -> int:
     ) as error:
         err.print(f"[red]error:[/red] {escape(str(error))}")
         return 2
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        err.print(f"[red]error:[/red] {escape(f'{error.filename}: {error.strerror}')}")
+        return 2
     except KeyboardInterrupt:
         code = 130
     if code == 130:

@@ -6,7 +6,11 @@ this process, in order, without dask.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
 import os
+import queue
 import signal
 import threading
 import time
@@ -15,9 +19,11 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 Task = dict[str, Any]
 Progress = Callable[[str, int, int], None]
-_COUNT_EVERY = 5.0  # seconds after which workers are counted again
+_COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
 
 
 class EngineError(RuntimeError):
@@ -29,6 +35,7 @@ class Engine:
 
     def __init__(self, client: Any = None) -> None:
         self.client = client
+        self._waits = False
 
     def map(
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
@@ -56,67 +63,103 @@ class Engine:
     def _map_dask(
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str, resources: dict[str, float] | None
     ) -> Iterator[Any]:
-        from dask.distributed import as_completed
-
         waiting = iter(tasks)
         running: dict[Any, Task] = {}
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-        def submit(count: int) -> list[Any]:
-            futures = []
-            for task in (task for _, task in zip(range(count), waiting, strict=False)):
-                future = self.client.submit(function, **task, pure=False, resources=resources)
+        def submit(count: int) -> None:
+            for task in itertools.islice(waiting, max(0, count)):
+                with self._reaching():
+                    future = self.client.submit(function, **task, pure=False, resources=resources)
                 running[future] = task
-                futures.append(future)
-            return futures
+                future.add_done_callback(done.put)
 
-        completed = as_completed(submit(self._room()))
-        counted = time.monotonic()
         try:
-            for future in completed:
-                task = running.pop(future)
-                yield self._result(future, label, task)
-                more = 1
+            submit(self._room())
+            counted = time.monotonic()
+            while running:
+                future, more = self._next(done), 0
+                if future is not None:
+                    task, more = running.pop(future), 1
+                    yield self._result(future, label, task)
                 if time.monotonic() - counted > _COUNT_EVERY:
-                    more, counted = max(0, self._room() - len(running)), time.monotonic()
-                for fresh in submit(more):
-                    completed.add(fresh)
+                    more, counted = self._room() - len(running), time.monotonic()
+                submit(more)
         finally:
             with suppress(Exception):
                 self.client.cancel(list(running))
+
+    def _next(self, done: queue.SimpleQueue[Any]) -> Any:
+        """The next task that is done; None after a while without one, if the scheduler is still there."""
+        try:
+            return done.get(timeout=_COUNT_EVERY)
+        except queue.Empty:
+            if self.client.status != "running":
+                raise self._gone() from None
+            return None
 
     def _result(self, future: Any, label: str, task: Task) -> Any:
         from dask.distributed import KilledWorker
 
         try:
-            if future.status not in ("finished", "error"):
+            if future.status == "cancelled":
                 raise CancelledError
+            # Where the worker has died with the result, this waits until another has made it again.
             return future.result()
         except KilledWorker as error:
             raise EngineError(
                 f"{label or 'task'} {_short(task)} was given up: every worker that took it up died "
                 f"(the last was {error.last_worker.address}); out of memory, or native code that crashes"
             ) from error
-        except (CancelledError, TimeoutError, ConnectionError) as error:
+        except CancelledError as error:
+            raise self._gone() from error
+        except ModuleNotFoundError as error:
             raise EngineError(
-                f"the scheduler {self.client.scheduler.address if self.client.scheduler else ''} is gone; "
-                "start one and run the same command again, what is finished is kept"
+                f"a worker cannot import {error.name or error}: install the same version of remot on every machine"
             ) from error
         except Exception as error:
+            if self.client.status != "running":
+                raise self._gone() from error
             raise _failed(label, task, error) from error
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say so when the scheduler cannot be reached."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, (OSError, asyncio.TimeoutError)) or self.client.status != "running":
+                raise self._gone() from error
+            raise
+
+    def _gone(self) -> EngineError:
+        return EngineError(
+            f"the scheduler{self._where} is gone; start one and run the same command again, what is finished is kept"
+        )
+
+    @property
+    def _where(self) -> str:
+        return f" {self.client.scheduler.address}" if self.client.scheduler else ""
 
     def _room(self) -> int:
         """How many tasks to have with the scheduler: a few a thread, and some while there are no workers yet."""
-        return max(8, 3 * sum(self.client.nthreads().values()))
+        with self._reaching():
+            threads = sum(self.client.nthreads().values())
+        if not threads and not self._waits:
+            self._waits = True
+            log.warning("the scheduler%s has no worker now; waiting for one", self._where)
+        return max(8, 3 * threads)
 
     def _resources(self, need: str) -> dict[str, float] | None:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        with self._reaching():
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         offered = {name for worker in workers for name in worker.get("resources", {})}
-        if need == "GPU" and need not in offered:
+        if need == "GPU" and workers and need not in offered:
             raise EngineError(
                 "this detector runs on a GPU and no worker declares one; start workers with --resources GPU=1, "
                 "or run the detector with --setting device=cpu"
             )
-        return {need: 1} if need in offered else None
+        return {need: 1} if need in offered or need == "GPU" else None
 
 
 def _failed(label: str, task: Task, error: BaseException | None) -> EngineError:

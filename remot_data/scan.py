@@ -41,10 +41,11 @@ class Policy(Record):
         min_height: least height of the person in source pixels; a picture that is lower than that is refused whole.
         looks: times a second that persons are searched for.
         max_others: share of the looks in which somebody else, at least half as tall as the main person, may stand
-            in the crop. 1 allows any.
+            in the crop; a single look is always allowed, and 1 allows all.
         min_seen: share of the looks from the first to the last in which the person has to be found.
-        min_sharpness: least median of `people.sharpness` over the looks. 0.04 is a blur of 2 % of the person's height,
-            4 pixels where the person fills a stored frame: a face is a smear.
+        min_sharpness: least median of `people.sharpness` over the looks. 0.03 is a blur of about
+            1.3 % of the person's height: what is left has the detail of a person 30 pixels high. Video enlarged from
+            180 lines has 0.13.
         min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
             4 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
             than a second are not held against it.
@@ -64,7 +65,7 @@ class Policy(Record):
     looks: float = 5.0
     max_others: float = 0.3
     min_seen: float = 0.5
-    min_sharpness: float = 0.04
+    min_sharpness: float = 0.03
     min_motion: float = 4.0
     duplicates: str = "pictures"
     shard_frames: int = 4096
@@ -351,10 +352,6 @@ class _Shot:
         present = [i for i in looks if seen.at[i] in main]
         if len(present) < policy.min_seen * len(looks):
             return "occluded", _seen_in(len(present), len(looks), policy)
-        crowded = sum(_others_in(crop, main[seen.at[i]], seen.looks[i]) for i in present)
-        if crowded > policy.max_others * len(present):
-            share = f"{crowded / len(present):.0%} of {len(present)} looks"
-            return "several-persons", f"somebody else stands in the crop in {share}, at most {policy.max_others:.0%}"
         base = self.found.time_base[0] / self.found.time_base[1]
         lasts = float(seen.pts[numbers[-1]] - seen.pts[numbers[0]]) * base
         moved = motion(seen.cells[looks], crop, self.found.size) if lasts >= 1.0 and len(looks) > 1 else np.inf
@@ -363,6 +360,10 @@ class _Shot:
         sharp = float(np.median([p.sharpness for p in around]))
         if sharp < policy.min_sharpness:
             return "blurred", f"sharpness {sharp:.3f}, at least {policy.min_sharpness:g}"
+        crowded = sum(_others_in(crop, main[seen.at[i]], seen.looks[i]) for i in present)
+        if crowded > max(1, policy.max_others * len(present)):
+            share = f"{crowded / len(present):.0%} of {len(present)} looks"
+            return "several-persons", f"somebody else stands in the crop in {share}, at most {policy.max_others:.0%}"
         return None
 
     def _looks(self, start: int, stop: int) -> list[int]:
@@ -442,7 +443,7 @@ def _cell_span(start: float, extent: float, scale: float, count: int) -> tuple[i
 _HEADER = struct.Struct("<ff")  # seconds, width over height
 _GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
 _MOST_DIFFERENCE = 16  # grey levels; a different encoding and frame rate make up to 13
-_BINNED = 4  # cells that pairs are looked up by
+_BINNED = 5  # cells that pairs are looked up by
 _PAIRS = 1 << 20  # compared at a time
 
 
@@ -478,10 +479,15 @@ def duplicates(lines: Sequence[Mapping[str, Any]], by: str = "pictures") -> dict
                 found[i] = original, "bytes"
     if by == "pictures":
         left = [i for i, line in enumerate(lines) if i not in found and line["clips"] and line.get("signature")]
-        table = _Signatures([lines[i]["signature"] for i in left])
-        for i, earlier in enumerate(table.originals()):
+        shows: dict[str, int] = {}
+        for i in left:
+            shows.setdefault(lines[i]["signature"], i)
+        origins = dict(zip(shows, _Signatures(list(shows)).originals(), strict=True))
+        numbers = list(shows.values())
+        for i in left:
+            earlier = numbers[origins[lines[i]["signature"]]]
             if earlier != i:
-                found[left[i]] = left[earlier], "pictures"
+                found[i] = earlier, "pictures"
     # A copy of the bytes of a repeat repeats the first of them all.
     return {i: found.get(j, (j, what))[:1] + (what,) for i, (j, what) in sorted(found.items())}
 
@@ -541,12 +547,14 @@ class _Signatures:
         telling = self._telling()
         bins = np.stack([self._length_bins(), *(self.cells[:, c] // (_MOST_DIFFERENCE + 1) for c in telling[:_BINNED])])
         bins = bins.astype(np.int64) + 1
+        bins = bins[bins.min(1, initial=1) < bins.max(1, initial=0)]
         sizes = bins.max(1, initial=0) + 2
         place = np.cumprod(np.r_[1, sizes[:-1]])
         keys = (bins * place[:, None]).sum(0)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         rows = np.arange(len(keys))
+        columns = [self.cells[:, c].astype(np.int16) for c in telling]
         for offset in itertools.product((-1, 0, 1), repeat=len(bins)):
             step = int(np.dot(offset, place))
             if step < 0:  # each pair of bins is met from one side
@@ -554,13 +562,11 @@ class _Signatures:
             ends = np.searchsorted(keys, keys + step, side="right")
             starts = np.searchsorted(keys, keys + step, side="left") if step else rows + 1
             for i, j in _pairs(rows, starts, ends):
-                i, j = self._thinned(order[i], order[j], telling)
-                yield i, j
+                yield self._thinned(order[i], order[j], columns)
 
-    def _thinned(self, i: np.ndarray, j: np.ndarray, telling: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        for cell in telling:
-            column = self.cells[:, cell].astype(np.int16)
-            close = np.abs(column[i] - column[j]) <= _MOST_DIFFERENCE
+    def _thinned(self, i: np.ndarray, j: np.ndarray, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        for column in columns:
+            close = np.flatnonzero(np.abs(column[i] - column[j]) <= np.minimum(self.bound[i], self.bound[j]))
             i, j = i[close], j[close]
         close = self._near(i, j)
         return i[close], j[close]
@@ -571,19 +577,21 @@ class _Signatures:
         return np.where(seconds < 5, seconds / 0.1, 50 + np.log(seconds / 5) / 0.0202) / 1.02
 
     def _telling(self) -> list[int]:
-        """Up to twelve cells by which few pairs of videos look alike, and not all the same pairs."""
-        sample = self.cells[:: max(1, len(self.cells) // 1000)].astype(np.float32)
-        spread = sample.std(0) if len(sample) else np.zeros(sample.shape[1])
-        varied = np.argsort(-spread, kind="stable")[:256]
-        varied = varied[spread[varied] > 0]
-        if not len(varied):
-            return []
-        like = np.abs(np.corrcoef(sample[:, varied].T).reshape(len(varied), len(varied)))
+        """Up to twelve cells: each the one that tells the most of those pairs apart that the ones before do not."""
+        chance = np.random.default_rng(0)
+        i, j = chance.integers(0, max(len(self.cells), 1), (2, 1 << 14))
+        i, j = i[i != j], j[i != j]
         chosen: list[int] = []
-        for i in range(len(varied)):
-            if len(chosen) < 12 and all(like[i, j] < 0.7 for j in chosen):
-                chosen.append(i)
-        return varied[chosen].tolist()
+        while len(chosen) < 12 and len(i):
+            a, b = self.cells[i], self.cells[j]
+            apart = np.count_nonzero(np.maximum(a, b) - np.minimum(a, b) > _MOST_DIFFERENCE, axis=0)
+            best = int(apart.argmax())
+            if not apart[best]:
+                break
+            chosen.append(best)
+            near = np.abs(a[:, best].astype(np.int16) - b[:, best]) <= _MOST_DIFFERENCE
+            i, j = i[near], j[near]
+        return chosen
 
 
 def _pairs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

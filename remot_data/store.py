@@ -396,7 +396,8 @@ class Store:
             return []
         if not is_sealed(data):
             raise StoreError(f"{self.url}/ledger/{name}.parquet is damaged; run `remot verify {self.url} --repair`")
-        return [json.loads(text) for text in pq.read_table(io.BytesIO(data))["record"].to_pylist()]
+        texts = pq.read_table(io.BytesIO(data))["record"].to_pylist()
+        return json.loads("[" + ",".join(texts) + "]")
 
     def lock(self, name: str = "store", wait: bool = False) -> Lock:
         """The lock of who writes frames (``store``) or a layer (its id)."""
@@ -415,11 +416,12 @@ class Store:
 
         A plan that became shorter leaves them, and a store that grows would take them for its own.
         """
+        count = self.shard_count
         layers = (f"layers/{kind}/{name}" for kind in layer_kinds.KINDS for name in self.files.names(f"layers/{kind}"))
         for folder in ("frames", *layers):
             for name in self.files.names(folder):
                 found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)
-                if found and int(found[1]) >= self.shard_count:
+                if found and int(found[1]) >= count:
                     self.files.remove(f"{folder}/{name}")
 
     def _finish(self, index: str) -> None:

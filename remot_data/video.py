@@ -37,6 +37,7 @@ import av
 import av.container
 import av.filter
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from av.video.frame import PictureType
 
@@ -188,7 +189,8 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
 
     From FFmpeg's display matrix, whose first two rows say where the right and the lower neighbour of a pixel are shown.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # Not `frame.side_data`: that makes a cycle, which would keep the picture until the garbage collector comes by.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

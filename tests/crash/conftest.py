@@ -28,7 +28,7 @@ def frames_only(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def complete(frames_only: Path, clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the default layers, made in one go."""
     return _built(tmp_path_factory.mktemp("complete"), *clips[:2], *harness.TINY)
 

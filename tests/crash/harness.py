@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import importlib
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -169,12 +170,10 @@ def run(arguments: Sequence[str], log: Path, kill_at: int = 0, refuse: tuple[int
 def sweep(check: Callable[[int], bool]) -> int:
     """Call ``check(1)``, ``check(2)`` and so on, two at a time, until one says that it is past the end; how many."""
     with ThreadPoolExecutor(2) as pool:
-        first = 1
-        while True:
-            results = list(pool.map(check, range(first, first + 8)))
-            if not all(results):
-                return first + results.index(False) - 1
-            first += 8
+        numbers = itertools.count(1)
+        while all(results := list(pool.map(check, itertools.islice(numbers, 8)))):
+            pass
+        return next(numbers) - 1 - len(results) + results.index(False)
 
 
 def _server() -> Any:
@@ -188,10 +187,11 @@ def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] |
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from remot_data import child, cli
+    from remot_data import child, cli, files
 
     # What is tested is who writes; without a process for the decoder, a run takes a fraction of a second.
     child.call = _called_here
+    files.Lock.SETTLE = 0.0  # nobody else is there
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
     sys.exit(cli._invoke(arguments))
 
@@ -240,7 +240,7 @@ class _Points:
     def _open(self, path: Any, mode: str = "r", *rest: Any) -> Any:
         if set(mode) & set("wa"):
             self.may_write(f"open {Path(path).name}")
-        file = builtins.open(path, mode, *rest)
+        file = builtins.open(path, mode, *rest)  # noqa: SIM115 - closed by who asked for it
         return _Halves(file, self) if mode == "ab" else file
 
 

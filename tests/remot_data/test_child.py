@@ -308,6 +308,7 @@ def test_other_errors_become_a_code(how, code, words):
     pytest.raises(ChildError, lambda: (_ for _ in ()).throw(error)).match(words)
 
 
+@slow
 def test_a_function_that_is_not_there():
     with pytest.raises(ChildError, match="crashed: AttributeError: .*nothing"):
         run("nothing")
@@ -351,7 +352,9 @@ def test_a_slow_caller_is_not_a_stall():
 @pytest.mark.parametrize(
     ("how", "words", "number"),
     [
-        ("abort", r"ended by SIGABRT; its last words:  \[31mthe decoder: a bad block", signal.SIGABRT),
+        pytest.param(
+            "abort", r"ended by SIGABRT; its last words:  \[31mthe decoder: a bad block", signal.SIGABRT, marks=slow
+        ),
         ("segfault", "ended by SIGSEGV", signal.SIGSEGV),
         pytest.param("exit", "ended with status 7", None, marks=slow),
         pytest.param("sys.exit", "SystemExit: enough", None, marks=slow),
@@ -402,7 +405,8 @@ def test_what_the_work_started_dies_with_it():
     pid = child()
     assert refused("start_a_process", Limits(stall=0.5)).code == "timeout"
     assert is_gone(pid)
-    assert not [p for p in psutil.process_iter() if p.pid != pid and in_group(p.pid, pid)]
+    others = [p.pid for p in psutil.process_iter() if in_group(p.pid, pid)]
+    assert all(is_gone(other, 5) for other in others)
 
 
 def in_group(pid: int, group: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 from collections.abc import Callable
@@ -186,6 +187,19 @@ def test_only_the_wanted_frames_are_converted(made: Made, monkeypatch: pytest.Mo
     assert all(np.array_equal(frames[p], frame) for p, frame in found.items())
     assert [p for p, _ in video.read(path, only=wanted, start_pts=pts[4], end_pts=pts[42])] == [pts[40]]
     assert list(video.read(path, only=[])) == []
+
+
+def test_a_frame_is_let_go_when_the_next_one_comes(made: Made) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for kind in (_constant, _hevc):
+            list(video.read(made(kind)[0]))
+            video.probe(made(kind)[0])
+        left = [type(o).__name__ for o in gc.get_objects() if isinstance(o, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 def test_a_range_is_half_open_and_may_lie_between_frames(made: Made) -> None:

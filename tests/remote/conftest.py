@@ -14,7 +14,7 @@ from remot_data.scan import Policy
 from remot_data.store import Store
 from remot_data.synthetic_store import build_synthetic
 
-POLICY = Policy(size=(128, 96), fps=12, min_frames=4, max_frames=8, shard_frames=8)
+POLICY = Policy(size=(128, 96), fps=12.0, min_frames=4, max_frames=8, shard_frames=8)
 LAYERS = {"pose": "blazepose", "scores": "basic-scores"}
 
 

@@ -205,11 +205,11 @@ def test_requests_of_a_task_to_know_its_clips(remote_dancers, proxy):
 # Kills
 
 
-@pytest.mark.parametrize("puts", [1, 3, 6, 8, 10, 12])
-def test_a_build_killed_while_it_writes_goes_on_to_the_same_bytes(url, proxy, plain, puts):
-    """Kill -9 of the driver and its workers when it begins its nth upload, half of which still arrives."""
+@pytest.mark.parametrize(("puts", "workers"), [(1, 0), (3, 2), (6, 0), (8, 2), (10, 0), (12, 0)])
+def test_a_build_killed_while_it_writes_goes_on_to_the_same_bytes(url, proxy, plain, puts, workers):
+    """Kill -9 of the driver and its workers when it begins its nth upload, a part of which still arrives."""
     seen = []
-    process = start(url, "--workers", "2")
+    process = start(url, "--workers", str(workers))
 
     def kill(request: Request) -> bool | int:
         if request.method != "PUT":
@@ -225,7 +225,7 @@ def test_a_build_killed_while_it_writes_goes_on_to_the_same_bytes(url, proxy, pl
     assert process.returncode == -signal.SIGKILL
     proxy.watch = lambda request: False
     assert half_visible(url) == []
-    finish(url, "--workers", "2")
+    finish(url, "--workers", str(workers))
     assert content(url) == plain
     assert list(verify(open_store(url))) == []
 

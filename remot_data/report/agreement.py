@@ -1,0 +1,130 @@
+"""The page of a comparison: how two layers agree, clip by clip, and the frames where they differ most, side by side."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from remot_data import render
+from remot_data.records import LayerInfo
+from remot_data.report.html import Html, count, data_url, join, markup, short, table
+from remot_data.schemas import convert_labels
+from remot_data.store import Store
+
+if TYPE_CHECKING:
+    from remot_data.compare import Comparison
+
+# Frames shown, at most this many of one clip, so that one bad clip does not hide the others.
+_WORST, _OF_ONE_CLIP = 24, 3
+
+
+def write_page(
+    store: Store, made: Comparison, infos: Sequence[LayerInfo], rows: Mapping[str, np.ndarray], out: Path
+) -> None:
+    """Write one self-contained HTML page; `rows` are the columns of the table of `made`."""
+    title = f"{made.layer}: {made.a} and {made.b}"
+    body = [
+        markup("<header><h1>{}</h1><p>{}</p></header><main>", title, store.url),
+        markup('<section id="sum"><h2>Agreement</h2>{}</section>', _sum(made)),
+        markup('<section id="worst"><h2>Where they differ most</h2>{}</section>', _worst(store, made, infos, rows)),
+        markup('<section id="clips"><h2>Clips</h2>{}</section></main>', _clips(rows)),
+    ]
+    script = ""
+    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
+        title=markup("{}", title),
+        body=join(body, "\n"),
+        script=script,
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, out)
+
+
+def _sum(made: Comparison) -> Html:
+    rows = [("agreement", short(made.agreement)), *((k, short(v)) for k, v in made.measures.items())]
+    about = markup("<p>{} frames of {} clips. {}</p>", count(made.frames), count(made.clips), _MEANING[made.layer])
+    return join([about, table("Means over all frames", ["measure", "value"], rows, numbers=[1])])
+
+
+def _clips(rows: Mapping[str, np.ndarray]) -> Html:
+    names = [n for n in rows if n not in ("clip", "frame")]
+    clips = rows["clip"].astype(str)
+    found = []
+    for clip in np.unique(clips):
+        here = clips == clip
+        values = [_mean(rows[n][here]) for n in names]
+        found.append((values[0], [clip, count(int(here.sum())), *(short(v) if v == v else "–" for v in values)]))
+    found.sort(key=lambda item: (item[0] == item[0], item[0]))
+    head = ["clip", "frames", *(n.replace("_", " ") for n in names)]
+    return table("Worst first", head, [row for _, row in found], numbers=range(1, len(head)))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+def _worst(store: Store, made: Comparison, infos: Sequence[LayerInfo], rows: Mapping[str, np.ndarray]) -> Html:
+    chosen = _choose(rows)
+    if not chosen:
+        return markup("<p>There is no frame to compare.</p>")
+    figures = []
+    for i in chosen:
+        clip, t = store.clip[str(rows["clip"][i])], int(rows["frame"][i])
+        frame = store.read_arrays("frames", "frames", clip)["frames"][t]
+        views = [_view(store, made.layer, info, clip, t, frame) for info in infos]
+        caption = f"{clip.key(t)}: agreement {short(float(rows['agreement'][i]))}"
+        figures.append(
+            markup(
+                '<figure class="still"><figcaption>{}</figcaption><img alt="{}" src="{}"></figure>',
+                caption,
+                f"The frame, {made.a} and {made.b}",
+                data_url("image/jpeg", _jpeg(np.hstack([frame, *views]))),
+            )
+        )
+    note = markup('<p class="soft">The frame, then {}, then {}.</p>', made.a, made.b)
+    return join([note, markup('<div class="worst">{}</div>', join(figures))])
+
+
+def _choose(rows: Mapping[str, np.ndarray]) -> list[int]:
+    """Rows of the frames to show, worst first."""
+    agreement = rows["agreement"]
+    shown: dict[str, int] = {}
+    chosen = []
+    for i in np.argsort(agreement, kind="stable"):
+        clip = str(rows["clip"][i])
+        if np.isnan(agreement[i]) or len(chosen) == _WORST:
+            break
+        if shown.get(clip, 0) < _OF_ONE_CLIP:
+            shown[clip] = shown.get(clip, 0) + 1
+            chosen.append(int(i))
+    return chosen
+
+
+def _view(store: Store, kind: str, info: LayerInfo, clip, t: int, frame: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
+    arrays = store.read_arrays(f"layers/{kind}/{info.id}", kind, clip)
+    if kind == "pose":
+        return render.draw_keypoints(frame, arrays["keypoints"][t], info.schema)
+    if kind == "parsing":
+        return render.overlay(frame, convert_labels(arrays["labels"][t], info.schema, "remot6"), "remot6", 0.6)
+    image = render.flow_image(arrays["flow"][t])
+    return cv2.resize(image, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+
+
+_MEANING = {
+    "pose": "Agreement is the share of joints seen by both that lie within 5 % of the person's height of each other.",
+    "parsing": "Agreement is the mean IoU over the six layout classes that either has.",
+    "flow": "Agreement is the share of pixels with an end-point error below one pixel.",
+}
