@@ -17,6 +17,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 import sys
@@ -110,8 +111,15 @@ def _graph(frame: av.VideoFrame) -> av.filter.Graph:
 
 def stage(_: str, out: str, shard: int) -> None:
     store = Store(f"{out}/store")
+    assert not Path(out, "store", "frames", f"shard-{shard:05d}.tar").exists(), "what is there is not written again"
     receipt = frames_shard(store.url, shard, POLICY.to_json())
     assert receipt.frames == sum(clip.frames for clip in store.shard_clips(shard))
+
+
+def new_store(out: Path, clips: list[Clip]) -> None:
+    """A store at `out` with these clips planned and nothing written."""
+    shutil.rmtree(out, ignore_errors=True)
+    create_store(str(out), {"policy": POLICY.to_json(), "size": POLICY.size}).write_clips(clips)
 
 
 WAYS: dict[str, Callable[[str, str, int], None]] = {"frames stage": stage, "best loop": best, "naive loop": naive}
@@ -135,18 +143,17 @@ def speed(folder: Path, frames: int, processes: int, rounds: int) -> bool:
     paths = [folder / f"clip{number}.mp4" for number in range(processes)]
     for number, path in enumerate(paths):
         make_clip(path, frames, number)
-    create_store(f"{folder}/store", {"policy": POLICY.to_json(), "size": POLICY.size}).write_clips(
-        [clip for shard, path in enumerate(paths) for clip in plan(path, shard, shard)]
-    )
+    clips = [clip for shard, path in enumerate(paths) for clip in plan(path, shard, shard)]
     outs = [folder / str(number) for number in range(processes)]
     for out in outs:
-        out.mkdir()
-        (out / "store").symlink_to(folder / "store")
+        new_store(out / "store", clips)
     tasks = [(str(path), str(out), number) for number, (path, out) in enumerate(zip(paths, outs, strict=True))]
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(stage, *zip(*tasks, strict=True)))  # starts the workers and their children
         for _ in range(rounds):
+            for out in outs:
+                new_store(out / "store", clips)
             for name, way in WAYS.items():
                 started = time.perf_counter()
                 list(pool.map(way, *zip(*tasks, strict=True)))

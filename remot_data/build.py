@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -411,6 +412,7 @@ def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: child.Limits) -> l
 
 def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """What the child does: the key, PTS and JPEG bytes of every frame of a clip, in order."""
+    cv2.setNumThreads(1)
     found, rules = Clip.from_json(clip), Policy.from_json(policy)
     if _sha256(found.path, stamp(found.path)) != found.sha256:
         raise video.VideoError("changed", f"{found.path} is not what it was when it was looked through")

@@ -79,7 +79,7 @@ class Limits(Record):
         ValueError: a limit that is not positive.
     """
 
-    stall: float = 60.0
+    stall: float = 120.0
     total: float = 21600.0
     memory: int = 4 * 2**30
 

@@ -55,7 +55,7 @@ def build(
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
     retry: Annotated[str, typer.Option(help="Reason codes (a,b): what was refused for them is tried again.")] = "",
     limit_rejects: Annotated[float | None, typer.Option(help="Stop when a larger share of inputs is refused.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds without a frame after which a video is given up.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Seconds without a frame after which a video is given up.")] = 120.0,
     memory: Annotated[float, typer.Option(help="GiB that reading one video may take.")] = 4.0,
     no_layers: Annotated[bool, typer.Option("--no-layers", help="Write frames only.")] = False,
     wait: Wait = False,

@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 Task = dict[str, Any]
 Progress = Callable[[str, int, int], None]
+_CONNECT = 10.0  # seconds to reach a scheduler
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
 
 
@@ -113,10 +115,6 @@ class Engine:
             ) from error
         except CancelledError as error:
             raise self._gone() from error
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"a worker cannot import {error.name or error}: install the same version of remot on every machine"
-            ) from error
         except Exception as error:
             if self.client.status != "running":
                 raise self._gone() from error
@@ -147,7 +145,8 @@ class Engine:
             threads = sum(self.client.nthreads().values())
         if not threads and not self._waits:
             self._waits = True
-            log.warning("the scheduler%s has no worker now; waiting for one", self._where)
+            hint = "a worker that cannot import remot_data ends when it gets a task, and its log says so"
+            log.warning("the scheduler%s has no worker now; waiting for one (%s)", self._where, hint)
         return max(8, 3 * threads)
 
     def _resources(self, need: str) -> dict[str, float] | None:
@@ -189,17 +188,14 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
     if scheduler is None and workers == 0:
         yield Engine()
         return
+    if scheduler is not None:
+        with _quiet(), _connected(scheduler) as client:
+            _check_workers(client)
+            yield Engine(client)
+        return
     import dask
     from dask.distributed import Client, LocalCluster
 
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="10s")
-        except (OSError, TimeoutError, ValueError) as error:
-            raise EngineError(f"no dask scheduler answers at {scheduler} ({error})") from error
-        with client:
-            yield Engine(client)
-        return
     count = workers or processors()
     with dask.config.set({"logging.distributed": "error"}):
         with _no_interrupt(), _own_environment():
@@ -208,6 +204,62 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
             )
         with cluster, Client(cluster) as client:
             yield Engine(client)
+
+
+def _connected(scheduler: str) -> Any:
+    """A client of a scheduler. What takes connections and says nothing could keep dask waiting for ever."""
+    from dask.distributed import Client
+
+    answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answer.put(Client(scheduler, timeout=f"{_CONNECT}s"))
+        except Exception as error:
+            answer.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        client = answer.get(timeout=2 * _CONNECT)
+    except queue.Empty:
+        client = TimeoutError("it takes connections, but is no scheduler")
+    if isinstance(client, Exception):
+        raise EngineError(f"no dask scheduler answers at {scheduler} ({client})") from client
+    return client
+
+
+def _check_workers(client: Any) -> None:
+    """Refuse workers without this package: a task would end them, and the next, until none is left."""
+    own = version("remot")
+
+    # A function within a function travels as code, so that a worker needs nothing to know it.
+    def installed() -> str:
+        import importlib.metadata
+
+        import remot_data  # noqa: F401 - whether it can be imported
+
+        return importlib.metadata.version("remot")
+
+    for worker, found in client.run(installed, on_error="return").items():
+        cure = "install the same version of remot on every machine"
+        if isinstance(found, ImportError):
+            raise EngineError(f"the worker {worker} cannot import remot_data ({found}): {cure}")
+        if isinstance(found, str) and found != own:
+            raise EngineError(f"the worker {worker} has remot {found}, this machine {own}: {cure}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Errors of dask's connections are told in one sentence, not logged with a traceback."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

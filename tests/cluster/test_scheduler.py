@@ -127,7 +127,7 @@ def test_a_worker_without_this_package_is_named(clips, cluster, tmp_path):
     cluster.start_worker(PYTHONPATH=str(blind.parent))
     status, printed = remot(*building(clips, tmp_path / "store", cluster.address, "--no-layers"))
     assert status == 2, printed
-    assert "a worker cannot import remot_data: install the same version of remot on every machine" in printed
+    assert "cannot import remot_data (No module named remot_data): install the same version" in printed
     assert "Traceback" not in printed
 
 

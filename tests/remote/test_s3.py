@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,14 +70,30 @@ def remote_dancers(server, dancers) -> str:
     return "s3://bucket/dancers"
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """Whatever a test started is gone when it ends."""
+    yield
+    for process in _started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _started.clear()
+
+
 def start(url: str, *more: str, run: str = RUN) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", run, "build", *videos(), "--out", url, *OPTIONS, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+    _started.append(process)
+    return process
 
 
 def finish(url: str, *more: str) -> str:
@@ -91,7 +108,11 @@ def half_visible(url: str) -> list[str]:
     files, wrong = Files(url), []
     names = files.walk()
     for name in names:
-        data = files.read(name)
+        try:
+            data = files.read(name)
+        except FileNotFoundError:  # a lock or a part of a log that is gone since
+            assert name.startswith("ledger/")
+            continue
         if name.endswith(".tar"):
             index = f"{name.removesuffix('.tar')}.parquet"
             if index in names:
@@ -145,7 +166,7 @@ def test_verify_finds_a_flipped_byte_a_cut_tar_and_an_empty_file(url, layered):
     data = store.files.read(tar)
     for broken in (data[:-700] + bytes([data[-700] ^ 1]) + data[-699:], data[:5000], b""):
         store.files.write(tar, broken)
-        assert [p.name for p in verify(open_store(url))] == [tar]
+        assert {p.name for p in verify(open_store(url))} == {tar}
     with pytest.raises(Exception, match="cut short"):
         open_store(url).read_arrays("frames", "frames", store.clips[0])
 
@@ -330,10 +351,8 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(url, proxy, plain):
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_server_that_stays_away_ends_a_build_with_one_sentence(url, proxy, workers):
-    """With a patience of 5 s in place of a minute."""
-    impatient = f"import remot_data.files as f; f._PATIENCE = 5.0; {RUN}" if workers == "0" else RUN
-    # Workers are processes of their own: the patience travels by the environment of Python itself.
-    process = start(url, "--workers", workers, run=impatient)
+    """With a patience of 5 s in place of a minute, also in the workers."""
+    process = start(url, "--workers", workers, run=f"import remot_data.files as f; f._PATIENCE = 5.0; {RUN}")
 
     def away(request: Request) -> bool:
         if sum(r.method == "PUT" for r in proxy.requests) == 4:
