@@ -187,6 +187,33 @@ def snapshot(
 
 
 @app.command()
+def compare(
+    store: str,
+    a: Annotated[str, typer.Argument(help="Id of a layer, or its beginning.")],
+    b: Annotated[str, typer.Argument(help="Id of another layer of that kind.")],
+    layer: Annotated[str, typer.Option(help="Kind of layer: pose, parsing or flow.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder for agreement.parquet and index.html.")] = Path("compare"),
+    fail_below: Annotated[float | None, typer.Option(help="End with status 1 if they agree less than this.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far two layers of one kind agree, by clip and frame, the worst frames first."""
+    from remot_data.compare import compare as run
+    from remot_data.store import open_store
+
+    with _progress() as progress:
+        made = run(open_store(store), layer, a, b, to, workers=workers, scheduler=scheduler, progress=progress)
+    out.print(f"{made.a} and {made.b}: agreement {made.agreement:.4f} over {made.frames} frames of {made.clips} clips")
+    out.print(", ".join(f"{name} {value:.4g}" for name, value in made.measures.items()))
+    out.print(f"wrote {to / 'index.html'} and {made.table}")
+    failed = fail_below is not None and made.agreement < fail_below
+    if failed:
+        err.print(f"[red]wrong[/red] the agreement is below {fail_below}")
+    _finish(made.to_json(), as_json, 1 if failed else 0)
+
+
+@app.command()
 def remove(
     store: str,
     names: Annotated[list[str], typer.Argument(help="Ids of videos or clips; `remot stats --clips` lists them.")],

@@ -251,6 +251,8 @@ def _check_workers(client: Any) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Errors of dask's connections are told in one sentence, not logged with a traceback."""
+    import dask.distributed  # noqa: F401 - sets levels of its own, once
+
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -96,7 +96,7 @@ class Files:
             import aiohttp
 
             limits = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUTS[0], sock_read=_TIMEOUTS[1])
-            self._fs.client_kwargs.setdefault("timeout", limits)
+            self._fs.client_kwargs = {"timeout": limits, **self._fs.client_kwargs}
 
     @property
     def fs(self) -> Any:
@@ -360,6 +360,7 @@ class Files:
         """The result of `act`; on a remote store, tried again while the trouble may pass."""
         if self.local:
             return act()
+        started = time.monotonic()
         pause, most = _PAUSES
         while True:
             try:
@@ -369,26 +370,25 @@ class Files:
             except Exception as error:
                 if not _may_pass(error):
                     raise self._refused(error) from error
-                self._wait(error, pause * random.uniform(0.8, 1.2))
+                self._wait(error, started, pause * random.uniform(0.8, 1.2))
                 pause = min(2 * pause, most)
             else:
                 self._trouble = None
                 return result
 
-    def _wait(self, error: Exception, pause: float) -> None:
+    def _wait(self, error: Exception, started: float, pause: float) -> None:
         """Wait, unless the store has been away for too long: what follows then need not wait again."""
         now = time.monotonic()
-        first, last = self._trouble or (now, now)
-        if now - last > _PATIENCE:
-            first = now
-        if first == now:
-            log.warning("%s: %s: %s; trying again", self.url, type(error).__name__, error)
+        known = self._trouble is not None and started - self._trouble[1] <= _PATIENCE
+        first = self._trouble[0] if self._trouble and known else started
         self._trouble = first, now
         if now + pause - first > _PATIENCE:
             raise FilesError(
                 f"{self.url} does not answer ({type(error).__name__}: {error}); when it does, run the same command "
                 "again, what is finished is kept"
             ) from error
+        if not known:
+            log.warning("%s: %s: %s; trying again", self.url, type(error).__name__, error)
         time.sleep(pause)
 
     def _refused(self, error: Exception) -> Exception:

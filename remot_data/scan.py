@@ -43,9 +43,9 @@ class Policy(Record):
         max_others: share of the looks in which somebody else, at least half as tall as the main person, may stand
             in the crop; a single look is always allowed, and 1 allows all.
         min_seen: share of the looks from the first to the last in which the person has to be found.
-        min_sharpness: least median of `people.sharpness` over the looks. 0.03 is a blur of about
-            1.3 % of the person's height: what is left has the detail of a person 30 pixels high. Video enlarged from
-            180 lines has 0.13.
+        min_sharpness: least median of `people.sharpness` over the looks. 0.02 is Gaussian blur with a standard
+            deviation of more than 1 % of the person's height, 2 pixels of a stored frame. Video that was enlarged
+            from 180 lines has 0.13.
         min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
             4 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
             than a second are not held against it.
@@ -65,7 +65,7 @@ class Policy(Record):
     looks: float = 5.0
     max_others: float = 0.3
     min_seen: float = 0.5
-    min_sharpness: float = 0.03
+    min_sharpness: float = 0.02
     min_motion: float = 4.0
     duplicates: str = "pictures"
     shard_frames: int = 4096
@@ -442,7 +442,7 @@ def _cell_span(start: float, extent: float, scale: float, count: int) -> tuple[i
 
 _HEADER = struct.Struct("<ff")  # seconds, width over height
 _GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
-_MOST_DIFFERENCE = 16  # grey levels; a different encoding and frame rate make up to 13
+_MOST_DIFFERENCE = 16  # grey levels; another encoding at 10 frames a second makes 11, another take 50 and more
 _BINNED = 5  # cells that pairs are looked up by
 _PAIRS = 1 << 20  # compared at a time
 
@@ -455,10 +455,10 @@ def signature(moments: np.ndarray, seconds: float, size: tuple[int, int]) -> str
 def same_content(a: str, b: str) -> bool:
     """Whether two signatures are of the same video, be it encoded anew.
 
-    Strict, as a video that is called the same is lost: length (2 %, at least 0.1 s) and shape (3 %) agree, and no
-    cell of any moment differs by more than 16 grey levels, or a quarter of what moves in the video where that is
-    less. Another size, codec, container, quality or frame rate passes; another take, a part, a mirrored or a
-    differently lit picture does not.
+    Strict, as a video that is called the same is lost: length (2 %, at least 0.15 s, two frames of a slow rate) and
+    shape (3 %) agree, and no cell of any moment differs by more than 16 grey levels, or a quarter of what moves in
+    the video where that is less. Another size, codec, container, quality or frame rate passes; another take, a part,
+    a mirrored or a differently lit picture does not.
     """
     table = _Signatures([a, b])
     return bool(table.agree(np.array([0]), np.array([1]))[0])
@@ -514,7 +514,7 @@ class _Signatures:
 
     def _near(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         a, b = self.seconds[i], self.seconds[j]
-        close = np.abs(a - b) <= np.maximum(0.1, 0.02 * np.maximum(a, b))
+        close = np.abs(a - b) <= np.maximum(0.15, 0.02 * np.maximum(a, b))
         return close & (np.abs(self.shape[i] - self.shape[j]) <= 0.03 * np.maximum(self.shape[i], self.shape[j]))
 
     def _alike(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -547,9 +547,8 @@ class _Signatures:
         telling = self._telling()
         bins = np.stack([self._length_bins(), *(self.cells[:, c] // (_MOST_DIFFERENCE + 1) for c in telling[:_BINNED])])
         bins = bins.astype(np.int64) + 1
-        bins = bins[bins.min(1, initial=1) < bins.max(1, initial=0)]
-        sizes = bins.max(1, initial=0) + 2
-        place = np.cumprod(np.r_[1, sizes[:-1]])
+        bins = bins[bins.min(1, initial=2**30) < bins.max(1, initial=0)]
+        place = np.cumprod(np.r_[1, bins.max(1, initial=0) + 2])[:-1]
         keys = (bins * place[:, None]).sum(0)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
@@ -574,7 +573,7 @@ class _Signatures:
     def _length_bins(self) -> np.ndarray:
         """Lengths that `_near` lets pass differ by at most one bin."""
         seconds = np.maximum(self.seconds, 1e-3)
-        return np.where(seconds < 5, seconds / 0.1, 50 + np.log(seconds / 5) / 0.0202) / 1.02
+        return np.where(seconds < 7.5, seconds / 0.15, 50 + np.log(seconds / 7.5) / 0.0202) / 1.02
 
     def _telling(self) -> list[int]:
         """Up to twelve cells: each the one that tells the most of those pairs apart that the ones before do not."""

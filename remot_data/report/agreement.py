@@ -22,8 +22,8 @@ from remot_data.store import Store
 if TYPE_CHECKING:
     from remot_data.compare import Comparison
 
-# Frames shown, at most this many of one clip, so that one bad clip does not hide the others.
-_WORST, _OF_ONE_CLIP = 24, 3
+# Frames shown; at most this many of one clip and so far apart, so that one bad moment does not hide the others.
+_WORST, _OF_ONE_CLIP, _APART = 24, 3, 5
 
 
 def write_page(
@@ -84,27 +84,37 @@ def _worst(store: Store, made: Comparison, infos: Sequence[LayerInfo], rows: Map
         caption = f"{clip.key(t)}: agreement {short(float(rows['agreement'][i]))}"
         figures.append(
             markup(
-                '<figure class="still"><figcaption>{}</figcaption><img alt="{}" src="{}"></figure>',
+                '<figure class="still"><figcaption>{}</figcaption>'
+                '<img style="width:100%;height:auto" alt="{}" src="{}"></figure>',
                 caption,
                 f"The frame, {made.a} and {made.b}",
                 data_url("image/jpeg", _jpeg(np.hstack([frame, *views]))),
             )
         )
     note = markup('<p class="soft">The frame, then {}, then {}.</p>', made.a, made.b)
-    return join([note, markup('<div class="worst">{}</div>', join(figures))])
+    return join(
+        [
+            note,
+            markup(
+                '<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(24rem,1fr));gap:1rem">{}</div>',
+                join(figures),
+            ),
+        ]
+    )
 
 
 def _choose(rows: Mapping[str, np.ndarray]) -> list[int]:
     """Rows of the frames to show, worst first."""
     agreement = rows["agreement"]
-    shown: dict[str, int] = {}
-    chosen = []
+    shown: dict[str, list[int]] = {}
+    chosen: list[int] = []
     for i in np.argsort(agreement, kind="stable"):
         clip = str(rows["clip"][i])
         if np.isnan(agreement[i]) or len(chosen) == _WORST:
             break
-        if shown.get(clip, 0) < _OF_ONE_CLIP:
-            shown[clip] = shown.get(clip, 0) + 1
+        near = any(abs(int(rows["frame"][i]) - t) < _APART for t in shown.get(clip, ()))
+        if not near and len(shown.get(clip, ())) < _OF_ONE_CLIP:
+            shown.setdefault(clip, []).append(int(rows["frame"][i]))
             chosen.append(int(i))
     return chosen
 

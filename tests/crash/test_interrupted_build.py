@@ -1,77 +1,120 @@
-"""Builds as real processes, stopped by real signals, then gone on with."""
+"""Builds with workers as real processes, stopped by real signals, then gone on with."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from remot_data.assets import fetch
-from remot_data.store import open_store
-from remot_data.verify import verify
-from tests.remot_data.conftest import digests
+from tests.crash.harness import (
+    TINY,
+    assert_sound,
+    below,
+    content,
+    decoders_of,
+    kill_group,
+    remot,
+    started,
+    wait_for,
+    workers_of,
+)
 
-pytestmark = pytest.mark.slow
-OPTIONS = "--size 128x96 --fps 12 --min-frames 4 --max-frames 8 --shard-frames 8 --workers 2".split()
-
-
-def start(out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from remot_data.cli import main; main()", "build", *videos(), "--out", str(out)]
-    return subprocess.Popen(
-        [*command, *OPTIONS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def videos() -> list[str]:
-    return [str(fetch(f"sample-cam0{i}")) for i in (1, 2)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def content(store: Path) -> dict[str, str]:
-    """Digests of everything but the ledger, which keeps times, and what an interrupted write left behind."""
-    return {k: v for k, v in digests(store).items() if not k.startswith("ledger/") and not k.endswith(".tmp")}
+def building(clips: list[str], out: Path, *options: str) -> list[str]:
+    return ["build", *clips[:2], "--out", str(out), *TINY, *(options or ("--workers", "2"))]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("undisturbed") / "store"
-    process = start(out)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return content(out)
+def shards_begun(store: Path) -> list[Path]:
+    """Shards of frames that are being written."""
+    return list(store.glob("frames/*.tar.*.tmp"))
 
 
-@pytest.mark.parametrize("written", [0, 1, 3, 6, 12, 20])
-def test_a_killed_build_goes_on_to_the_same_bytes(undisturbed, tmp_path, written):
-    """Kill -9 of the driver and its workers as soon as so many files are there."""
+def goes_on(clips: list[str], out: Path, complete: Path, *options: str) -> None:
+    status, printed = remot(*building(clips, out, *options))
+    assert status == 0, printed
+    assert_sound(out, content(complete))
+
+
+@pytest.mark.parametrize("files", [4, 14])
+def test_all_processes_killed_and_gone_on_with_by_fewer(files, clips, complete, tmp_path):
+    """Kill -9 of the driver and its workers as soon as so many files are there; then without workers."""
     out = tmp_path / "store"
-    process = start(out)
-    while process.poll() is None and len(digests(out)) <= written:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    again = start(out)
-    printed, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, printed
-    assert content(out) == undisturbed
-    assert list(verify(open_store(str(out)))) == []
+    with started(*building(clips, out)) as build:
+        wait_for(lambda: sum(p.is_file() for p in out.rglob("*")) >= files, 120, build)
+        kill_group(build)
+    goes_on(clips, out, complete, "--workers", "0")
 
 
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(undisturbed, tmp_path):
+def test_workers_do_not_outlive_a_driver_that_is_killed(clips, complete, tmp_path):
     out = tmp_path / "store"
-    process = start(out)
-    while process.poll() is None and not list(out.glob("frames/*.parquet")):
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
-    assert "run the same command again" in printed
-    assert "Traceback" not in printed
-    again = start(out)
-    again.communicate(timeout=300)
-    assert content(out) == undisturbed
+    with started(*building(clips, out, "--workers", "1")) as build:
+        wait_for(lambda: shards_begun(out), 120, build)
+        family = below(build.pid)
+        build.kill()
+        build.wait()
+        wait_for(lambda: not any(p.is_running() for p in family), 30)
+    goes_on(clips, out, complete, "--workers", "1")
+
+
+def test_a_worker_killed_in_the_middle_of_a_task_is_made_good(clips, complete, tmp_path):
+    out = tmp_path / "store"
+    with started(*building(clips, out)) as build:
+        wait_for(lambda: shards_begun(out), 120, build)
+        workers = workers_of(build.pid)
+        assert len(workers) == 2
+        for worker in workers:
+            worker.kill()
+        printed, _ = build.communicate(timeout=120)
+        assert build.returncode == 0, printed
+    assert content(out) == content(complete)
+    goes_on(clips, out, complete)
+
+
+def test_a_decoder_that_somebody_kills_is_no_fault_of_the_video(clips, complete, tmp_path):
+    """The build itself goes on: the video is decoded again, and is no reject."""
+    out = tmp_path / "store"
+    with started(*building(clips, out, "--workers", "1")) as build:
+        for when in (lambda: (out / "ledger/lock-store.json").exists(), lambda: shards_begun(out)):
+            wait_for(when, 120, build)
+            for decoder in wait_for(lambda: decoders_of(build.pid), 60, build):
+                decoder.kill()
+        printed, _ = build.communicate(timeout=120)
+        assert build.returncode == 0, printed
+    assert_sound(out, content(complete))
+
+
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)])
+def test_a_build_that_is_asked_to_end_says_how_to_go_on(number, to_all, clips, complete, tmp_path):
+    """Ctrl-C of a terminal goes to all processes; `kill` to one; a batch system ends its jobs in either way."""
+    out = tmp_path / "store"
+    with started(*building(clips, out)) as build:
+        wait_for(lambda: list(out.glob("frames/*.parquet")), 120, build)
+        family = below(build.pid)
+        asked = time.monotonic()
+        if to_all:
+            os.killpg(build.pid, number)
+        else:
+            build.send_signal(number)
+        printed, _ = build.communicate(timeout=60)
+        assert (build.returncode, "Traceback" in printed) == (128 + number, False), printed
+        assert "stopped; what is finished is kept: run the same command again" in printed
+        assert time.monotonic() - asked < 30 and not (out / "ledger/lock-store.json").exists()
+        wait_for(lambda: not any(p.is_running() for p in family), 30)
+    goes_on(clips, out, complete)
+
+
+def test_another_shard_size_is_refused_by_name_and_what_was_begun_goes_on(clips, complete, tmp_path):
+    out = tmp_path / "store"
+    with started(*building(clips, out, "--workers", "0")) as build:
+        wait_for(lambda: (out / "clips.parquet").exists(), 120, build)
+        kill_group(build)
+    status, printed = remot("build", *clips[:2], "--out", out, "--shard-frames", "64", "--workers", "0")
+    assert status == 2 and "another policy (shard_frames is 8, not 64)" in printed, printed
+    status, printed = remot("build", *clips[:2], "--out", out, "--workers", "0")
+    assert status == 0, printed
+    assert_sound(out, content(complete))

@@ -381,6 +381,22 @@ def test_pauses_grow_to_a_bound(objects, monkeypatch):
     assert 40 < sum(pauses) <= 60
 
 
+def test_a_try_that_takes_long_by_itself_is_not_made_for_ever(objects, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    calls = []
+
+    def slow(self, *args, **named):
+        calls.append(1)
+        now[0] += 77.0
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", slow)
+    with pytest.raises(FilesError, match="does not answer"):
+        objects.read("x")
+    assert len(calls) == 1
+
+
 def test_a_missing_bucket_is_said_when_writing(objects, monkeypatch):
     failing(monkeypatch, "put_file", FileNotFoundError("NoSuchBucket"), times=1)
     with pytest.raises(FilesError, match="no such bucket or folder"):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import socket
 import subprocess
 
+import cv2
 import numpy as np
 import pytest
 
@@ -148,18 +150,16 @@ def test_a_policy_knows_two_kinds_of_duplicates():
 
 
 def test_sharpness_depends_on_blur_and_not_on_size_or_light():
-    frame = next(f for _, f in video.read(fetch("sample-cam02"), size=(640, 360)))
-    grey = frame.mean(2).astype(np.uint8)
-    box = people.find(frame)[0].box
-    import cv2
-
+    large = next(f for _, f in video.read(fetch("sample-cam02"), size=(1280, 720)))
+    grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)
+    box = people.find(large)[0].box
     tall = people.height(box)
-    values = [people.sharpness(cv2.GaussianBlur(grey, (0, 0), s * tall), box) for s in (0.005, 0.01, 0.02, 0.03)]
+    values = [people.sharpness(cv2.GaussianBlur(grey, (0, 0), s * tall), box) for s in (0.005, 0.015, 0.03)]
     sharp = people.sharpness(grey, box)
-    assert sharp > 0.3 and sharp > values[0] > values[1] > Policy().min_sharpness > values[2] > values[3]
+    assert sharp > 0.3 > values[0] > 0.05 > Policy().min_sharpness > values[1] > values[2]
     assert people.sharpness((grey * 0.4 + 20).astype(np.uint8), box) == pytest.approx(sharp, rel=0.1)
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    assert people.sharpness(half, tuple(v / 2 for v in box)) == pytest.approx(sharp, rel=0.3)
+    assert people.sharpness(half, tuple(v / 2 for v in box)) == pytest.approx(sharp, rel=0.2)
     assert people.sharpness(grey, (-50.0, 0.0, 1.0, 100.0)) == float("inf")
 
 
@@ -204,23 +204,22 @@ def test_the_sample_clips_are_kept_whole(name):
 
 
 def test_blurred_static_and_several_persons_are_found_in_real_videos(folder, small):
-    blurred = ffmpeg(folder / "blur.mp4", "-i", fetch("sample-cam01"), "-vf", "gblur=sigma=16,scale=540:-2,fps=30")
-    assert "blurred" in reasons(look(blurred)) and look(blurred)["clips"] == []
+    blurred = ffmpeg(folder / "blur.mp4", "-i", fetch("sample-cam01"), "-vf", "scale=360:-2,fps=30,gblur=sigma=5")
+    line = look(blurred)
+    assert "blurred" in reasons(line) and line["clips"] == []
     picture = ffmpeg(folder / "picture.png", "-i", small, "-frames:v", 1)
     loop = ["-loop", 1, "-framerate", 30, "-t", 1.5, "-i", picture, "-pix_fmt", "yuv420p", "-crf", 35]
-    still = ffmpeg(folder / "still.mp4", *loop)
-    assert reasons(look(still)) == {"static"}
-    graph = "[0:v]crop=500:1000:250:300,scale=250:500,split[a][b];[b]hflip[c];[a][c]hstack"
+    assert reasons(look(ffmpeg(folder / "still.mp4", *loop))) == {"static"}
+    graph = "[0:v]fps=15,crop=500:1000:250:300,scale=250:500,split[a][b];[b]hflip[c];[a][c]hstack"
     pair = ffmpeg(folder / "pair.mp4", "-i", fetch("sample-cam02"), "-filter_complex", graph)
     assert reasons(look(pair)) == {"several-persons"}
-    assert len(look(pair, max_others=1.0)["clips"]) == 1
 
 
 def test_a_person_behind_a_box_in_most_frames_is_occluded(folder):
     # The person is small in the picture, so that hiding is no cut; shown in 6 of 24 frames, a look every 6.
     hide = "drawbox=x=240:y=120:w=160:h=260:color=gray:t=fill:enable='gte(mod(n,24),6)'"
-    graph = f"scale=144:256,pad=640:480:250:120:color=gray,fps=30,{hide},setpts=PTS"
-    hidden = ffmpeg(folder / "hidden.mp4", "-stream_loop", 2, "-i", fetch("sample-cam02"), "-vf", graph)
+    graph = f"fps=30,scale=144:256,pad=640:480:250:120:color=gray,{hide}"
+    hidden = ffmpeg(folder / "hidden.mp4", "-stream_loop", 1, "-i", fetch("sample-cam02"), "-vf", graph)
     line = look(hidden)
     assert reasons(line) == {"occluded"} and line["clips"] == []
 
@@ -353,17 +352,17 @@ def test_a_video_without_clips_does_not_stand_for_a_better_copy():
 def test_the_fast_search_finds_what_comparing_all_pairs_finds():
     rng = np.random.default_rng(3)
     stages = rng.integers(40, 200, (3, 1, 12, 12))
-    moments = np.clip(stages[rng.integers(0, 3, 300)] + rng.integers(-40, 40, (300, 8, 12, 12)), 0, 255)
-    moments[200:] = np.clip(moments[rng.integers(0, 200, 100)] + rng.integers(-9, 10, (100, 8, 12, 12)), 0, 255)
-    seconds = rng.choice([4.0, 4.06, 10.0, 10.15], 300)
+    moments = np.clip(stages[rng.integers(0, 3, 120)] + rng.integers(-40, 40, (120, 8, 12, 12)), 0, 255)
+    moments[80:] = np.clip(moments[rng.integers(0, 80, 40)] + rng.integers(-9, 10, (40, 8, 12, 12)), 0, 255)
+    seconds = rng.choice([4.0, 4.06, 10.0, 10.15], 120)
     lines = made_lines(moments, seconds)
     text = [line["signature"] for line in lines]
     first = {}
-    for i in range(300):
+    for i in range(120):
         match = [j for j in range(i) if same_content(text[i], text[j])]
         if match:
             first[i] = first.get(match[0], match[0])
-    assert 20 < len(first) < 100
+    assert 8 < len(first) < 40
     assert {i: j for i, (j, _) in duplicates(lines).items()} == first
 
 
@@ -417,7 +416,8 @@ def test_a_folder_of_pictures_is_looked_through(tmp_path, small):
 def test_the_task_gives_plain_values_with_the_stamp(small):
     line = scan.scan({"path": str(small)}, Policy().to_json(), None, "as-seen")
     assert line["stamp"] == "as-seen"
-    assert {k: line[k] for k in ("video", "clips", "rejects", "frames", "signature")} == look(small)
+    made = json.loads(json.dumps(look(small)))
+    assert {k: line[k] for k in ("video", "clips", "rejects", "frames", "signature")} == made
     assert set(line) == {"input", "stamp", "video", "clips", "rejects", "frames", "signature", "seconds"}
 
 

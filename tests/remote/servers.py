@@ -242,6 +242,7 @@ def web_server(folder: Path, listing: bool = True, ranges: bool = True) -> Itera
 
 
 NGINX = """
+{user}
 daemon off;
 pid {work}/nginx.pid;
 error_log {work}/error.log;
@@ -273,7 +274,8 @@ def nginx(folder: Path, work: Path, listing: bool) -> Iterator[str]:
     """nginx, as a process of this user; gives its URL."""
     port = free_port()
     config = work / "nginx.conf"
-    config.write_text(NGINX.format(work=work, port=port, root=folder, listing="on" if listing else "off"))
+    user = "user root;" if os.geteuid() == 0 else ""  # else it could not read what only root may
+    config.write_text(NGINX.format(user=user, work=work, port=port, root=folder, listing="on" if listing else "off"))
     command = [str(nginx_binary()), "-p", str(work), "-c", str(config)]
     with running(command, f"http://127.0.0.1:{port}/alive", work / "nginx.log"):
         yield f"http://127.0.0.1:{port}"
