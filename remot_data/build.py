@@ -32,7 +32,7 @@ from remot_data.layers import frames as frames_layer
 from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
 from remot_data.scan import Policy, content_sha256, duplicates, scan, stamp
 from remot_data.shards import Sample, table_bytes
-from remot_data.store import Store, StoreError, create_store, shard_name
+from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 
 REJECTS = "ledger/rejects.parquet"
 # Inputs after which `limit_rejects` may end a build.
@@ -98,10 +98,12 @@ def build(
         raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
     inputs, ignored = find_inputs(videos, root)
     policy = policy or stored_policy(out) or Policy()
-    store = create_store(out, {"policy": policy.to_json(), "size": policy.size})
+    config = {"policy": policy.to_json(), "size": policy.size}
+    store = check_store(out, config)
     seconds: dict[str, float] = {}
     bounds = (limits or child.Limits()).to_json()
     with store.lock(wait=wait), open_engine(workers, scheduler) as engine:
+        store = create_store(out, config)
         store.sweep("", "ledger", "frames")
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress)

@@ -141,7 +141,8 @@ class Files:
     def walk(self) -> list[str]:
         """Every file, sorted, half-written ones too."""
         start = len(self.root.rstrip("/")) + 1
-        return sorted(path[start:] for path in self._again(lambda: self.fs.find(self.root)))
+        found = self._again(lambda: self.fs.find(self.root))
+        return sorted(path[start:] for path in found if len(path) > start)  # s3fs may name the empty folder itself
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """A whole file, or its bytes [start, end), fewer where it ends before."""

@@ -23,7 +23,7 @@ from remot_data.records import Record
 # Files that lie beside videos and are not meant to be one.
 _SIDECARS = frozenset(
     ".txt .md .json .jsonl .csv .tsv .yaml .yml .xml .html .pdf .srt .vtt .ass .py .sh .log .zip .tar .gz "
-    ".jpg .jpeg .png .webp .parquet .npy .npz".split()
+    ".jpg .jpeg .png .bmp .webp .flo .parquet .npy .npz".split()
 )
 _KINDS = {
     stat.S_IFIFO: "a pipe",

@@ -453,6 +453,25 @@ def open_store(url: str) -> Store:
 def create_store(url: str, config: Mapping[str, Any] | None) -> Store:
     """A new store with this policy, or the one that is there; without a policy, the one that has to be there.
 
+    To be called under the lock on it where others may do the same.
+
+    Raises:
+        StoreError: see `check_store`.
+    """
+    store = check_store(url, config)
+    if config is not None and not store.files.exists("store.json"):
+        for name in ("ledger/store.json", "store.json"):
+            store.write_json(name, _stored(config))
+    return store
+
+
+def _stored(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(canonical_json({"format": FORMAT, **config}))
+
+
+def check_store(url: str, config: Mapping[str, Any] | None) -> Store:
+    """The store that is there, or is to be made, without writing anything.
+
     Raises:
         StoreError: where the folder holds something else, or a store of another policy (names what differs).
     """
@@ -460,12 +479,11 @@ def create_store(url: str, config: Mapping[str, Any] | None) -> Store:
     if config is None:
         _ = store.config
         return store
-    wanted = json.loads(canonical_json({"format": FORMAT, **config}))
+    wanted = _stored(config)
     if not store.files.exists("store.json"):
         if [name for name in store.files.names("") if name != "ledger"]:
             raise StoreError(f"{url} exists and is no store; choose another --out or empty that folder")
-        for name in ("ledger/store.json", "store.json"):
-            store.write_json(name, wanted)
+        return store
     different = list(_differences(store.config, wanted))
     if different:
         raise StoreError(

@@ -91,7 +91,7 @@ class SCHP:
         with torch.device("meta"):
             network = AugmentedCE2P(MODELS[self.model].classes)
         check_state(state, network.state_dict(), str(self.path))
-        network.load_state_dict(as_batch_norm(state), strict=False, assign=True)
+        network.load_state_dict(as_batch_norm(state), assign=True)
         self._network = network.eval().requires_grad_(False).to(self.device)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -159,7 +159,9 @@ def official_state(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
 
     state = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise DetectorError(f"schp: {path} is no SCHP checkpoint, it has no tensors under 'state_dict'; give {_EXPECTED}")
+        raise DetectorError(
+            f"schp: {path} is no SCHP checkpoint, it has no tensors under 'state_dict'; give {_EXPECTED}"
+        )
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
@@ -170,7 +172,9 @@ def _which(state: Mapping[str, torch.Tensor], wanted: str | None, path: str) -> 
         raise DetectorError(f"schp: {path} is no SCHP checkpoint, it lacks 'fushion.3.weight'; give {_EXPECTED}")
     found = next((name for name, m in MODELS.items() if m.classes == len(last)), None)
     if found is None:
-        raise DetectorError(f"schp: {path} makes {len(last)} labels; supported are 18 (ATR) and 20 (LIP): give {_EXPECTED}")
+        raise DetectorError(
+            f"schp: {path} makes {len(last)} labels; supported are 18 (ATR) and 20 (LIP): give {_EXPECTED}"
+        )
     if wanted not in (None, found):
         raise DetectorError(
             f"schp: {path} makes {len(last)} labels, it is a checkpoint for {found.upper()}, but the model {wanted!r} "
@@ -189,7 +193,9 @@ def check_state(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Te
         "not of this network": sorted(have.keys() - want.keys()),
         "of another shape": sorted(key for key in have.keys() & want.keys() if have[key] != want[key]),
     }
-    said = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})" for what, keys in wrong.items() if keys]
+    said = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})" for what, keys in wrong.items() if keys
+    ]
     if said:
         raise DetectorError(f"schp: the tensors of {path} do not fit the network: {'; '.join(said)}; give {_EXPECTED}")
 

@@ -16,7 +16,7 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PN
 
 def to_jpeg(image: np.ndarray) -> bytes:
     """JPEG of an image uint8 [H, W, 3], RGB, at quality 95 without colour subsampling."""
-    return cv2.imencode(".jpg", image[..., ::-1], _JPEG)[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
 
 
 def to_png(image: np.ndarray) -> bytes:
