@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -471,7 +472,8 @@ class _Assets:
 
 
 def main() -> None:
-    """Entry point of the `remot` command."""
+    """Entry point of the `remot` command. A batch system that ends it is heard like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(_invoke(sys.argv[1:]))
 
 

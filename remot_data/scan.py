@@ -489,7 +489,7 @@ def duplicates(lines: Sequence[Mapping[str, Any]], by: str = "pictures") -> dict
             if earlier != i:
                 found[i] = earlier, "pictures"
     # A copy of the bytes of a repeat repeats the first of them all.
-    return {i: found.get(j, (j, what))[:1] + (what,) for i, (j, what) in sorted(found.items())}
+    return {i: found.get(j, (j, what)) for i, (j, what) in sorted(found.items())}
 
 
 class _Signatures:

@@ -337,7 +337,7 @@ def test_duplicates_by_bytes_and_by_pictures():
     lines.append({**lines[4]})  # the bytes of a repeat
     lines.append({"video": None, "clips": [], "signature": ""})
     lines += [{**line, "clips": [], "video": {"sha256": "f" * 64}} for line in lines[:1]]  # no clips: it has its reason
-    assert duplicates(lines) == {4: (1, "pictures"), 6: (1, "bytes")}
+    assert duplicates(lines) == {4: (1, "pictures"), 6: (1, "pictures")}
     assert duplicates(lines, "bytes") == {6: (4, "bytes")}
     assert duplicates([]) == {} and duplicates(lines[7:8]) == {}
 
