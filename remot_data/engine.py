@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Task = dict[str, Any]
 Progress = Callable[[str, int, int], None]
+_SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
 
@@ -197,7 +198,8 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
     from dask.distributed import Client, LocalCluster
 
     count = workers or processors()
-    with dask.config.set({"logging.distributed": "error"}):
+    quiet = {"logging.distributed": "error", f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}
+    with dask.config.set(quiet):
         with _no_interrupt(), _own_environment():
             cluster = LocalCluster(
                 n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0

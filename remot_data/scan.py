@@ -315,7 +315,7 @@ class _Shot:
         if tall < self.policy.min_height:
             detail = f"{tall:.0f} pixels high, {self.policy.min_height} asked for"
             return self._refuse("person-too-small", self.span, detail)
-        first, last = _span(track, self.span, max(1, round(self.found.fps / self.policy.looks)))
+        first, last = _span(track, self.span, [self.seen.at[i] for i in looks])
         numbers = self._picked(first, last)
         few = len(numbers) < self.policy.min_frames
         if few and len(self._picked(*self.span)) >= self.policy.min_frames:
@@ -331,8 +331,10 @@ class _Shot:
             self._judge_part(part, chosen, track)
 
     def _judge_part(self, part: int, numbers: np.ndarray, track: Sequence[people.Person]) -> None:
-        near = self.found.fps / self.policy.looks + 1
-        around = [p for p in track if numbers[0] - near <= p.frame <= numbers[-1] + near]
+        # From the look before the first frame to that after the last: the person is somewhere between them.
+        before, after = np.searchsorted(self.seen.at, (numbers[0], numbers[-1] + 1)) + (-1, 0)
+        bounds = self.seen.at[max(before, 0)], self.seen.at[min(after, len(self.seen.at) - 1)]
+        around = [p for p in track if bounds[0] <= p.frame <= bounds[1]]
         around = around or [min(track, key=lambda p: abs(p.frame - numbers[len(numbers) // 2]))]
         aspect = self.policy.size[1] / self.policy.size[0]
         crop = people.crop([p.box for p in around], self.found.size, aspect, self.policy.margin)
@@ -402,10 +404,13 @@ class _Shot:
         )
 
 
-def _span(track: Sequence[people.Person], shot: tuple[int, int], gap: int) -> tuple[int, int]:
-    """First frame and one past the last of a track: to the end of the shot where no look in between missed it."""
-    first = shot[0] if track[0].frame - shot[0] <= gap else track[0].frame
-    last = shot[1] if shot[1] - track[-1].frame <= gap + 1 else track[-1].frame + 1
+def _span(track: Sequence[people.Person], shot: tuple[int, int], at: Sequence[int]) -> tuple[int, int]:
+    """First frame and one past the last of a track; `at` are the frames of the looks at the shot.
+
+    To the end of the shot where no later look missed the person, from its beginning where one earlier look did at most.
+    """
+    first = shot[0] if track[0].frame <= at[:2][-1] else track[0].frame
+    last = shot[1] if track[-1].frame == at[-1] else track[-1].frame + 1
     return first, last
 
 

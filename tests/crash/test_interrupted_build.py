@@ -79,10 +79,9 @@ def test_a_decoder_that_somebody_kills_is_no_fault_of_the_video(clips, complete,
     """The build itself goes on: the video is decoded again, and is no reject."""
     out = tmp_path / "store"
     with started(*building(clips, out, "--workers", "1")) as build:
-        for when in (lambda: (out / "ledger/lock-store.json").exists(), lambda: shards_begun(out)):
-            wait_for(when, 120, build)
-            for decoder in wait_for(lambda: decoders_of(build.pid), 60, build):
-                decoder.kill()
+        wait_for(lambda: shards_begun(out), 120, build)
+        for decoder in wait_for(lambda: decoders_of(build.pid), 60, build):
+            decoder.kill()
         printed, _ = build.communicate(timeout=120)
         assert build.returncode == 0, printed
     assert_sound(out, content(complete))

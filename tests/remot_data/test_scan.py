@@ -203,6 +203,7 @@ def test_the_sample_clips_are_kept_whole(name):
     assert line["rejects"] == [] and line["frames"]["kept"] == 100
 
 
+@pytest.mark.slow
 def test_blurred_static_and_several_persons_are_found_in_real_videos(folder, small):
     blurred = ffmpeg(folder / "blur.mp4", "-i", fetch("sample-cam01"), "-vf", "scale=360:-2,fps=30,gblur=sigma=5")
     line = look(blurred)
@@ -215,6 +216,7 @@ def test_blurred_static_and_several_persons_are_found_in_real_videos(folder, sma
     assert reasons(look(pair)) == {"several-persons"}
 
 
+@pytest.mark.slow
 def test_a_person_behind_a_box_in_most_frames_is_occluded(folder):
     # The person is small in the picture, so that hiding is no cut; shown in 6 of 24 frames, a look every 6.
     hide = "drawbox=x=240:y=120:w=160:h=260:color=gray:t=fill:enable='gte(mod(n,24),6)'"
@@ -224,6 +226,7 @@ def test_a_person_behind_a_box_in_most_frames_is_occluded(folder):
     assert reasons(line) == {"occluded"} and line["clips"] == []
 
 
+@pytest.mark.slow
 def test_drawn_dancers_are_kept(folder):
     for seed in range(3):
         path = folder / f"drawn{seed}.mp4"
@@ -269,6 +272,7 @@ def signed():
     return sign
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -286,6 +290,7 @@ def test_encoded_anew_it_is_the_same(folder, small, signed, name, options):
     assert same_content(signed(small), signed(ffmpeg(folder / name, "-i", small, *options)))
 
 
+@pytest.mark.slow
 def test_other_takes_parts_and_mirror_images_are_not_the_same(folder, small, signed):
     cam1 = fetch("sample-cam01")
     half = ["-vf", "scale=288:512,trim=start_frame={}:end_frame={},setpts=PTS-STARTPTS"]

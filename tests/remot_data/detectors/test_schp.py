@@ -69,19 +69,23 @@ def official_shapes(classes: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def random_state(classes: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Tensors of an official checkpoint: convolutions of He's size, norms that are no identity, some scales below 0."""
-    generator = torch.Generator().manual_seed(seed)
+def random_state(classes: int, full: bool = False) -> dict[str, torch.Tensor]:
+    """Tensors of an official checkpoint, some norms with scales below 0.
+
+    A tensor is one random number of its own, repeated without taking memory, which tells keys apart as well as full
+    tensors do. `full` gives convolutions of He's size instead, so that the network can be run.
+    """
+    generator = torch.Generator().manual_seed(classes)
     state = {}
     for name, shape in official_shapes(classes).items():
-        tensor = torch.randn(shape, generator=generator)
+        tensor = torch.randn(shape if full else (1,) * len(shape), generator=generator)
         if len(shape) == 4:
             tensor *= (2 / (shape[1] * shape[2] * shape[3])) ** 0.5
         elif name.endswith("running_var"):
             tensor = 1 + tensor.abs()
         elif name.endswith(".weight"):
             tensor = 0.5 + 0.5 * tensor
-        state[f"module.{name}"] = tensor
+        state[f"module.{name}"] = tensor.expand(shape)
     return state
 
 
@@ -161,7 +165,7 @@ def test_a_norm_scales_by_the_size_of_its_weight() -> None:
     assert (plain.eval()(x.clone()) - wanted).abs().max() > 0.5
 
 
-def test_the_sign_of_a_scale_does_not_matter_to_the_labels(tmp_path: Path, frames: np.ndarray) -> None:
+def test_the_sign_of_a_scale_does_not_matter() -> None:
     state = random_state(18)
     flipped = {
         k: -t if k.endswith("weight") and k.removesuffix("weight") + "running_mean" in state else t
@@ -171,7 +175,7 @@ def test_the_sign_of_a_scale_does_not_matter_to_the_labels(tmp_path: Path, frame
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-def test_the_way_to_the_input_and_back(frames: np.ndarray) -> None:
+def test_the_way_to_the_input_and_back() -> None:
     image = np.zeros((256, 192, 3), np.uint8)
     cv2.ellipse(image, (80, 120), (40, 90), 20, 0, 360, (255, 128, 64), -1)
     cv2.rectangle(image, (150, 200), (191, 255), (40, 200, 250), -1)
@@ -181,7 +185,9 @@ def test_the_way_to_the_input_and_back(frames: np.ndarray) -> None:
         assert inputs.shape == (1, size, size, 3) and inputs.dtype == np.float32
         bgr = inputs * np.float32(schp._STD) + np.float32(schp._MEAN)
         back = to_frame(torch.from_numpy(bgr).permute(0, 3, 1, 2), 256, 192)[0].permute(1, 2, 0).numpy()[..., ::-1]
-        assert np.abs(back * 255 - image).max() < 3
+        # The last row lies on the input's last, where OpenCV's rounded weights mix in a little of the black outside.
+        assert np.abs(back * 255 - image)[:-1].max() < 3
+        assert np.abs(back * 255 - image)[-1].max() < 255 / 16
         # The sides of the square that the frame does not reach are black.
         assert np.allclose(bgr[0, :, : size // 8 - 2], 0, atol=1e-6)
 
@@ -203,15 +209,22 @@ def test_normalisation_is_in_bgr() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_labels_of_real_frames(checkpoint: tuple[int, Path], frames: np.ndarray) -> None:
-    classes, path = checkpoint
-    detector = SCHP(weights=path, device="cpu", batch=2)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("classes", [18, 20])
+def test_labels_of_real_frames(classes: int, tmp_path: Path, frames: np.ndarray) -> None:
+    state = random_state(classes, full=True)
+    detector = SCHP(weights=save(tmp_path, state), device="cpu", batch=2)
+    with torch.inference_mode():
+        inputs = torch.from_numpy(prepared(frames[:1], schp.MODELS[detector.model].size)).permute(0, 3, 1, 2)
+        logits = detector._network(inputs)
+        side = -(-inputs.shape[-1] // 4)
+        assert logits.shape == (1, classes, side, side)
+        # Random features hardly vary over an image: without their mean every pixel would get the same label.
+        detector._network.fushion[3].bias -= logits.mean((0, 2, 3))
     labels = detector(frames)["labels"]
     assert labels.shape == frames.shape[:3] and labels.dtype == np.uint8
-    assert labels.max() < classes and len(np.unique(labels)) > 1
-    single = np.concatenate([detector(frame[None])["labels"] for frame in frames])
-    assert (labels == single).mean() > 0.999
+    assert labels.max() < classes and len(np.unique(labels)) > 3
+    assert (labels[2] == detector(frames[2:])["labels"]).mean() > 0.999
 
 
 def test_fingerprint(checkpoint: tuple[int, Path], tmp_path: Path) -> None:
