@@ -420,12 +420,15 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
         raise video.VideoError("changed", f"{found.path} is not what it was when it was looked through")
     yield {}, b""
     decoder = rules.decoder if rules.decoder == "pyav" or video.decord_agrees(found.path) else "pyav"
+    wanted = found.pts.array().tolist()
     written = 0
     for pts, frame in video.read(
-        found.path, only=found.pts.array().tolist(), crop=found.crop, size=rules.size, decoder=decoder
+        found.path, only=wanted, crop=found.crop, size=rules.size, decoder=decoder, passing=True
     ):
-        jpeg = frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
-        yield {"key": found.key(written), "pts": pts}, jpeg
+        if not frame.size:
+            yield {}, b""
+            continue
+        yield {"key": found.key(written), "pts": pts}, frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
         written += 1
     if written != found.frames:
         detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"

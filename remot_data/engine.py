@@ -144,7 +144,7 @@ class Engine:
         """How many tasks to have with the scheduler: a few a thread, and some while there are no workers yet."""
         with self._reaching():
             threads = sum(self.client.nthreads().values())
-        if not threads and not self._waits:
+        if not threads and not self._waits and self.client.cluster is None:
             self._waits = True
             hint = "a worker that cannot import remot_data ends when it gets a task, and its log says so"
             log.warning("the scheduler%s has no worker now; waiting for one (%s)", self._where, hint)

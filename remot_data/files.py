@@ -384,6 +384,7 @@ class Files:
         first = self._trouble[0] if self._trouble and known else started
         self._trouble = first, now
         if now + pause - first > _PATIENCE:
+            self._trouble = now - _PATIENCE, now
             raise FilesError(
                 f"{self.url} does not answer ({type(error).__name__}: {error}); when it does, run the same command "
                 "again, what is finished is kept"

@@ -558,6 +558,7 @@ def read(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     decoder: str = "pyav",
+    passing: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The frames of a video in presentation order, as (PTS, uint8 [H, W, 3] RGB), PTS strictly increasing.
 
@@ -577,6 +578,8 @@ def read(
         decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: the same frames with slightly different
             colours. decord converts whole pictures first, so it is the slower one where `crop` or `size` is given
             (``benchmarks/decode.py``).
+        passing: also give the frames that are passed over on the way, with an empty picture [0, 0, 3]: a sign of life
+            where the way is long, as in a container that has to be read from the beginning.
 
     Raises:
         VideoError: as `probe`, or the picture changes size midway.
@@ -586,13 +589,13 @@ def read(
         raise ValueError(f"unknown decoder {decoder!r}: write 'pyav' or 'decord'")
     wanted = _Wanted.of(start_pts, end_pts, only)
     if decoder == "decord":
-        return _pictures(_decord_frames(path, wanted), _Picture(path, _as_stored, crop, size), wanted)
+        return _pictures(_decord_frames(path, wanted), _Picture(path, _as_stored, crop, size), wanted, passing)
     if os.path.isdir(path):
-        return _pictures(_folder_frames(path, fps, wanted), _Picture(path, _as_stored, crop, size), wanted)
+        return _pictures(_folder_frames(path, fps, wanted), _Picture(path, _as_stored, crop, size), wanted, passing)
     with _open(path) as container:
         aspect = _video_stream(container, path).sample_aspect_ratio
     picture = _Picture(path, lambda frame: _Geometry.of(frame, aspect), crop, size)
-    return _pictures(_frames_from(path, wanted.start), picture, wanted)
+    return _pictures(_frames_from(path, wanted.start), picture, wanted, passing)
 
 
 def _as_stored(frame: av.VideoFrame) -> _Geometry:
@@ -620,8 +623,11 @@ class _Wanted:
         return (self.start is None or pts >= self.start) and (self.only is None or pts in self.only)
 
 
+_NO_PICTURE = np.empty((0, 0, 3), np.uint8)
+
+
 def _pictures(
-    frames: Iterator[tuple[int, av.VideoFrame]], picture: _Picture, wanted: _Wanted
+    frames: Iterator[tuple[int, av.VideoFrame]], picture: _Picture, wanted: _Wanted, passing: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     for pts, frame in frames:
         if wanted.end is not None and pts >= wanted.end:
@@ -630,6 +636,8 @@ def _pictures(
             yield pts, picture(frame)
             if wanted.end == pts + 1:
                 return
+        elif passing:
+            yield pts, _NO_PICTURE
 
 
 # --- folders of pictures ------------------------------------------------------------------------------------

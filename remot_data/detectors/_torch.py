@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,19 +49,23 @@ def _warn_of_cpu(detector: str, on_cpu: str) -> None:
     log.warning("%s runs on the processor, since torch sees no CUDA device: expect %s", detector, on_cpu)
 
 
-def read_checkpoint(path: str | Path, detector: str, expected: str) -> Any:
+def read_checkpoint(path: str | Path, detector: str, expected: str, allowed: Sequence[Any] = ()) -> Any:
     """What a torch file holds, tensors and plain containers only: nothing in it is ever run.
 
+    Args:
+        expected: which file would fit, for the error.
+        allowed: harmless classes that the file may hold besides, as `torch.serialization.safe_globals` takes them.
+
     Raises:
-        DetectorError: if there is no such file, or it is no torch file, or it holds other objects; `expected` says
-            what it should have been.
+        DetectorError: if there is no such file, or it is no torch file, or it holds other objects.
     """
     import torch
 
     if not Path(path).is_file():
         raise DetectorError(f"{detector}: there is no weights file {path}; give {expected}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise DetectorError(
             f"{detector}: {path} cannot be read as a file of tensors ({_first_line(error)}); give {expected}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from remot_data.detectors._network import at_least_one, inference, misfits
 from remot_data.detectors._torch import choose_device, read_checkpoint
 from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.detectors.dis import one_opencv_thread
@@ -81,16 +82,16 @@ class SCHP:
             raise DetectorError(f"schp has no model {model!r}; choose one of {', '.join(MODELS)}")
         if weights is None:
             raise DetectorError(f"schp needs its weights: give weights=FILE, {_EXPECTED}")
-        if batch < 1:
-            raise DetectorError(f"schp: the batch is {batch}; give at least 1")
-        self.path, self.batch = Path(weights), batch
+        self.path, self.batch = Path(weights), at_least_one(batch, self.name)
         self.device = choose_device(device, self.name, "some seconds a frame")
         state = official_state(read_checkpoint(self.path, self.name, _EXPECTED), str(self.path))
         self.model = _which(state, model, str(self.path))
         self.schema = MODELS[self.model].schema
         with torch.device("meta"):
             network = AugmentedCE2P(MODELS[self.model].classes)
-        check_state(state, network.state_dict(), str(self.path))
+        wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        if said := misfits({key: tuple(tensor.shape) for key, tensor in state.items()}, wanted):
+            raise DetectorError(f"schp: the tensors of {weights} do not fit the network: {said}; give {_EXPECTED}")
         network.load_state_dict(as_batch_norm(state), assign=True)
         self._network = network.eval().requires_grad_(False).to(self.device)
 
@@ -111,7 +112,7 @@ class SCHP:
     def _labels(self, frames: np.ndarray) -> np.ndarray:
         import torch
 
-        with torch.inference_mode():
+        with inference(self.device):
             images = torch.from_numpy(prepared(frames, MODELS[self.model].size)).to(self.device)
             logits = self._network(images.permute(0, 3, 1, 2).contiguous())
             full = torch.nn.functional.interpolate(logits, images.shape[1:3], mode="bilinear", align_corners=True)
@@ -181,23 +182,6 @@ def _which(state: Mapping[str, torch.Tensor], wanted: str | None, path: str) -> 
             f"was asked for; give {MODELS[wanted].file}, or take schp:{found}"
         )
     return found
-
-
-def check_state(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: str) -> None:
-    """Whether a state has exactly the tensors of the network; `DetectorError` names the first that differ."""
-    counter = "num_batches_tracked"  # InPlaceABN has none, and nothing reads it
-    have = {key: tuple(t.shape) for key, t in state.items() if not key.endswith(counter)}
-    want = {key: tuple(t.shape) for key, t in wanted.items() if not key.endswith(counter)}
-    wrong = {
-        "missing": sorted(want.keys() - have.keys()),
-        "not of this network": sorted(have.keys() - want.keys()),
-        "of another shape": sorted(key for key in have.keys() & want.keys() if have[key] != want[key]),
-    }
-    said = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})" for what, keys in wrong.items() if keys
-    ]
-    if said:
-        raise DetectorError(f"schp: the tensors of {path} do not fit the network: {'; '.join(said)}; give {_EXPECTED}")
 
 
 def as_batch_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

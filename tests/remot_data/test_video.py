@@ -703,3 +703,11 @@ def test_cutting_a_part(made: Made, tmp_path: Path) -> None:
             video.cut(source, out, start, end)
     with pytest.raises(EncodeError, match="ffmpeg ended"):
         video.cut(source, tmp_path / "cut.odd", 0, 1)
+
+
+def test_frames_passed_over_can_be_told_of(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", 12, ["-c:v", "libx264"])
+    every = [pts for pts, _ in video.read(path)]
+    found = list(video.read(path, only=every[4:8:2], size=(32, 24), passing=True))
+    assert [pts for pts, picture in found if picture.size] == every[4:8:2]
+    assert every[5] in [pts for pts, picture in found if picture.shape == (0, 0, 3)]

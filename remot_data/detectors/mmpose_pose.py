@@ -1,0 +1,338 @@
+"""Keypoints by MMPose: RTMPose, and its other top-down models, for the body and the whole body.
+
+MMPose wants more installed than it uses: it imports models that need mmcv's compiled operators, and torchvision to draw.
+Where those are not there, stand-ins take their place while it is imported, and refuse to be called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from remot_data.detectors._network import at_least_one, inference, misfits
+from remot_data.detectors._torch import choose_device, read_checkpoint
+from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.records import digest
+from remot_data.schemas import keypoint_set
+
+if TYPE_CHECKING:
+    import torch
+
+    from remot_data.detectors.blazepose import BlazePose
+
+ALIASES = {"body": "rtmpose-m_8xb256-420e_body8-256x192", "wholebody": "rtmpose-m_8xb64-270e_coco-wholebody-256x192"}
+_SCHEMAS = {17: "coco17", 133: "wholebody133"}
+_NAMED = 23  # body and feet; face and hands are numbered differently in every naming
+_FOLDERS = ("body_2d_keypoint/rtmpose", "wholebody_2d_keypoint/rtmpose")
+
+
+class MMPose:
+    """COCO's 17 keypoints or the 133 of the whole body by a top-down model of MMPose.
+
+    The model looks at one box of every frame: all of it, since a clip is a crop around one person.
+
+    Args:
+        model: ``body``, ``wholebody``, the name of a config that MMPose ships, or a config file of your own, which is
+            Python code that is run.
+        weights: a checkpoint for it; if not given, MMPose's own is downloaded into the cache of torch.hub.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
+        batch: frames that go through the network together.
+        threshold: keypoints of smaller confidence are stored as not seen.
+        margin: the box is widened by this factor. MMPose widens tight boxes by 1.25; a clip has a margin already.
+        detect: find the person's box in every frame first, with the default pose detector, and widen that by 1.25
+            more; a frame where nobody is found is looked at whole.
+        trust: read the file `weights` with pickle, which runs what is in it: only for files that you trust.
+
+    Raises:
+        DetectorError: for an unknown model, one of other keypoints, or weights that cannot be had or do not fit.
+    """
+
+    name = "mmpose"
+    kind = "pose"
+    version = "1"
+    needs: tuple[str, ...] = ()
+    licence = "Apache-2.0; the data sets that its weights were trained on have terms of their own"
+    approximate = False
+
+    def __init__(
+        self,
+        model: str = "body",
+        weights: str | Path | None = None,
+        *,
+        device: str | None = None,
+        batch: int = 16,
+        threshold: float = 0.3,
+        margin: float = 1.0,
+        detect: bool = False,
+        trust: bool = False,
+    ):
+        mm = library()
+        self.batch, self.threshold, self.margin = at_least_one(batch, self.name), threshold, margin
+        if not margin > 0:
+            raise DetectorError(f"mmpose: the margin is {margin}; give a factor above 0, 1 for the box as it is")
+        self._config_path = find_config(model, mm.configs)
+        self.model = self._config_path.stem
+        if trust and weights is None:
+            raise DetectorError("mmpose: trust is for a file that you name; give weights=FILE with it")
+        config = _prepared(mm.Config.fromfile(str(self._config_path)), margin * (1.25 if detect else 1))
+        self._config_digest = digest([config.model.to_dict(), config.test_dataloader.dataset.pipeline])
+        self.device = choose_device(device, self.name, "0.05 to 0.5 seconds a frame, as the model is small or large")
+        with stand_ins(), _without_warnings():
+            self._network = mm.init_model(config, None, device="cpu")
+        self.schema = schema_of(self._network.dataset_meta, self.model)
+        self.path = Path(weights) if weights is not None else download(self._config_path, mm.configs)
+        _load(self._network, _read(self.path, trust), self.path, self.model)
+        self._network.requires_grad_(False).to(self.device)
+        self._pipeline = mm.Compose(config.test_dataloader.dataset.pipeline)
+        self._collate, self._mmpose = mm.pseudo_collate, mm.version
+        self._finder = _finder() if detect else None
+
+    def fingerprint(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"threshold": self.threshold, "margin": self.margin}
+        if self._finder is not None:
+            settings["detect"] = self._finder.fingerprint()
+        return {
+            "detector": self.name,
+            "version": self.version,
+            "mmpose": self._mmpose,
+            "model": self.model,
+            "config": self._config_digest,
+            "weights": file_sha256(self.path),
+            "settings": settings,
+        }
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        """`keypoints` float32 [T, K, 3] of frames uint8 [T, H, W, 3], RGB."""
+        out = np.zeros((len(frames), len(keypoint_set(self.schema)), 3), np.float32)
+        for start in range(0, len(frames), self.batch):
+            out[start : start + self.batch] = self._keypoints(frames[start : start + self.batch])
+        return {"keypoints": out}
+
+    def _keypoints(self, frames: np.ndarray) -> np.ndarray:
+        samples = [self._sample(frame) for frame in frames]
+        with inference(self.device), _without_warnings():
+            found = [result.pred_instances for result in self._network.test_step(self._collate(samples))]
+        points = np.stack([np.asarray(f.keypoints, np.float32)[0] for f in found])
+        scores = np.stack([np.asarray(f.keypoint_scores, np.float32)[0] for f in found])
+        # MMPose counts from the centre of the first pixel, the toolkit from its corner.
+        return as_layer(points + 0.5, scores, frames.shape[1:3], self.threshold)
+
+    def _sample(self, frame: np.ndarray) -> dict[str, Any]:
+        box = (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))
+        if self._finder is not None and (bodies := self._finder.body_boxes(frame)):
+            box = bodies[0].box
+        info = {
+            "img": np.ascontiguousarray(frame[..., ::-1]),
+            "bbox": np.float32([box]),
+            "bbox_score": np.ones(1, np.float32),
+        }
+        return self._pipeline({**info, **self._network.dataset_meta})
+
+
+def as_layer(points: np.ndarray, scores: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
+    """Keypoints of a pose layer, float32 [T, K, 3], of positions [T, K, 2] with the origin at the corner.
+
+    Scores [T, K] are brought to [0, 1]; points outside the frame, below the threshold or not finite are 0, 0, 0.
+    """
+    out = np.concatenate([points, scores[..., None]], -1).astype(np.float32)
+    finite = np.isfinite(out).all(-1)
+    inside = ((out[..., :2] >= 0) & (out[..., :2] < size[::-1])).all(-1)
+    out[..., 2] = out[..., 2].clip(0, 1)
+    out[~(finite & inside & (out[..., 2] > 0) & (out[..., 2] >= threshold))] = 0
+    return out
+
+
+def schema_of(meta: Mapping[str, Any], model: str) -> str:
+    """The keypoint set of a model by MMPose's description of its data set: names, not only their number, decide."""
+    names = [str(name).replace("_", "-") for _, name in sorted(meta["keypoint_id2name"].items())]
+    schema = _SCHEMAS.get(len(names))
+    if schema is None or names[:_NAMED] != list(keypoint_set(schema).points[:_NAMED]):
+        raise DetectorError(
+            f"mmpose: {model} gives {len(names)} keypoints of {meta.get('dataset_name', 'another data set')}; supported "
+            "are the 17 of COCO and the 133 of COCO-WholeBody: take mmpose:body or mmpose:wholebody"
+        )
+    return schema
+
+
+def find_config(model: str, folder: Path) -> Path:
+    """The config file of a model: of an alias, by the name it has in MMPose, or a file of the user's."""
+    if model.endswith(".py"):
+        if not Path(model).is_file():
+            raise DetectorError(f"mmpose: there is no config file {model}")
+        return Path(model)
+    name = ALIASES.get(model, model)
+    # A name, not a pattern: it must not lead out of the folder.
+    found = sorted(path for path in folder.rglob("*.py") if path.stem == name)
+    if not found:
+        known = sorted(p.stem for part in _FOLDERS for p in (folder / part).rglob("*.py"))
+        raise DetectorError(f"mmpose has no model {model!r}; take one of {', '.join([*ALIASES, *known])}")
+    return found[0]
+
+
+def published(config: Path, folder: Path) -> str:
+    """The address of MMPose's own weights for one of its configs, as the list beside it has it."""
+    for listing in sorted(config.parent.glob("*.yml")):
+        for entry in yaml.safe_load(listing.read_text(encoding="utf-8")).get("Models", []):
+            if Path(entry["Config"]).name == config.name and "Weights" in entry:
+                return str(entry["Weights"])
+    raise DetectorError(f"mmpose publishes no weights for {config.stem}; give weights=FILE")
+
+
+def download(config: Path, folder: Path) -> Path:
+    """MMPose's own weights for a config in the cache of torch.hub, fetched if they are not there.
+
+    The name of the file has the first 8 digits of its sha256, which are checked as it comes in.
+    """
+    import torch
+
+    url = published(config, folder)
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digits = re.search(r"-([0-9a-f]{8})_\d{8}\.pth$", url)
+    try:
+        torch.hub.download_url_to_file(url, str(target), hash_prefix=digits and digits[1], progress=False)
+    except (OSError, RuntimeError) as error:
+        raise DetectorError(
+            f"mmpose: the weights of {config.stem} cannot be fetched from {url} ({error}); fetch them where there is a "
+            "network and give weights=FILE"
+        ) from error
+    return target
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Empty modules in place of `mmcv._ext` and `torchvision`, where they are not installed, for as long as it lasts.
+
+    They are taken away again, since libraries look at what is imported to tell what is installed.
+    """
+    placed = []
+    try:
+        for name in ("mmcv._ext", "torchvision", "torchvision.transforms"):
+            try:
+                importlib.import_module(name)
+            # A torchvision for another torch fails with RuntimeError.
+            except (ImportError, RuntimeError):
+                sys.modules[name] = _Refusing(name)
+                placed.append(name)
+        yield
+    finally:
+        for name in placed:
+            del sys.modules[name]
+
+
+class _Refusing(ModuleType):
+    """A module that has every name, and raises when one is called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise DetectorError(
+                f"mmpose: this model calls {self.__name__}.{name}, which is not installed; install mmcv with its compiled "
+                "operators (docker/mmpose.sh --build), or take an RTMPose model, which needs none"
+            )
+
+        return refuse
+
+
+def library() -> SimpleNamespace:
+    """What is used of MMPose and MMEngine; `ImportError` if they are not installed."""
+    with _without_warnings():
+        importlib.import_module("mmengine")
+        importlib.import_module("mmcv")
+        with stand_ins():
+            mmpose = importlib.import_module("mmpose")
+            importlib.import_module("mmdet.models")  # where the backbones of RTMPose are
+            apis, _ = importlib.import_module("mmpose.apis"), importlib.import_module("mmpose.models")
+        dataset, config = importlib.import_module("mmengine.dataset"), importlib.import_module("mmengine.config")
+    return SimpleNamespace(
+        Config=config.Config,
+        Compose=dataset.Compose,
+        pseudo_collate=dataset.pseudo_collate,
+        init_model=apis.init_model,
+        configs=Path(mmpose.__file__).parent / ".mim" / "configs",
+        version=mmpose.__version__,
+    )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without what the libraries warn of that a user can do nothing about, as deprecations among themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _prepared(config: Any, margin: float) -> Any:
+    """A config whose test pipeline widens boxes by `margin`, and whose backbone fetches no weights of its own."""
+    steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] == "GetBBoxCenterScale"]
+    if not steps:
+        raise DetectorError(
+            "mmpose: the config is of no top-down model: its test pipeline takes no box; take mmpose:body"
+        )
+    for step in steps:
+        step["padding"] = margin
+    config.model.backbone.init_cfg = None
+    return config
+
+
+def _read(path: Path, trust: bool) -> Any:
+    import torch
+
+    if trust and path.is_file():
+        return torch.load(path, map_location="cpu", weights_only=False)
+    return read_checkpoint(
+        path,
+        "mmpose",
+        "a checkpoint of MMPose, with trust=true if you trust where it comes from: that reads it with pickle",
+        _harmless(),
+    )
+
+
+def _harmless() -> list[Any]:
+    """Classes that MMEngine's checkpoints hold beside tensors, which are only data: NumPy's arrays and numbers."""
+    rebuild, scalar = np._core.multiarray._reconstruct, np._core.multiarray.scalar
+    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
+    return [
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        *(
+            (function, f"numpy.{core}.multiarray.{function.__name__}")
+            for function in (rebuild, scalar)
+            for core in ("core", "_core")
+        ),
+    ]
+
+
+def _load(network: torch.nn.Module, checkpoint: Any, path: Path, model: str) -> None:
+    import torch
+
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise DetectorError(f"mmpose: {path} holds no tensors by name; give a checkpoint of {model}")
+    state = {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+    wanted = network.state_dict()
+    said = misfits({k: tuple(t.shape) for k, t in state.items()}, {k: tuple(t.shape) for k, t in wanted.items()})
+    if said:
+        raise DetectorError(f"mmpose: the tensors of {path} do not fit {model}: {said}; give a checkpoint of {model}")
+    network.load_state_dict(state, strict=False)
+
+
+def _finder() -> BlazePose:
+    from remot_data.detectors.blazepose import BlazePose
+
+    return BlazePose()

@@ -1,0 +1,330 @@
+"""Poses, person masks and person boxes by the YOLO models of Ultralytics.
+
+The library and everything trained with it are AGPL-3.0. It counts its uses with its makers unless told not to, and may
+install packages by itself: both are turned off here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from remot_data import assets, people
+from remot_data.detectors._network import at_least_one, inference
+from remot_data.detectors._torch import choose_device
+from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.people import Person
+from remot_data.schemas import keypoint_set
+
+_LICENCE = "AGPL-3.0: who lets others use a program with it, also over a network, owes them its whole source"
+_ON_CPU = "a tenth of a second (yolo11n) to two seconds (yolo11x) a frame"
+_TASKS = {"pose": "PosePredictor", "segment": "SegmentationPredictor", "detect": "DetectionPredictor"}
+_UNREADABLE = (TypeError, ValueError, AttributeError, ImportError, RuntimeError, LookupError, pickle.UnpicklingError)
+_SAME = 0.5  # least overlap of a mask's box with the box of the pose
+
+
+class UltralyticsPose:
+    """COCO-17 keypoints of the main person in every frame and, where a segmentation model is given, its mask.
+
+    The main person is chosen once for the clip, see `main_person`.
+
+    Args:
+        model: a pose model of Ultralytics, as ``yolo11m-pose``; downloaded where no weights are given.
+        weights: a ``.pt`` file of a pose model with 17 keypoints.
+        seg: a segmentation model of people for the mask: a ``.pt`` file, or a name as ``yolo11m-seg``.
+        size: longer side in pixels that frames are scaled to for the network.
+        person: smallest score of a person.
+        threshold: keypoints of smaller confidence are stored as not seen.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
+        batch: frames that go through the network together.
+
+    Raises:
+        DetectorError: if the weights cannot be had, hold more than a model, or a model of another task.
+    """
+
+    name = "ultralytics"
+    kind = "pose"
+    version = "1"
+    schema = "coco17"
+    needs: tuple[str, ...] = ()
+    licence = _LICENCE
+    approximate = False
+
+    def __init__(
+        self,
+        model: str = "yolo11m-pose",
+        weights: str | Path | None = None,
+        *,
+        seg: str | Path | None = None,
+        size: int = 640,
+        person: float = 0.25,
+        threshold: float = 0.3,
+        device: str | None = None,
+        batch: int = 8,
+    ):
+        self.device = _device(device)
+        self._settings = {"size": size, "person": person, "threshold": threshold}
+        batch = at_least_one(batch, self.name)
+        self._pose = _Model("pose", weights or model, size, person, self.device, batch)
+        self._seg = _Model("segment", seg, size, person, self.device, batch) if seg is not None else None
+        shape = tuple(self._pose.network.kpt_shape)
+        if shape != (len(keypoint_set(self.schema)), 3):
+            raise DetectorError(
+                f"ultralytics: {self._pose.path} gives keypoints {list(shape)} and not the 17 of COCO with their "
+                "confidence; give a model trained on COCO, as yolo11m-pose"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "detector": self.name,
+            "version": self.version,
+            "ultralytics": self._pose.library,
+            "weights": file_sha256(self._pose.path),
+            "seg": file_sha256(self._seg.path) if self._seg else None,
+            "settings": self._settings,
+        }
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        """`keypoints` float32 [T, 17, 3], and `mask` uint8 [T, H, W] where there is a segmentation model."""
+        count, size = len(frames), frames.shape[1:3]
+        found = self._pose(frames)
+        chosen = main_person([_persons(result, t) for t, result in enumerate(found)], (size[1], size[0]))
+        keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)
+        for t, person in enumerate(chosen):
+            if person is not None:
+                points = found[t].keypoints.data[person].cpu().numpy()
+                keypoints[t] = seen_points(points, size, self._settings["threshold"])
+        if self._seg is None:
+            return {"keypoints": keypoints}
+        boxes = [None if p is None else _persons(found[t], t)[p].box for t, p in enumerate(chosen)]
+        return {"keypoints": keypoints, "mask": self._masks(self._seg, frames, boxes)}
+
+    def _masks(self, seg: _Model, frames: np.ndarray, boxes: Sequence[people.Box | None]) -> np.ndarray:
+        """The masks uint8 [T, H, W], 0 or 255, of the persons whose boxes are given; 0 where nobody fits the box."""
+        masks = np.zeros(frames.shape[:3], np.uint8)
+        for t, (result, box) in enumerate(zip(seg(frames), boxes, strict=True)):
+            if box is None or result.masks is None:
+                continue
+            overlaps = [people.overlap(box, person.box) for person in _persons(result, t)]
+            best = int(np.argmax(overlaps))
+            if overlaps[best] >= _SAME:
+                masks[t] = (result.masks.data[best].cpu().numpy() > 0.5) * np.uint8(255)
+        return masks
+
+
+class UltralyticsFinder:
+    """Finds persons in whole pictures; its `find` gives what `remot_data.people.find` gives.
+
+    Args:
+        model: a detection model of Ultralytics, as ``yolo11m``; downloaded where no weights are given.
+        weights: a ``.pt`` file of a detection model whose first class is ``person``.
+        size: longer side in pixels that a picture is scaled to for the network.
+        person: smallest score of a person.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
+
+    Raises:
+        DetectorError: as `UltralyticsPose`.
+    """
+
+    name = "ultralytics"
+    version = "1"
+    licence = _LICENCE
+
+    def __init__(
+        self,
+        model: str = "yolo11m",
+        weights: str | Path | None = None,
+        *,
+        size: int = 640,
+        person: float = 0.25,
+        device: str | None = None,
+    ):
+        self.device = _device(device)
+        self._settings = {"size": size, "person": person}
+        self._model = _Model("detect", weights or model, size, person, self.device, 1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "detector": self.name,
+            "version": self.version,
+            "ultralytics": self._model.library,
+            "weights": file_sha256(self._model.path),
+            "settings": self._settings,
+        }
+
+    def find(self, image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None) -> list[Person]:
+        """The persons of an image uint8 [H, W, 3], best score first.
+
+        Boxes are in pixels of the image, or of a picture `size` = (W, H) that it was made smaller from.
+        """
+        width, height = size or image.shape[1::-1]
+        grow = np.array([width / image.shape[1], height / image.shape[0]] * 2)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        found = sorted(_persons(self._model(image[None])[0], frame), key=lambda p: -p.score)
+        return [
+            Person(frame, tuple((np.array(p.box) * grow).tolist()), p.score, people.sharpness(grey, p.box))
+            for p in found
+        ]
+
+
+def main_person(looks: Sequence[Sequence[Person]], size: tuple[int, int]) -> list[int | None]:
+    """Which of the persons found in each frame is the main one, or None.
+
+    Persons are linked into tracks. The main track is the one with the largest sum, over its frames, of score times
+    area times nearness to the middle of the picture. Frames it does not reach are filled from the next best tracks
+    that share no frame with those taken and whose boxes are of like size: the same person, lost and found again.
+
+    Args:
+        looks: for each frame, the persons found in it.
+        size: width and height of the frames in pixels.
+    """
+
+    def weight(person: Person) -> float:
+        x0, y0, x1, y1 = person.box
+        away = math.hypot((x0 + x1 - size[0]) / size[0], (y0 + y1 - size[1]) / size[1]) / math.sqrt(2)
+        return person.score * (x1 - x0) * (y1 - y0) * max(1 - away, 0.0)
+
+    chosen: dict[int, Person] = {}
+    for track in sorted(people.tracks(looks), key=lambda track: -sum(map(weight, track))):
+        if not chosen or _continues(track, chosen):
+            chosen.update({person.frame: person for person in track})
+    where = [{id(person): i for i, person in enumerate(look)} for look in looks]
+    return [where[t][id(chosen[t])] if t in chosen else None for t in range(len(looks))]
+
+
+def _continues(track: Sequence[Person], chosen: dict[int, Person]) -> bool:
+    """Whether a track may be the person chosen in other frames: it shares none of them, and is of like height."""
+    if any(person.frame in chosen for person in track):
+        return False
+    gaps = [(abs(a - b.frame), a, b) for b in (track[0], track[-1]) for a in chosen]
+    _, at, person = min(gaps, key=lambda gap: gap[:2])
+    ratio = people.height(person.box) / max(people.height(chosen[at].box), 1e-6)
+    return 0.5 < ratio < 2
+
+
+def seen_points(points: np.ndarray, size: tuple[int, ...], threshold: float) -> np.ndarray:
+    """Keypoints [K, 3] as float32; those outside a frame of height and width `size`, or of less confidence, are 0."""
+    points = np.asarray(points, np.float32).copy()
+    points[:, 2] = points[:, 2].clip(0, 1)
+    inside = ((points[:, :2] >= 0) & (points[:, :2] < (size[1], size[0]))).all(1)
+    points[~inside | (points[:, 2] < threshold)] = 0
+    return points
+
+
+def _persons(result: Any, frame: int) -> list[Person]:
+    """The persons of a result of Ultralytics, in its order."""
+    boxes, scores = result.boxes.xyxy.cpu().numpy(), result.boxes.conf.cpu().numpy()
+    return [Person(frame, tuple(map(float, box)), float(score)) for box, score in zip(boxes, scores, strict=True)]
+
+
+class _Model:
+    """A model of one task with the library's own way in and out."""
+
+    def __init__(self, task: str, weights: str | Path, size: int, person: float, device: str, batch: int):
+        import torch
+
+        ultralytics = _ultralytics()
+        from ultralytics.models import yolo
+
+        self.library, self.batch, self.device = ultralytics.__version__, batch, device
+        self.path = _weights_file(weights, task)
+        self.network = _network(self.path, task)
+        options = {"imgsz": size, "conf": person, "classes": [0], "retina_masks": True, "verbose": False}
+        predictors = {"pose": yolo.pose, "segment": yolo.segment, "detect": yolo.detect}
+        self._predictor = getattr(predictors[task], _TASKS[task])(overrides={**options, "save": False})
+        self._predictor.args.device = torch.device(device)
+        self._predictor.setup_model(self.network, verbose=False)
+
+    def __call__(self, frames: np.ndarray) -> list[Any]:
+        """A result of Ultralytics for each of frames uint8 [T, H, W, 3], RGB."""
+        out: list[Any] = []
+        with inference(self.device):
+            for start in range(0, len(frames), self.batch):
+                pictures = [np.ascontiguousarray(f[..., ::-1]) for f in frames[start : start + self.batch]]
+                out += self._predictor(pictures)
+        return out
+
+
+def _device(wanted: str | None) -> str:
+    _ultralytics()
+    return choose_device(wanted, "ultralytics", _ON_CPU)
+
+
+def _ultralytics() -> Any:
+    """The library, told neither to report its use nor to install packages."""
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    import ultralytics
+    from ultralytics.utils import checks, events
+
+    checks.AUTOINSTALL = False
+    events.events.enabled = False
+    return ultralytics
+
+
+def _network(path: Path, task: str) -> Any:
+    """The model in a checkpoint, which may hold layers of Ultralytics and torch and plain data, and nothing else."""
+    from ultralytics.nn.tasks import torch_safe_load
+
+    try:
+        content, _ = torch_safe_load(path, safe_only=True)
+        network = (content.get("ema") or content.get("model")).float().eval()
+        found, first = network.task, str(network.names[0])
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
+        what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
+        raise DetectorError(
+            f"ultralytics: {path} cannot be read as a checkpoint of Ultralytics that holds only a model ({what}); "
+            "give a .pt file as `yolo train` or the makers' releases have it"
+        ) from error
+    if found != task or first != "person":
+        raise DetectorError(
+            f"ultralytics: {path} is a model for the task {found!r} whose first class is {first!r}; this needs one for "
+            f"{task!r} whose first class is 'person'"
+        )
+    return network
+
+
+def _weights_file(weights: str | Path, task: str) -> Path:
+    """A checkpoint on this machine: the file given, or the model of that name, downloaded once into the cache."""
+    path = Path(weights)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise DetectorError(f"ultralytics: there is no weights file {path}; give a .pt file of a {task} model")
+    from ultralytics.utils import downloads
+
+    kept = assets.cache_folder() / "ultralytics" / f"{path.name}.pt"
+    if kept.is_file():
+        return kept
+    if kept.name not in downloads.GITHUB_ASSETS_NAMES:
+        known = sorted(n.removesuffix(".pt") for n in downloads.GITHUB_ASSETS_NAMES if n.startswith("yolo11"))
+        raise DetectorError(f"ultralytics offers no model {path.name!r}; choose one as {', '.join(known)}")
+    part = kept.with_name(f"{uuid.uuid4().hex}.part") / kept.name
+    part.parent.mkdir(parents=True)
+    try:
+        downloads.attempt_download_asset(str(part))
+        os.replace(part, kept)
+    except Exception as error:  # the library raises bare ones, and what its network layer raises
+        what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
+        raise DetectorError(
+            f"ultralytics: {kept.name} cannot be downloaded ({what}); fetch it by other means and give weights=FILE"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+        part.parent.rmdir()
+    return kept
