@@ -19,16 +19,22 @@ import cv2
 import numpy as np
 
 from remot_data import layers as layer_kinds
+from remot_data import native
+from remot_data.child import ChildError
 from remot_data.detectors import base
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.records import Clip, LayerInfo, Receipt, Record, Snapshot, canonical_json
 from remot_data.shards import Sample
 from remot_data.store import Store, StoreError, open_store
+from remot_data.video import VideoError
 
 
 @dataclass(frozen=True)
 class Job(Record):
-    """One layer to make: which detector, with what, under which id, from which other layers."""
+    """One layer to make: which detector, with what, under which id, from which other layers.
+
+    `source` is 0 for the stored frames, or the most rows at which frames are read again from the source videos.
+    """
 
     kind: str
     spec: str
@@ -36,6 +42,7 @@ class Job(Record):
     weights: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    source: int = 0
 
     @property
     def folder(self) -> str:
@@ -77,6 +84,7 @@ def annotate(
     weights: str | None = None,
     settings: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
+    source: int = 0,
     snapshot: str | None = None,
     retry: bool = False,
     wait: bool = False,
@@ -90,6 +98,8 @@ def annotate(
         layer: kind of layer.
         detector: a name of `remot detectors`, or ``path/to/file.py:ClassName``.
         inputs: kind -> id of the layers a detector reads; those of the snapshot ``main`` by default.
+        source: read the frames again from the source videos, through the recorded crops, at their own resolution
+            but at most so many rows; what the detector finds is mapped back. 0 for the stored frames.
         snapshot: name of a snapshot to make or to switch to the new layer, once it is complete. A new one starts as
             a copy of ``main``.
         retry: try again the clips that the detector failed on before.
@@ -101,7 +111,7 @@ def annotate(
     store = store if isinstance(store, Store) else open_store(store)
     started = time.monotonic()
     current = store.snapshots.get("main", Snapshot("main", {}))
-    job = plan_job(store, layer, detector, weights, settings, {**current.layers, **(inputs or {})})
+    job = plan_job(store, layer, detector, weights, settings, {**current.layers, **(inputs or {})}, source)
     with open_engine(workers, scheduler) as engine:
         receipts = run_jobs(engine, store, [job], progress, retry, wait)
     if snapshot is not None:
@@ -144,6 +154,7 @@ def plan_job(
     weights: str | None = None,
     settings: Mapping[str, Any] | None = None,
     available: Mapping[str, str] | None = None,
+    source: int = 0,
 ) -> Job:
     """The job for a detector, its id named by all that its output depends on.
 
@@ -160,8 +171,8 @@ def plan_job(
     if missing:
         raise StoreError(f"detector {spec!r} reads the layer {', '.join(missing)}; annotate that first")
     inputs = {need: (available or {})[need] for need in detector.needs}
-    layer_id = base.short_id(detector, {"policy": store.policy, "inputs": inputs})
-    return Job(kind, spec, layer_id, weights, job.settings, inputs)
+    seen = {"policy": store.policy, "inputs": inputs, **({"source": source} if source else {})}
+    return Job(kind, spec, base.short_id(detector, seen), weights, job.settings, inputs, source)
 
 
 def plan_jobs(store: Store, specs: Mapping[str, str]) -> list[Job]:
@@ -185,7 +196,7 @@ def recorded_job(info: LayerInfo) -> Job:
     """
     if not info.spec:
         raise StoreError(f"the {info.kind} layer {info.id} was not made by a detector: it cannot be computed here")
-    job = Job(info.kind, info.spec, info.id, info.weights, dict(info.settings), dict(info.inputs))
+    job = Job(info.kind, info.spec, info.id, info.weights, dict(info.settings), dict(info.inputs), info.source)
     if job.detector().fingerprint() != info.fingerprint:
         raise StoreError(
             f"the {info.kind} layer {info.id} was made by {info.detector} {info.version}; the detector {info.spec!r} "
@@ -303,6 +314,7 @@ def info(store: Store, job: Job) -> LayerInfo:
         spec=job.spec,
         weights=job.weights,
         settings=dict(job.settings),
+        source=job.source,
     )
 
 
@@ -336,13 +348,13 @@ def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retr
     seconds = dict.fromkeys(["frames", *(job.kind for job in todo), "encode", "write"], 0.0)
     clips = store.shard_clips(shard)
     for clip in clips if todo else ():
-        with _timed(seconds, "frames"):
-            frames = store.read_arrays("frames", "frames", clip)["frames"]
+        frames = _Frames(store, clip, seconds)
         made: dict[str, dict[str, np.ndarray]] = {}
         for job in todo:
             try:
+                given = frames.of(job.source)
                 with _timed(seconds, job.kind):
-                    made[job.kind] = _detect(store, job, clip, frames, made, failed)
+                    made[job.kind] = _detect(store, job, clip, given, made, failed)
             except base.DetectorError as error:
                 failed[job.kind][clip.id] = str(error)
                 continue
@@ -368,6 +380,30 @@ def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retr
     )
 
 
+class _Frames:
+    """The frames of one clip, read when they are first asked for: the stored ones, and those of the source."""
+
+    def __init__(self, store: Store, clip: Clip, seconds: dict[str, float]) -> None:
+        self._store, self._clip, self._seconds = store, clip, seconds
+        self._found: dict[int, np.ndarray] = {}
+
+    def of(self, source: int) -> np.ndarray:
+        if source not in self._found:
+            with _timed(self._seconds, "frames"):
+                self._found[source] = self._read(source)
+        return self._found[source]
+
+    def _read(self, source: int) -> np.ndarray:
+        if not source:
+            return self._store.read_arrays("frames", "frames", self._clip)["frames"]
+        if not self._clip.path:
+            raise base.DetectorError("this clip has no source video to read again")
+        try:
+            return native.read_native(self._clip, native.native_size(self._clip, self._store.size, source))
+        except (VideoError, ChildError) as error:
+            raise base.DetectorError(f"its source cannot be read again: {error}") from error
+
+
 def _detect(
     store: Store,
     job: Job,
@@ -384,7 +420,9 @@ def _detect(
             raise base.DetectorError(f"it reads the {kind} layer, which failed")
         needed[kind] = made[kind] if kind in made else store.read_arrays(folder, kind, clip)
     try:
-        arrays = job.detector()(frames, **needed)
+        size = frames.shape[1:3]
+        needed = {kind: native.at_size(kind, arrays, store.size, size) for kind, arrays in needed.items()}
+        arrays = native.at_size(job.kind, job.detector()(frames, **needed), size, store.size)
         layer_kinds.kind(job.kind).check(arrays, clip.frames, store.size)
     except base.DetectorError:
         raise

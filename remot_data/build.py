@@ -108,14 +108,16 @@ def build(
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress)
         seconds["look through"] = time.monotonic() - started
-        existing = store.planned if store.files.exists("clips.parquet") else []
-        if existing:
+        existing = []
+        if store.files.exists("clips.parquet"):
+            existing = store.planned
             store.trim()
         faults = {r.id: r for r in _read_rejects(store) if r.what == "clip" and r.code not in retry}
         made = plan(lines, policy, existing, earlier, store.removed, faults)
         _write_rejects(store, inputs, made.rejects)
         if len(made.clips) != len(existing) or not existing:
             store.write_clips(made.clips)
+            store.trim()
         chosen: dict[str, str] = {}
         if made.clips:
             started = time.monotonic()

@@ -129,6 +129,7 @@ def annotate(
     detector: Annotated[str, typer.Option("--with", help="A name of `remot detectors`, or path/to/file.py:Class.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file in place of the default.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="name=value, a setting of the detector.")] = None,
+    read: Annotated[str, typer.Option("--from", help="frames (the stored), source, or source:ROWS.")] = "frames",
     snapshot: Annotated[str | None, typer.Option(help="Switch this snapshot to the new layer.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try the clips again that the detector failed on.")] = False,
     wait: Wait = False,
@@ -147,6 +148,7 @@ def annotate(
             detector,
             weights=str(weights) if weights else None,
             settings=_settings(setting or []),
+            source=_rows(read),
             snapshot=snapshot,
             retry=retry,
             wait=wait,
@@ -592,6 +594,16 @@ def _settings(items: list[str]) -> dict[str, Any]:
     import yaml
 
     return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in items)}
+
+
+def _rows(read: str) -> int:
+    """The most rows to read from the source videos, 0 for the stored frames."""
+    name, _, rows = read.partition(":")
+    if name == "frames" and not rows:
+        return 0
+    if name != "source" or (rows and not rows.isdigit()):
+        raise typer.BadParameter(f"--from is frames, source or source:ROWS, not {read!r}")
+    return int(rows or 768)
 
 
 def _size(text: str) -> tuple[int, int]:

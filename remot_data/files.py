@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -90,7 +91,10 @@ class Files:
             cure = f'pip install "remot[{extra}]"' if extra else "install the fsspec package for such URLs"
             raise FilesError(f"{self.url} cannot be opened: {error}; {cure}") from error
         self._pid = os.getpid()
-        if not self.local and hasattr(self._fs, "retries"):
+        if self.local:
+            return
+        _connected[id(self._fs)] = self._fs
+        if hasattr(self._fs, "retries"):
             self._fs.retries = 1  # tries of a library's own would multiply with those made here
         if self._protocol in _HTTP:
             import aiohttp
@@ -400,6 +404,19 @@ class Files:
         if _library(error) in _LIBRARIES:
             return FilesError(f"{self.url} cannot be used ({type(error).__name__}: {error})")
         return error
+
+
+_connected: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_inherited: list[Any] = []
+
+
+def _after_fork() -> None:
+    """Keep what was inherited: to forget a file system closes its connections, which are those of the parent."""
+    _inherited.extend(_connected.values())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Ranged(io.RawIOBase):

@@ -263,6 +263,7 @@ class LayerInfo(Record):
     `policy` is the digest of the store's ``store.json``, `inputs` the layers it read. The frames it saw are
     named shard by shard, in the metadata of each index, so that a store can grow without making layers stale.
     `spec`, `weights` and `settings` are what `annotate` was told, so that a part of the layer can be made again;
+    `source` is how many rows at most it saw of the source videos, 0 where it saw the stored frames;
     `failed` are the clips it could not be made for, each with the reason.
     """
 
@@ -279,6 +280,7 @@ class LayerInfo(Record):
     spec: str = ""
     weights: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    source: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 

@@ -1,13 +1,21 @@
-"""What the detectors that run on torch have in common: where to compute, and reading weights that are no code."""
+"""What the detectors that run on torch have in common: where to compute, reading weights that are no code, importing
+libraries that want more installed than they use, and keypoints as a pose layer has them."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pickle
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from remot_data.detectors.base import DetectorError
 
@@ -64,7 +72,7 @@ def read_checkpoint(path: str | Path, detector: str, expected: str, allowed: Seq
     if not Path(path).is_file():
         raise DetectorError(f"{detector}: there is no weights file {path}; give {expected}")
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with torch.serialization.safe_globals(list(allowed)) if allowed else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise DetectorError(
@@ -74,3 +82,63 @@ def read_checkpoint(path: str | Path, detector: str, expected: str, allowed: Seq
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
+
+
+def as_layer(points: np.ndarray, scores: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
+    """Keypoints of a pose layer, float32 [T, K, 3], of positions [T, K, 2] with the origin at the corner.
+
+    Scores [T, K] are brought to [0, 1]; points outside the frame, below the threshold or not finite are 0, 0, 0.
+    """
+    out = np.concatenate([points, scores[..., None]], -1).astype(np.float32)
+    finite = np.isfinite(out).all(-1)
+    inside = ((out[..., :2] >= 0) & (out[..., :2] < size[::-1])).all(-1)
+    out[..., 2] = out[..., 2].clip(0, 1)
+    out[~(finite & inside & (out[..., 2] > 0) & (out[..., 2] >= threshold))] = 0
+    return out
+
+
+@contextmanager
+def stand_ins(names: Sequence[str], advice: str) -> Iterator[None]:
+    """Modules that refuse to be used in place of those of `names` that are not installed, for as long as it lasts.
+
+    They are taken away again, since libraries look at what is imported to tell what is installed. `advice` ends the
+    `DetectorError` that is raised when something of them is called.
+    """
+    placed = []
+    try:
+        for name in names:
+            try:
+                importlib.import_module(name)
+            # A torchvision for another torch fails with RuntimeError.
+            except (ImportError, RuntimeError):
+                sys.modules[name] = _Refusing(name, advice)
+                placed.append(name)
+        yield
+    finally:
+        for name in placed:
+            del sys.modules[name]
+
+
+class _Refusing(ModuleType):
+    """A module that has every name, and raises when one is called."""
+
+    def __init__(self, name: str, advice: str):
+        super().__init__(name)
+        self.__advice = advice
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise DetectorError(f"{self.__name__}.{name} was called, which is not installed; {self.__advice}")
+
+        return refuse
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Without what libraries warn of that a user can do nothing about, as deprecations among themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,26 +1,23 @@
 """Keypoints by MMPose: RTMPose, and its other top-down models, for the body and the whole body.
 
-MMPose wants more installed than it uses: it imports models that need mmcv's compiled operators, and torchvision to draw.
-Where those are not there, stand-ins take their place while it is imported, and refuse to be called.
+MMPose wants more installed than it uses: it imports models that need mmcv's compiled operators, and torchvision to
+draw. Where those are not there, stand-ins take their place while it is imported, and refuse to be called.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
 from remot_data.detectors._network import at_least_one, inference, misfits
-from remot_data.detectors._torch import choose_device, read_checkpoint
+from remot_data.detectors._torch import as_layer, choose_device, read_checkpoint, stand_ins, without_warnings
 from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.records import digest
 from remot_data.schemas import keypoint_set
@@ -32,6 +29,10 @@ if TYPE_CHECKING:
 
 ALIASES = {"body": "rtmpose-m_8xb256-420e_body8-256x192", "wholebody": "rtmpose-m_8xb64-270e_coco-wholebody-256x192"}
 _SCHEMAS = {17: "coco17", 133: "wholebody133"}
+_WANTED = ("mmcv._ext", "torchvision", "torchvision.transforms")
+_ADVICE = (
+    "install mmcv with its compiled operators (docker/mmpose.sh --build), or take an RTMPose model, which needs none"
+)
 _NAMED = 23  # body and feet; face and hands are numbered differently in every naming
 _FOLDERS = ("body_2d_keypoint/rtmpose", "wholebody_2d_keypoint/rtmpose")
 
@@ -87,10 +88,10 @@ class MMPose:
         config = _prepared(mm.Config.fromfile(str(self._config_path)), margin * (1.25 if detect else 1))
         self._config_digest = digest([config.model.to_dict(), config.test_dataloader.dataset.pipeline])
         self.device = choose_device(device, self.name, "0.05 to 0.5 seconds a frame, as the model is small or large")
-        with stand_ins(), _without_warnings():
+        with without_warnings():
             self._network = mm.init_model(config, None, device="cpu")
         self.schema = schema_of(self._network.dataset_meta, self.model)
-        self.path = Path(weights) if weights is not None else download(self._config_path, mm.configs)
+        self.path = Path(weights) if weights is not None else download(self._config_path)
         _load(self._network, _read(self.path, trust), self.path, self.model)
         self._network.requires_grad_(False).to(self.device)
         self._pipeline = mm.Compose(config.test_dataloader.dataset.pipeline)
@@ -120,7 +121,7 @@ class MMPose:
 
     def _keypoints(self, frames: np.ndarray) -> np.ndarray:
         samples = [self._sample(frame) for frame in frames]
-        with inference(self.device), _without_warnings():
+        with inference(self.device), without_warnings():
             found = [result.pred_instances for result in self._network.test_step(self._collate(samples))]
         points = np.stack([np.asarray(f.keypoints, np.float32)[0] for f in found])
         scores = np.stack([np.asarray(f.keypoint_scores, np.float32)[0] for f in found])
@@ -139,27 +140,14 @@ class MMPose:
         return self._pipeline({**info, **self._network.dataset_meta})
 
 
-def as_layer(points: np.ndarray, scores: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
-    """Keypoints of a pose layer, float32 [T, K, 3], of positions [T, K, 2] with the origin at the corner.
-
-    Scores [T, K] are brought to [0, 1]; points outside the frame, below the threshold or not finite are 0, 0, 0.
-    """
-    out = np.concatenate([points, scores[..., None]], -1).astype(np.float32)
-    finite = np.isfinite(out).all(-1)
-    inside = ((out[..., :2] >= 0) & (out[..., :2] < size[::-1])).all(-1)
-    out[..., 2] = out[..., 2].clip(0, 1)
-    out[~(finite & inside & (out[..., 2] > 0) & (out[..., 2] >= threshold))] = 0
-    return out
-
-
 def schema_of(meta: Mapping[str, Any], model: str) -> str:
     """The keypoint set of a model by MMPose's description of its data set: names, not only their number, decide."""
     names = [str(name).replace("_", "-") for _, name in sorted(meta["keypoint_id2name"].items())]
     schema = _SCHEMAS.get(len(names))
     if schema is None or names[:_NAMED] != list(keypoint_set(schema).points[:_NAMED]):
         raise DetectorError(
-            f"mmpose: {model} gives {len(names)} keypoints of {meta.get('dataset_name', 'another data set')}; supported "
-            "are the 17 of COCO and the 133 of COCO-WholeBody: take mmpose:body or mmpose:wholebody"
+            f"mmpose: {model} gives {len(names)} keypoints of {meta.get('dataset_name', 'another set')}; supported are "
+            "the 17 of COCO and the 133 of COCO-WholeBody: take mmpose:body or mmpose:wholebody"
         )
     return schema
 
@@ -179,7 +167,7 @@ def find_config(model: str, folder: Path) -> Path:
     return found[0]
 
 
-def published(config: Path, folder: Path) -> str:
+def published(config: Path) -> str:
     """The address of MMPose's own weights for one of its configs, as the list beside it has it."""
     for listing in sorted(config.parent.glob("*.yml")):
         for entry in yaml.safe_load(listing.read_text(encoding="utf-8")).get("Models", []):
@@ -188,14 +176,14 @@ def published(config: Path, folder: Path) -> str:
     raise DetectorError(f"mmpose publishes no weights for {config.stem}; give weights=FILE")
 
 
-def download(config: Path, folder: Path) -> Path:
+def download(config: Path) -> Path:
     """MMPose's own weights for a config in the cache of torch.hub, fetched if they are not there.
 
     The name of the file has the first 8 digits of its sha256, which are checked as it comes in.
     """
     import torch
 
-    url = published(config, folder)
+    url = published(config)
     target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if target.is_file():
         return target
@@ -211,49 +199,12 @@ def download(config: Path, folder: Path) -> Path:
     return target
 
 
-@contextmanager
-def stand_ins() -> Iterator[None]:
-    """Empty modules in place of `mmcv._ext` and `torchvision`, where they are not installed, for as long as it lasts.
-
-    They are taken away again, since libraries look at what is imported to tell what is installed.
-    """
-    placed = []
-    try:
-        for name in ("mmcv._ext", "torchvision", "torchvision.transforms"):
-            try:
-                importlib.import_module(name)
-            # A torchvision for another torch fails with RuntimeError.
-            except (ImportError, RuntimeError):
-                sys.modules[name] = _Refusing(name)
-                placed.append(name)
-        yield
-    finally:
-        for name in placed:
-            del sys.modules[name]
-
-
-class _Refusing(ModuleType):
-    """A module that has every name, and raises when one is called."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            raise DetectorError(
-                f"mmpose: this model calls {self.__name__}.{name}, which is not installed; install mmcv with its compiled "
-                "operators (docker/mmpose.sh --build), or take an RTMPose model, which needs none"
-            )
-
-        return refuse
-
-
 def library() -> SimpleNamespace:
     """What is used of MMPose and MMEngine; `ImportError` if they are not installed."""
-    with _without_warnings():
+    with without_warnings():
         importlib.import_module("mmengine")
         importlib.import_module("mmcv")
-        with stand_ins():
+        with stand_ins(_WANTED, _ADVICE):
             mmpose = importlib.import_module("mmpose")
             importlib.import_module("mmdet.models")  # where the backbones of RTMPose are
             apis, _ = importlib.import_module("mmpose.apis"), importlib.import_module("mmpose.models")
@@ -266,14 +217,6 @@ def library() -> SimpleNamespace:
         configs=Path(mmpose.__file__).parent / ".mim" / "configs",
         version=mmpose.__version__,
     )
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Without what the libraries warn of that a user can do nothing about, as deprecations among themselves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _prepared(config: Any, margin: float) -> Any:

@@ -40,7 +40,7 @@ class PTLFlow:
     version = "1"
     schema = "backward"
     needs: tuple[str, ...] = ()
-    licence = "Apache-2.0; each network and its weights have a licence of their own, mostly for research only"
+    licence = "Apache-2.0; networks and weights have licences of their own, mostly for research only"
     approximate = False
 
     def __init__(
@@ -59,7 +59,7 @@ class PTLFlow:
         self.device = choose_device(device, self.name, "a second (flownet2, pwcnet, gmflow) to ten (raft, gma) a frame")
         self.library = version("ptlflow")
         self.path = Path(weights) if weights is not None else _downloaded(library, model, checkpoint)
-        network = library.get_model(model)
+        network = _network(library, model)
         _fill(network, self.path, model)
         self._network = network.eval().requires_grad_(False).to(self.device)
         self._stride = network.output_stride or _USUAL_STRIDE
@@ -130,6 +130,17 @@ def _downloaded(library: Any, model: str, checkpoint: str) -> Path:
                 "weights=FILE"
             ) from error
     return path
+
+
+def _network(library: Any, model: str) -> Any:
+    """A network of ptlflow; a few fetch the weights of a backbone of theirs, although a checkpoint holds them too."""
+    try:
+        return library.get_model(model)
+    except (URLError, OSError) as error:
+        raise DetectorError(
+            f"ptlflow: {model} fetches weights of its backbone when it is made, and could not ({error}); run it once "
+            "where there is a network, or put that file into the cache of torch.hub"
+        ) from error
 
 
 def _fill(network: Any, path: Path, model: str) -> None:

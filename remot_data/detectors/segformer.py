@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class SegFormerClothes:
     version = "1"
     schema = "atr18"
     needs: tuple[str, ...] = ()
-    licence = "transformers: Apache-2.0; SegFormer's own weights, and what was trained from them: non-commercial"
+    licence = "Apache-2.0; weights trained from NVIDIA's SegFormer: non-commercial"
     approximate = False
 
     def __init__(
@@ -58,7 +59,7 @@ class SegFormerClothes:
 
         self.library = transformers.__version__
         self.batch = at_least_one(batch, self.name)
-        self.device = choose_device(device, self.name, "a second or more a frame")
+        self.device = choose_device(device, self.name, "one to five seconds a frame")
         given = Path(weights) if weights is not None else _downloaded(model)
         self.path, folder = _weights_file(given)
         config = transformers.SegformerConfig.from_dict(_json(folder / "config.json"))
@@ -95,7 +96,8 @@ class SegFormerClothes:
         return full.argmax(1).to(torch.uint8).cpu().numpy()
 
 
-_NO_MATTER = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+# Of a config, what does not change the labels; the names of the labels were checked.
+_NO_MATTER = ("transformers_version", "_name_or_path", "architectures", "dtype", "id2label", "label2id")
 
 
 def check_labels(names: Mapping[Any, str], schema: str, where: str) -> None:
@@ -192,9 +194,10 @@ def _network(config: Any, path: Path) -> Any:
     """The network with the tensors of a file, every one in its place; names of older versions are understood."""
     from transformers import SegformerForSemanticSegmentation
 
-    network, loading = SegformerForSemanticSegmentation.from_pretrained(
-        None, config=config, state_dict=_tensors(path), output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with _no_progress_bar():
+        network, loading = SegformerForSemanticSegmentation.from_pretrained(
+            None, config=config, state_dict=_tensors(path), output_loading_info=True, ignore_mismatched_sizes=True
+        )
     wrong = [
         f"{len(loading[key])} {what} ({', '.join(sorted(map(str, loading[key]))[:3])})"
         for key, what in (
@@ -210,6 +213,19 @@ def _network(config: Any, path: Path) -> Any:
             f"give {_EXPECTED}"
         )
     return network.float()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tensors(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class TorchvisionRAFT:
     version = "1"
     schema = "backward"
     needs: tuple[str, ...] = ()
-    licence = "BSD-3-Clause; the data sets that torchvision's weights were trained on are for research"
+    licence = "BSD-3-Clause; weights trained on data sets for research only"
     approximate = False
 
     def __init__(

@@ -24,7 +24,6 @@ from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.people import Person
 from remot_data.schemas import keypoint_set
 
-_LICENCE = "AGPL-3.0: who lets others use a program with it, also over a network, owes them its whole source"
 _ON_CPU = "a tenth of a second (yolo11n) to two seconds (yolo11x) a frame"
 _TASKS = {"pose": "PosePredictor", "segment": "SegmentationPredictor", "detect": "DetectionPredictor"}
 _UNREADABLE = (TypeError, ValueError, AttributeError, ImportError, RuntimeError, LookupError, pickle.UnpicklingError)
@@ -55,7 +54,7 @@ class UltralyticsPose:
     version = "1"
     schema = "coco17"
     needs: tuple[str, ...] = ()
-    licence = _LICENCE
+    licence = "AGPL-3.0"
     approximate = False
 
     def __init__(
@@ -136,7 +135,7 @@ class UltralyticsFinder:
 
     name = "ultralytics"
     version = "1"
-    licence = _LICENCE
+    licence = "AGPL-3.0"
 
     def __init__(
         self,

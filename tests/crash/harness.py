@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,18 @@ class Ended:
     points: list[str]
 
 
-def run(arguments: Sequence[str], log: Path, kill_at: int = 0, refuse: tuple[int, int] | None = None) -> Ended:
+def run(
+    arguments: Sequence[str], log: Path, kill_at: int = 0, refuse: tuple[int, int] | None = None, broken: str = ""
+) -> Ended:
     """Run a `remot` command in a fresh process forked from one that has everything imported.
 
     Args:
         log: file for what it prints; the points it reaches go to another beside it.
         kill_at: the point at which it kills itself with SIGKILL, counted from 1; 0 for none.
         refuse: an error number, and the point from which on every write fails with it.
+        broken: a video whose frames cannot be read when they are to be written.
     """
-    process = _server().Process(target=_run, args=(list(map(str, arguments)), str(log), kill_at, refuse))
+    process = _server().Process(target=_run, args=(list(map(str, arguments)), str(log), kill_at, refuse, broken))
     process.start()
     try:
         process.join(120)
@@ -183,21 +187,25 @@ def _server() -> Any:
     return context
 
 
-def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] | None) -> None:
+def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] | None, broken: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     from remot_data import child, cli, files
 
     # What is tested is who writes; without a process for the decoder, a run takes a fraction of a second.
-    child.call = _called_here
+    child.call = partial(_called_here, broken)
     files.Lock.SETTLE = 0.0  # nobody else is there
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
     sys.exit(cli._invoke(arguments))
 
 
-def _called_here(function: str, arguments: dict[str, Any], limits: Any = None) -> Iterator[Any]:
+def _called_here(broken: str, function: str, arguments: dict[str, Any], limits: Any = None) -> Iterator[Any]:
+    from remot_data.child import ChildError
+
     module, _, name = function.partition(":")
+    if name == "decoding" and arguments["clip"]["path"] == broken:
+        raise ChildError("crashed", "the decoder gave up")
     yield from getattr(importlib.import_module(module), name)(**arguments)
 
 

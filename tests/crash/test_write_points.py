@@ -23,11 +23,11 @@ ALONE = ("--workers", "0")
 class Scene:
     """A command on a copy of a store (or on nothing), and what the store is when nobody disturbs it."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], base: Path | None = None) -> None:
-        self.folder, self.arguments, self.base = folder, arguments, base
+    def __init__(self, folder: Path, arguments: Sequence[str], base: Path | None = None, broken: str = "") -> None:
+        self.folder, self.arguments, self.base, self.broken = folder, arguments, base, broken
         store = self.store(0)
-        done = run(self.command(store), folder / "log-0")
-        assert done.status == 0, done.printed
+        done = run(self.command(store), folder / "log-0", broken=broken)
+        assert done.status == int(bool(broken)), done.printed
         self.points, self.wanted = done.points, content(store)
 
     def store(self, number: int) -> Path:
@@ -40,14 +40,14 @@ class Scene:
     def killed_at(self, number: int) -> bool:
         """Kill at a point, go on, compare; False past the last point."""
         store = self.store(number)
-        killed = run(self.command(store), self.folder / f"log-{number}", kill_at=number)
+        killed = run(self.command(store), self.folder / f"log-{number}", kill_at=number, broken=self.broken)
         if number > len(self.points):
-            assert killed.status == 0
+            assert killed.status == int(bool(self.broken))
             return False
         where = f"point {number}, {killed.points[-1]}"
         assert killed.status == -signal.SIGKILL, where
-        again = run(self.command(store), self.folder / f"again-{number}")
-        assert again.status == 0, f"{where}: {again.printed}"
+        again = run(self.command(store), self.folder / f"again-{number}", broken=self.broken)
+        assert again.status == int(bool(self.broken)), f"{where}: {again.printed}"
         self.compare(store, where)
         return True
 
@@ -85,6 +85,17 @@ def test_a_build_that_adds_a_video(clips, frames_only, tmp_path):
     assert sweep(scene.killed_at) == len(scene.points) > 15
     before = {item for item in content(frames_only).items() if item[0].startswith("frames/")}
     assert len(before) == 4 and before < scene.wanted.items()
+
+
+def test_a_clip_that_fails_when_it_is_to_be_written(clips, frames_only, tmp_path, copy):
+    """The plan becomes shorter, and the last shard goes."""
+    base = copy(frames_only, "base")
+    for path in (*base.glob("frames/shard-00001.*"), base / "ledger/receipts.parquet"):
+        path.unlink()
+    last = harness.open_store(str(base)).clips[-1].path
+    scene = Scene(tmp_path, ["build", *clips[:2], "--out", "STORE", *ALONE], base, broken=last)
+    assert not [name for name in scene.wanted if "shard-00001" in name]
+    assert sweep(scene.killed_at) == len(scene.points) > 15
 
 
 def test_compaction(clips, tmp_path, tmp_path_factory):

@@ -377,6 +377,17 @@ def test_a_store_that_stays_away_is_given_up_within_a_bound_and_then_at_once(obj
     assert len(calls) > 8
 
 
+def test_one_outage_does_not_count_for_the_next(objects, monkeypatch, clock):
+    objects.write("x", b"1")
+    for _ in range(3):
+        failing(monkeypatch, "cat_file", ConnectionRefusedError(), times=8)  # about 30 s
+        assert objects.read("x") == b"1"
+        monkeypatch.undo()
+        monkeypatch.setattr(module.time, "monotonic", lambda: clock[1][0])
+        monkeypatch.setattr(module.time, "sleep", lambda s: clock[1].__setitem__(0, clock[1][0] + s))
+    assert clock[1][0] > 1000 + 75
+
+
 def test_pauses_grow_to_a_bound(objects, monkeypatch, clock):
     pauses, _ = clock
     failing(monkeypatch, "cat_file", ConnectionRefusedError(), times=99)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -169,6 +172,28 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_not_taken_for_an_em
         for act in (files.exists, files.read, files.open, files.names):
             with pytest.raises(FilesError, match="does not answer"):
                 act("store.json")
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_forked_process_reads_too_and_leaves_the_connections_of_the_other_alone(served, dancers, used):
+    """As the workers of a torch data loader do."""
+    plan = Plan(served, layers=["pose"], length=4)
+    wanted = [plan.window(number).arrays["frames"].sum() for number in range(3)]
+    pipe, other = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if used:
+            os.write(other, str(plan.window(1).arrays["frames"].sum()).encode())
+        del plan
+        fsspec.get_filesystem_class("http").clear_instance_cache()
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(other)
+    assert os.read(pipe, 100) == (str(wanted[1]).encode() if used else b"")
+    started = time.monotonic()
+    assert [plan.window(number).arrays["frames"].sum() for number in range(3)] == wanted
+    assert time.monotonic() - started < 10
 
 
 def test_threads_share_a_store(served, dancers):

@@ -1,0 +1,58 @@
+"""How much faster two workers build than one: the sample clips, several parts of each, in turns, medians.
+
+Starting the workers is not counted (it is the same for a minute of video and for a week of it). The absolute numbers
+depend on the machine, and the ratio on its having two idle processors. Run it with ``python benchmarks/workers.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from remot_data import video
+from remot_data.assets import fetch
+from remot_data.build import build
+from remot_data.scan import Policy
+
+STAGES = ("look through", "frames", "layers")
+
+
+def make_videos(folder: Path, parts: int) -> None:
+    """Parts of the four sample clips, so that there is as much work for two as for one."""
+    for camera in range(1, 5):
+        for part in range(parts):
+            start = part * 1.6 / parts
+            video.cut(fetch(f"sample-cam0{camera}"), folder / f"{camera}-{part}.mp4", start, start + 1.6 / parts)
+
+
+def seconds(folder: Path, workers: int, layers: bool) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as out:
+        policy = Policy(min_frames=4, shard_frames=64)
+        return build(folder, f"{out}/store", policy=policy, layers=None if layers else {}, workers=workers).seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", type=int, default=2, help="videos cut from each of the four clips")
+    parser.add_argument("--no-layers", action="store_true")
+    options = parser.parse_args()
+    found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        make_videos(Path(folder), options.parts)
+        for _ in range(options.rounds):
+            for workers, rounds in found.items():
+                rounds.append(seconds(Path(folder), workers, not options.no_layers))
+    print(f"{'stage':<14}{'1 worker, s':>12}{'2 workers, s':>13}{'ratio':>8}")
+    stages = [stage for stage in STAGES if any(stage in r for r in found[1])]
+    one, two = ({s: statistics.median(r.get(s, 0.0) for r in found[w]) for s in stages} for w in (1, 2))
+    for stage in stages:
+        print(f"{stage:<14}{one[stage]:>12.2f}{two[stage]:>13.2f}{one[stage] / max(two[stage], 1e-9):>8.2f}")
+    ratio = sum(one.values()) / sum(two.values())
+    print(f"{'together':<14}{sum(one.values()):>12.2f}{sum(two.values()):>13.2f}{ratio:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

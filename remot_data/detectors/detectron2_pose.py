@@ -1,0 +1,304 @@
+"""Keypoints by detectron2's keypoint R-CNN, and the person's mask by its Mask R-CNN.
+
+Version 0.6 without its compiled operators is enough: these networks take NMS and RoIAlign from torchvision. What
+detectron2 imports of its own operators all the same is a stand-in, which refuses to be called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remot_data.detectors._network import at_least_one, inference, misfits
+from remot_data.detectors._torch import as_layer, choose_device, read_checkpoint, stand_ins, without_warnings
+from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+KEYPOINTS = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x"
+MASKS = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
+_PERSON = 0  # of COCO's classes
+_SAME = 0.3  # overlap from which the boxes of the two networks are of one person
+# What older files hold beside the weights; the networks of 0.6 make these themselves.
+_MADE = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors.")
+_ADVICE = "build detectron2 from its source with its operators, or take one of the networks in docs/detectors.md"
+
+
+class Detectron2Pose:
+    """COCO's 17 keypoints of the largest person in each frame, and that person's mask if asked for.
+
+    Args:
+        model: a keypoint R-CNN of detectron2's model zoo, as ``COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x``.
+        weights: a checkpoint for it (``.pkl`` or ``.pth``); if not given, the zoo's own is downloaded by detectron2.
+        mask: whether a Mask R-CNN gives the person's mask as well, which takes as long again.
+        mask_model: which one; `mask_weights` a checkpoint for it.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
+        batch: frames that go through the network together.
+        size: pixels that the shorter side of a frame is brought to; less is faster and finds less.
+        score: people of smaller score are passed over.
+        threshold: keypoints of smaller confidence are stored as not seen. detectron2's confidences are small: it
+            draws keypoints from 0.05 on.
+
+    Raises:
+        DetectorError: for an unknown model, one without keypoints, or weights that cannot be had or do not fit.
+    """
+
+    name = "detectron2"
+    kind = "pose"
+    version = "1"
+    schema = "coco17"
+    needs: tuple[str, ...] = ()
+    licence = "Apache-2.0; its weights CC BY-SA 3.0"
+    approximate = False
+
+    def __init__(
+        self,
+        model: str = KEYPOINTS,
+        weights: str | Path | None = None,
+        *,
+        mask: bool = False,
+        mask_model: str = MASKS,
+        mask_weights: str | Path | None = None,
+        device: str | None = None,
+        batch: int = 4,
+        size: int = 800,
+        score: float = 0.5,
+        threshold: float = 0.05,
+    ):
+        d2 = library()
+        self.batch, self.size, self.score, self.threshold = at_least_one(batch, self.name), size, score, threshold
+        if size < 32:
+            raise DetectorError(
+                f"detectron2: a shorter side of {size} pixels is too small; give 32 or more, 800 is usual"
+            )
+        self.device = choose_device(device, self.name, "some seconds a frame for each network")
+        self._version = d2.version
+        self._people = Network(d2, model, weights, "keypoints", self.device, size, score)
+        self._masks = Network(d2, mask_model, mask_weights, "masks", self.device, size, score) if mask else None
+
+    def fingerprint(self) -> dict[str, Any]:
+        networks = [network for network in (self._people, self._masks) if network is not None]
+        return {
+            "detector": self.name,
+            "version": self.version,
+            "detectron2": self._version,
+            "model": [network.model for network in networks],
+            "weights": [file_sha256(network.path) for network in networks],
+            "settings": {"size": self.size, "score": self.score, "threshold": self.threshold},
+        }
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        """`keypoints` float32 [T, 17, 3] of frames uint8 [T, H, W, 3], RGB, and `mask` uint8 [T, H, W] if asked for."""
+        out = {"keypoints": np.zeros((len(frames), 17, 3), np.float32)}
+        if self._masks is not None:
+            out["mask"] = np.zeros(frames.shape[:3], np.uint8)
+        for start in range(0, len(frames), self.batch):
+            some = frames[start : start + self.batch]
+            people = self._people(some)
+            masks = self._masks(some) if self._masks is not None else [None] * len(some)
+            for t, (found, masked) in enumerate(zip(people, masks, strict=True), start):
+                which = largest(found["boxes"])
+                if which is None:
+                    continue
+                points = found["keypoints"][which][None]
+                out["keypoints"][t] = as_layer(points[..., :2], points[..., 2], frames.shape[1:3], self.threshold)[0]
+                if masked is not None and (same := best_match(found["boxes"][which], masked["boxes"])) is not None:
+                    out["mask"][t] = masked["paste"](same)
+        return out
+
+
+class Network:
+    """One R-CNN of the model zoo: batches of frames in, the people in each frame out, in pixels of the frame."""
+
+    def __init__(
+        self,
+        d2: SimpleNamespace,
+        model: str,
+        weights: str | Path | None,
+        makes: str,
+        device: str,
+        size: int,
+        score: float,
+    ):
+        self.model, self._d2, self._device = model.removesuffix(".yaml"), d2, device
+        config = configured(d2, self.model, makes)
+        config.MODEL.DEVICE = device
+        config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+        config.MODEL.WEIGHTS = ""
+        self.path = Path(weights) if weights is not None else download(d2, self.model)
+        with without_warnings():
+            self._network = d2.build_model(config).eval()
+        load(self._network, read_weights(self.path, self.model), self.path, self.model)
+        self._network.requires_grad_(False)
+        self._format = config.INPUT.FORMAT
+        self._resize = d2.ResizeShortestEdge([size, size], max(config.INPUT.MAX_SIZE_TEST, size))
+
+    def __call__(self, frames: np.ndarray) -> list[dict[str, Any]]:
+        """For each frame `boxes` float32 [N, 4] of people, `keypoints` float32 [N, 17, 3] from a network that makes
+        them, and from one of masks `paste`, which gives the mask uint8 [H, W] of the person with a number."""
+        with inference(self._device), without_warnings():
+            results = self._network.inference([self._input(frame) for frame in frames], do_postprocess=False)
+            return [self._found(result, frames.shape[1:3]) for result in results]
+
+    def _input(self, frame: np.ndarray) -> dict[str, Any]:
+        import torch
+
+        image = frame if self._format == "RGB" else frame[..., ::-1]
+        image = self._resize.get_transform(image).apply_image(np.ascontiguousarray(image))
+        return {"image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))}
+
+    def _found(self, result: Any, size: tuple[int, int]) -> dict[str, Any]:
+        import torch
+
+        scale = torch.tensor([size[1] / result.image_size[1], size[0] / result.image_size[0]])
+        result = result[result.pred_classes == _PERSON].to("cpu")
+        boxes = result.pred_boxes.tensor * scale.repeat(2)
+        found: dict[str, Any] = {"boxes": boxes.numpy()}
+        if result.has("pred_keypoints"):
+            # detectron2 counts from the corner of the first pixel already.
+            points = result.pred_keypoints.clone()
+            points[..., :2] *= scale
+            found["keypoints"] = points.numpy()
+        if result.has("pred_masks"):
+            soft = result.pred_masks[:, 0]
+            found["paste"] = lambda i: self._d2.paste(soft[i : i + 1], boxes[i : i + 1], size, threshold=-1)[0].numpy()
+        return found
+
+
+def largest(boxes: np.ndarray) -> int | None:
+    """Which of boxes [N, 4] is the largest: a clip is a crop round its person, so others in it are smaller."""
+    if not len(boxes):
+        return None
+    return int(np.argmax((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
+
+
+def best_match(box: np.ndarray, boxes: np.ndarray) -> int | None:
+    """Which of boxes [N, 4] overlaps a box best, None if none does so by 0.3 of their union."""
+    if not len(boxes):
+        return None
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    common = (high - low).clip(0).prod(1)
+    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - common
+    overlap = common / np.maximum(union, 1e-9)
+    return int(overlap.argmax()) if overlap.max() >= _SAME else None
+
+
+def library() -> SimpleNamespace:
+    """What is used of detectron2; `ImportError` if it is not installed."""
+    from PIL import Image
+
+    # detectron2 0.6 asks for a name that Pillow dropped in version 10.
+    alias = not hasattr(Image, "LINEAR")
+    if alias:
+        Image.LINEAR = Image.BILINEAR
+    try:
+        detectron2 = importlib.import_module("detectron2")
+        with without_warnings(), stand_ins(["detectron2._C"], _ADVICE):
+            zoo, config, modeling, layers, transforms, files = (
+                importlib.import_module(f"detectron2.{name}")
+                for name in ("model_zoo", "config", "modeling", "layers.mask_ops", "data.transforms", "utils.file_io")
+            )
+    finally:
+        if alias:
+            del Image.LINEAR
+    return SimpleNamespace(
+        zoo=zoo,
+        get_cfg=config.get_cfg,
+        build_model=modeling.build_model,
+        paste=layers.paste_masks_in_image,
+        ResizeShortestEdge=transforms.ResizeShortestEdge,
+        files=files.PathManager,
+        version=detectron2.__version__,
+    )
+
+
+def configured(d2: SimpleNamespace, model: str, makes: str) -> Any:
+    """The config of a network of the zoo, which must make ``keypoints`` or ``masks``."""
+    folder = Path(d2.zoo.__file__).parent / "configs"
+    known = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.glob("COCO-*/*.yaml"))}
+    group = KEYPOINTS if makes == "keypoints" else MASKS
+    fitting = [name for name in known if name.startswith(group.partition("/")[0]) and "/Base" not in name]
+    config = d2.get_cfg()
+    if model in known:
+        config.merge_from_file(str(known[model]))
+    if not (config.MODEL.KEYPOINT_ON if makes == "keypoints" else config.MODEL.MASK_ON):
+        what = "gives no " + makes if model in known else "is not in the model zoo"
+        raise DetectorError(f"detectron2: {model!r} {what}; take one of {', '.join(fitting)}")
+    return config
+
+
+def download(d2: SimpleNamespace, model: str) -> Path:
+    """The zoo's own weights of a network in detectron2's cache, fetched if they are not there."""
+    try:
+        url = d2.zoo.get_checkpoint_url(f"{model}.yaml")
+        return Path(d2.files.get_local_path(url))
+    except (OSError, RuntimeError, AssertionError) as error:
+        raise DetectorError(
+            f"detectron2: the weights of {model} cannot be fetched ({error}); fetch them where there is a network "
+            "and give them as weights=FILE, those of the masks as mask_weights=FILE"
+        ) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads the zoo's ``.pkl`` files, which are dicts of NumPy arrays, and refuses anything else."""
+
+    _ALLOWED = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): dict,
+        **{
+            (f"numpy.{core}.multiarray", "_reconstruct"): np._core.multiarray._reconstruct for core in ("core", "_core")
+        },
+        **{(f"numpy.{core}.multiarray", "scalar"): np._core.multiarray.scalar for core in ("core", "_core")},
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _encoded
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
+        return self._ALLOWED[module, name]
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    # Pickles of Python 2 arrays bring their bytes as text.
+    return text.encode("latin1")
+
+
+def read_weights(path: Path, model: str) -> dict[str, torch.Tensor]:
+    """The tensors by name of a ``.pkl`` of the zoo or a ``.pth`` of a training; nothing in the file is run."""
+    import torch
+
+    expected = f"a checkpoint of {model}"
+    if path.suffix != ".pkl":
+        content = read_checkpoint(path, "detectron2", expected)
+    elif not path.is_file():
+        raise DetectorError(f"detectron2: there is no weights file {path}; give {expected}")
+    else:
+        try:
+            content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            raise DetectorError(f"detectron2: {path} is no file of arrays ({error}); give {expected}") from error
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(v, (np.ndarray, torch.Tensor)) for v in state.values()):
+        raise DetectorError(f"detectron2: {path} holds no arrays by name under 'model'; give {expected}")
+    return {str(key): torch.as_tensor(value) for key, value in state.items()}
+
+
+def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, model: str) -> None:
+    """Give a network all its tensors; `DetectorError` if one is missing, too many or of another shape."""
+    state = {key: value for key, value in state.items() if not any(made in key for made in _MADE)}
+    wanted = {k: tuple(t.shape) for k, t in network.state_dict().items() if not any(made in k for made in _MADE)}
+    if said := misfits({key: tuple(value.shape) for key, value in state.items()}, wanted):
+        raise DetectorError(
+            f"detectron2: the tensors of {path} do not fit {model}: {said}; give a checkpoint of {model}"
+        )
+    network.load_state_dict(state, strict=False)

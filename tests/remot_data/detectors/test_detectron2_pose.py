@@ -1,0 +1,217 @@
+"""detectron2: choosing the person and reading weights without it, the networks with random weights where it is there."""
+
+from __future__ import annotations
+
+import builtins
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from remot_data import assets, video  # noqa: E402
+from remot_data.detectors import base, detectron2_pose  # noqa: E402
+from remot_data.detectors.base import Detector, DetectorError, load  # noqa: E402
+from remot_data.detectors.detectron2_pose import (  # noqa: E402
+    KEYPOINTS,
+    MASKS,
+    Detectron2Pose,
+    best_match,
+    largest,
+    read_weights,
+)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = base.Entry("pose", "remot_data.detectors.detectron2_pose:Detectron2Pose")
+    monkeypatch.setitem(base.BUILTIN, "detectron2", entry)
+
+
+def test_the_largest_person() -> None:
+    assert largest(np.zeros((0, 4), np.float32)) is None
+    assert largest(np.float32([[0, 0, 10, 10], [5, 5, 50, 90], [0, 0, 90, 20]])) == 1
+
+
+def test_the_mask_of_the_same_person() -> None:
+    box = np.float32([10, 10, 50, 90])
+    boxes = np.float32([[0, 0, 200, 200], [12, 8, 52, 88], [100, 100, 150, 190]])
+    assert best_match(box, boxes) == 1
+    assert best_match(box, boxes[[0, 2]]) is None
+    assert best_match(box, boxes[:0]) is None
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_file_of_the_zoo_is_read(tmp_path: Path, protocol: int) -> None:
+    arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.num": np.array(3)}
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}, protocol=protocol))
+    state = read_weights(path, "some")
+    assert state.keys() == arrays.keys() and all(np.array_equal(state[k].numpy(), arrays[k]) for k in arrays)
+    torch.save({"model": {"a": torch.ones(2)}, "iteration": 5}, tmp_path / "trained.pth")
+    assert torch.equal(read_weights(tmp_path / "trained.pth", "some")["a"], torch.ones(2))
+
+
+class Marks:
+    """Unpickling it leaves a trace."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return builtins.exec, (f"open({self.path!r}, 'w')",)
+
+
+def test_what_is_no_file_of_weights(tmp_path: Path) -> None:
+    def refusal(name: str, content: bytes | None) -> str:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DetectorError) as caught:
+            read_weights(tmp_path / name, "some")
+        return str(caught.value)
+
+    trap = pickle.dumps({"model": {"a": Marks(str(tmp_path / "ran"))}})
+    assert "names builtins.exec, which is no array" in refusal("trap.pkl", trap)
+    assert not (tmp_path / "ran").exists()
+    assert "is no file of arrays" in refusal("text.pkl", b"text") and "is no file of arrays" in refusal("none.pkl", b"")
+    assert "holds no arrays by name under 'model'" in refusal("list.pkl", pickle.dumps([1, 2]))
+    assert "holds no arrays by name under 'model'" in refusal("blobs.pkl", pickle.dumps({"blobs": {"a": 1}}))
+    assert "there is no weights file" in refusal("absent.pkl", None)
+    assert "there is no weights file" in refusal("absent.pth", None)
+    assert "cannot be read as a file of tensors" in refusal("text.pth", b"text")
+
+
+def test_without_the_library_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, package: str | None = None) -> object:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(detectron2_pose.importlib, "import_module", missing)
+    with pytest.raises(ImportError):
+        Detectron2Pose()
+
+
+# From here on with the library.
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    decoded = [image for (_, image), _ in zip(video.read(assets.fetch("sample-cam02")), range(3), strict=False)]
+    return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
+
+
+def random_weights(model: str, makes: str, path: Path) -> Path:
+    """Random weights of a network of the zoo in a file as the zoo has it.
+
+    The backbone's norms do not follow its features, which would grow without bound: the last of each block damps them.
+    """
+    d2 = detectron2_pose.library()
+    config = detectron2_pose.configured(d2, model, makes)
+    config.MODEL.DEVICE, config.MODEL.WEIGHTS = "cpu", ""
+    torch.manual_seed(1)
+    state = d2.build_model(config).state_dict()
+    for key, tensor in state.items():
+        if key.endswith("conv3.norm.weight"):
+            tensor *= 0.1
+        elif key.endswith("stem.conv1.norm.weight"):
+            tensor *= 0.02
+        elif key.endswith("keypoint_head.score_lowres.weight") or key.endswith("mask_head.predictor.weight"):
+            tensor *= 1e3
+    arrays = {key: tensor.numpy() for key, tensor in state.items()} | {"pixel_mean": np.zeros(3, np.float32)}
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "nobody"}, protocol=2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    pytest.importorskip("detectron2")
+    folder = tmp_path_factory.mktemp("detectron2")
+    return (
+        random_weights(KEYPOINTS, "keypoints", folder / "keypoints.pkl"),
+        random_weights(MASKS, "masks", folder / "masks.pkl"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_keypoints_and_mask_of_real_frames(weights: tuple[Path, Path], frames: np.ndarray) -> None:
+    settings = {"mask": True, "mask_weights": str(weights[1]), "device": "cpu", "size": 192, "score": 0.0}
+    detector = load("detectron2", weights=str(weights[0]), settings={**settings, "threshold": 0.0, "batch": 2})
+    assert isinstance(detector, Detector)
+    found = detector(frames)
+    keypoints, mask = found["keypoints"], found["mask"]
+    assert keypoints.shape == (3, 17, 3) and keypoints.dtype == np.float32
+    assert mask.shape == (3, 256, 192) and mask.dtype == np.uint8
+    seen = keypoints[..., 2] > 0
+    assert seen.any() and not keypoints[~seen].any()
+    assert ((keypoints[..., :2] >= 0) & (keypoints[..., :2] < (192, 256))).all() and keypoints[..., 2].max() <= 1
+    assert len(np.unique(mask)) > 2
+    for key, single in detector(frames[2:]).items():
+        assert np.allclose(single, found[key][2:], atol=1e-2), key
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_results_are_those_of_the_library(weights: tuple[Path, Path], frames: np.ndarray) -> None:
+    """The same boxes, keypoints and masks as detectron2's own way from a picture to results in its pixels."""
+    d2 = detectron2_pose.library()
+    for model, makes, path in ((KEYPOINTS, "keypoints", weights[0]), (MASKS, "masks", weights[1])):
+        ours = detectron2_pose.Network(d2, model, path, makes, "cpu", 192, 0.0)
+        found = ours(frames[:1])[0]
+        with torch.no_grad():
+            inputs = {**ours._input(frames[0]), "height": 256, "width": 192}
+            theirs = ours._network([inputs])[0]["instances"]
+        theirs = theirs[theirs.pred_classes == 0]
+        inside = np.clip(found["boxes"], 0, [192, 256, 192, 256])
+        assert len(theirs) and np.allclose(inside, theirs.pred_boxes.tensor.numpy(), atol=1e-3)
+        if makes == "keypoints":
+            assert np.allclose(found["keypoints"], theirs.pred_keypoints.numpy(), atol=1e-3)
+        else:
+            hard = np.stack([found["paste"](i) for i in range(min(len(theirs), 5))]) > 127
+            assert (hard == theirs.pred_masks[:5].numpy()).mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_nobody_gives_zeros(weights: tuple[Path, Path], frames: np.ndarray) -> None:
+    detector = Detectron2Pose(weights=weights[0], device="cpu", size=64, score=1.0)
+    found = detector(frames)
+    assert list(found) == ["keypoints"] and not found["keypoints"].any()
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_fingerprint(weights: tuple[Path, Path]) -> None:
+    plain = {"weights": weights[0], "device": "cpu"}
+    one = Detectron2Pose(**plain, batch=1).fingerprint()
+    assert one == Detectron2Pose(**plain, batch=3).fingerprint()
+    masked = Detectron2Pose(**plain, mask=True, mask_weights=weights[1]).fingerprint()
+    smaller = Detectron2Pose(**plain, size=400).fingerprint()
+    assert len({str(f) for f in (one, masked, smaller)}) == 3 and len(masked["weights"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_wrong_weights_and_models(weights: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(**settings: object) -> str:
+        with pytest.raises(DetectorError) as caught:
+            Detectron2Pose(**{"weights": weights[0], "device": "cpu", **settings})
+        return str(caught.value)
+
+    said = refusal(weights=weights[1])
+    assert "do not fit" in said and "missing" in said and "keypoint_head" in said
+    assert "not of this network" in said
+    assert "is not in the model zoo" in refusal(model="nothing") and KEYPOINTS in refusal(model="nothing")
+    assert "gives no keypoints" in refusal(model="COCO-Detection/faster_rcnn_R_50_FPN_3x")
+    assert "gives no masks" in refusal(mask=True, mask_model=KEYPOINTS)
+    assert "too small" in refusal(size=1) and "at least 1" in refusal(batch=0)
+    d2 = detectron2_pose.library()
+
+    def offline(url: str) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(d2.files, "get_local_path", offline)
+    said = refusal(weights=None)
+    assert "cannot be fetched (no network)" in said and "weights=FILE" in said
