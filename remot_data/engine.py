@@ -184,7 +184,7 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` is then ignored.
 
     Raises:
-        EngineError: if the scheduler cannot be reached.
+        EngineError: if the scheduler cannot be reached, or worker processes do not start.
     """
     if scheduler is None and workers == 0:
         yield Engine()
@@ -195,17 +195,22 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
             yield Engine(client)
         return
     import dask
-    from dask.distributed import Client, LocalCluster
+    from dask.distributed import Client
 
-    count = workers or processors()
     quiet = {"logging.distributed": "error", f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}
-    with dask.config.set(quiet):
-        with _no_interrupt(), _own_environment():
-            cluster = LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
-            )
-        with cluster, Client(cluster) as client:
-            yield Engine(client)
+    with dask.config.set(quiet), _local_cluster(workers or processors()) as cluster, Client(cluster) as client:
+        yield Engine(client)
+
+
+def _local_cluster(count: int) -> Any:
+    from dask.distributed import LocalCluster
+
+    options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+    with _no_interrupt(), _own_environment():
+        try:
+            return LocalCluster(n_workers=count, threads_per_worker=1, **options)
+        except (OSError, RuntimeError, asyncio.TimeoutError) as error:
+            raise EngineError(f"the worker processes do not start ({error}); run the same command again") from error
 
 
 def _connected(scheduler: str) -> Any:
@@ -279,12 +284,18 @@ def _own_environment() -> Iterator[None]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Processes started here do not see Ctrl-C: a terminal sends it to all, and the driver alone ends the work."""
-    if threading.current_thread() is not threading.main_thread():
+    """Threads and processes started here do not see Ctrl-C: a terminal sends it to all, and the driver ends the work.
+
+    One that comes meanwhile reaches the driver afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it would let Ctrl-C through when the first process starts it
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, old)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)

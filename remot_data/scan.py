@@ -73,6 +73,9 @@ class Policy(Record):
     decoder: str = "pyav"
 
     def __post_init__(self) -> None:
+        # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
+        for name, value in (("fps", self.fps), ("margin", self.margin), ("looks", self.looks), ("test", self.test)):
+            object.__setattr__(self, name, value if value is None else float(value))
         if self.duplicates not in ("pictures", "bytes"):
             raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 

@@ -188,10 +188,11 @@ class _Reader:
             )
         self.kinds = [k for k in (layers or LAYERS) if k in self.snapshot.layers]
         self.folders = store.folders(self.snapshot)
-        self.schema = {k: store.layer(k, self.snapshot.layers[k]).schema for k in self.kinds}
-        self._frontal: dict[str, np.ndarray] = {}
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
-        self.failed = {clip for k in read for clip in store.layer(k, self.snapshot.layers[k]).failed}
+        infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
+        self.schema = {kind: infos[kind].schema for kind in self.kinds}
+        self._frontal: dict[str, np.ndarray] = {}
+        self.failed = {clip for info in infos.values() for clip in info.failed}
         if self.failed:
             log.warning(
                 "%s: %d of %d clips are left out, because a detector failed on them (`remot stats` names the layers)",

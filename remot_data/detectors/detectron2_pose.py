@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -193,22 +194,15 @@ def best_match(box: np.ndarray, boxes: np.ndarray) -> int | None:
 
 def library() -> SimpleNamespace:
     """What is used of detectron2; `ImportError` if it is not installed."""
-    from PIL import Image
-
-    # detectron2 0.6 asks for a name that Pillow dropped in version 10.
-    alias = not hasattr(Image, "LINEAR")
-    if alias:
-        Image.LINEAR = Image.BILINEAR
+    names = ("model_zoo", "config", "modeling", "layers.mask_ops", "data.transforms", "utils.file_io")
     try:
-        detectron2 = importlib.import_module("detectron2")
-        with without_warnings(), stand_ins(["detectron2._C"], _ADVICE):
-            zoo, config, modeling, layers, transforms, files = (
-                importlib.import_module(f"detectron2.{name}")
-                for name in ("model_zoo", "config", "modeling", "layers.mask_ops", "data.transforms", "utils.file_io")
-            )
-    finally:
-        if alias:
-            del Image.LINEAR
+        with pillow_before_10(), without_warnings():
+            detectron2 = importlib.import_module("detectron2")
+            with stand_ins(["detectron2._C"], _ADVICE):
+                parts = [importlib.import_module(f"detectron2.{name}") for name in names]
+    except ImportError as error:
+        raise ImportError(f"{error}; docker/detectron2.sh installs what it takes") from error
+    zoo, config, modeling, layers, transforms, files = parts
     return SimpleNamespace(
         zoo=zoo,
         get_cfg=config.get_cfg,
@@ -218,6 +212,21 @@ def library() -> SimpleNamespace:
         files=files.PathManager,
         version=detectron2.__version__,
     )
+
+
+@contextmanager
+def pillow_before_10() -> Iterator[None]:
+    """With a name that detectron2 0.6 asks for as it is imported, and that Pillow dropped in version 10."""
+    from PIL import Image
+
+    alias = not hasattr(Image, "LINEAR")
+    if alias:
+        Image.LINEAR = Image.BILINEAR
+    try:
+        yield
+    finally:
+        if alias:
+            del Image.LINEAR
 
 
 def configured(d2: SimpleNamespace, model: str, makes: str) -> Any:
@@ -285,7 +294,8 @@ def read_weights(path: Path, model: str) -> dict[str, torch.Tensor]:
     else:
         try:
             content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        # Bytes that are no pickle fail in whatever way they lead to.
+        except Exception as error:
             raise DetectorError(f"detectron2: {path} is no file of arrays ({error}); give {expected}") from error
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, (np.ndarray, torch.Tensor)) for v in state.values()):

@@ -201,14 +201,17 @@ def download(config: Path) -> Path:
 
 def library() -> SimpleNamespace:
     """What is used of MMPose and MMEngine; `ImportError` if they are not installed."""
-    with without_warnings():
-        importlib.import_module("mmengine")
-        importlib.import_module("mmcv")
-        with stand_ins(_WANTED, _ADVICE):
-            mmpose = importlib.import_module("mmpose")
-            importlib.import_module("mmdet.models")  # where the backbones of RTMPose are
-            apis, _ = importlib.import_module("mmpose.apis"), importlib.import_module("mmpose.models")
-        dataset, config = importlib.import_module("mmengine.dataset"), importlib.import_module("mmengine.config")
+    try:
+        with without_warnings():
+            importlib.import_module("mmcv")
+            with stand_ins(_WANTED, _ADVICE):
+                mmpose = importlib.import_module("mmpose")
+                importlib.import_module("mmdet.models")  # where the backbones of RTMPose are
+                importlib.import_module("mmpose.models")
+                apis = importlib.import_module("mmpose.apis")
+            dataset, config = (importlib.import_module(f"mmengine.{name}") for name in ("dataset", "config"))
+    except ImportError as error:
+        raise ImportError(f"{error}; docker/mmpose.sh installs what it takes") from error
     return SimpleNamespace(
         Config=config.Config,
         Compose=dataset.Compose,

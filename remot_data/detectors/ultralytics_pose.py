@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +23,8 @@ from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.people import Person
 from remot_data.schemas import keypoint_set
 
-_ON_CPU = "a tenth of a second (yolo11n) to two seconds (yolo11x) a frame"
+_ON_CPU = "a fifth of a second (yolo11n) to some seconds (yolo11x) a frame"
 _TASKS = {"pose": "PosePredictor", "segment": "SegmentationPredictor", "detect": "DetectionPredictor"}
-_UNREADABLE = (TypeError, ValueError, AttributeError, ImportError, RuntimeError, LookupError, pickle.UnpicklingError)
 _SAME = 0.5  # least overlap of a mask's box with the box of the pose
 
 
@@ -110,11 +108,9 @@ class UltralyticsPose:
         """The masks uint8 [T, H, W], 0 or 255, of the persons whose boxes are given; 0 where nobody fits the box."""
         masks = np.zeros(frames.shape[:3], np.uint8)
         for t, (result, box) in enumerate(zip(seg(frames), boxes, strict=True)):
-            if box is None or result.masks is None:
-                continue
-            overlaps = [people.overlap(box, person.box) for person in _persons(result, t)]
-            best = int(np.argmax(overlaps))
-            if overlaps[best] >= _SAME:
+            overlaps = [people.overlap(box, person.box) for person in _persons(result, t)] if box is not None else []
+            best = int(np.argmax(overlaps)) if overlaps else None
+            if best is not None and overlaps[best] >= _SAME:
                 masks[t] = (result.masks.data[best].cpu().numpy() > 0.5) * np.uint8(255)
         return masks
 
@@ -270,21 +266,18 @@ def _ultralytics() -> Any:
 
 def _network(path: Path, task: str) -> Any:
     """The model in a checkpoint, which may hold layers of Ultralytics and torch and plain data, and nothing else."""
+    import torch
     from ultralytics.nn.tasks import torch_safe_load
 
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # the library would unpickle anything
+        raise DetectorError(
+            f"ultralytics: torch {torch.__version__} cannot read models safely; install torch 2.6 or newer"
+        )
     try:
         content, _ = torch_safe_load(path, safe_only=True)
         network = (content.get("ema") or content.get("model")).float().eval()
         found, first = network.task, str(network.names[0])
-    except (
-        TypeError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # a damaged file can raise anything
         what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
         raise DetectorError(
             f"ultralytics: {path} cannot be read as a checkpoint of Ultralytics that holds only a model ({what}); "

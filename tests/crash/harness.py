@@ -183,7 +183,7 @@ def sweep(check: Callable[[int], bool]) -> int:
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     modules = ("build", "compact", "scan", "verify", "cli", "detectors.blazepose", "detectors.pose_guided")
-    context.set_forkserver_preload([f"remot_data.{name}" for name in modules])
+    context.set_forkserver_preload(["pyarrow.dataset", *(f"remot_data.{name}" for name in modules)])
     return context
 
 

@@ -87,12 +87,20 @@ def test_a_decoder_that_somebody_kills_is_no_fault_of_the_video(clips, complete,
     assert_sound(out, content(complete))
 
 
-@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)])
-def test_a_build_that_is_asked_to_end_says_how_to_go_on(number, to_all, clips, complete, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "to_all", "when"),
+    [
+        (signal.SIGINT, True, "frames/*.parquet"),
+        (signal.SIGINT, True, "ledger/lock-store.json"),
+        (signal.SIGTERM, False, "frames/*.parquet"),
+        (signal.SIGTERM, True, "frames/*.parquet"),
+    ],
+)
+def test_a_build_that_is_asked_to_end_says_how_to_go_on(number, to_all, when, clips, complete, tmp_path):
     """Ctrl-C of a terminal goes to all processes; `kill` to one; a batch system ends its jobs in either way."""
     out = tmp_path / "store"
     with started(*building(clips, out)) as build:
-        wait_for(lambda: list(out.glob("frames/*.parquet")), 120, build)
+        wait_for(lambda: list(out.glob(when)), 120, build)
         family = below(build.pid)
         asked = time.monotonic()
         if to_all:

@@ -28,6 +28,7 @@ def test_a_failed_task_is_named():
         list(engine.map(double, [{"number": 13}], "frames"))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_an_error():
     with pytest.raises(EngineError, match="no dask scheduler answers"), open_engine(scheduler="tcp://127.0.0.1:1"):
         pass

@@ -1,0 +1,256 @@
+"""Ultralytics: who the main person is, what is kept of the keypoints, and the real library on real frames."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from remot_data import assets, people, video
+from remot_data.detectors import base
+from remot_data.detectors.base import Detector, DetectorError, load
+from remot_data.detectors.ultralytics_pose import UltralyticsFinder, main_person, seen_points
+from remot_data.people import Person
+
+pytestmark = pytest.mark.detectors
+
+SIZE = (192, 256)
+DANCER, BYSTANDER = (60.0, 20.0, 130.0, 240.0), (0.0, 100.0, 40.0, 200.0)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = base.Entry("pose", "remot_data.detectors.ultralytics_pose:UltralyticsPose", extra="ultralytics")
+    monkeypatch.setitem(base.BUILTIN, "ultralytics", entry)
+
+
+def look(frame: int, *boxes: tuple[float, ...], score: float = 0.9) -> list[Person]:
+    return [Person(frame, tuple(box), score) for box in boxes]
+
+
+def shifted(box: tuple[float, ...], dx: float) -> tuple[float, ...]:
+    return box[0] + dx, box[1], box[2] + dx, box[3]
+
+
+def test_without_ultralytics_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(DetectorError, match=r'not installed .*ultralytics.*pip install "remot\[ultralytics\]"'):
+        load("ultralytics")
+
+
+def test_the_main_person_is_followed_whatever_the_order() -> None:
+    looks = [look(0, DANCER, BYSTANDER), look(1, BYSTANDER, shifted(DANCER, 5)), look(2, shifted(DANCER, 10))]
+    assert main_person(looks, SIZE) == [0, 1, 0]
+    # A bystander who is surer in one frame is still not the main person.
+    looks[1] = [Person(1, BYSTANDER, 1.0), Person(1, shifted(DANCER, 5), 0.3)]
+    assert main_person(looks, SIZE) == [0, 1, 0]
+
+
+def test_of_two_alike_the_central_one_is_taken() -> None:
+    left, middle = (0.0, 50.0, 60.0, 250.0), (66.0, 50.0, 126.0, 250.0)
+    assert main_person([look(t, left, middle) for t in range(3)], SIZE) == [1, 1, 1]
+
+
+def test_a_frame_with_nobody_is_none_and_the_person_is_found_again() -> None:
+    looks = [look(0, DANCER), [], look(2, DANCER), look(3), look(4), look(5), look(6), look(7), look(8, DANCER)]
+    assert main_person(looks, SIZE) == [0, None, 0, None, None, None, None, None, 0]
+    assert main_person([[], []], SIZE) == [None, None]
+
+
+def test_a_gap_is_not_filled_with_somebody_of_another_size() -> None:
+    small = (90.0, 100.0, 110.0, 150.0)
+    looks = [look(0, DANCER), look(1, DANCER), *[look(t, small) for t in range(2, 8)]]
+    assert main_person(looks, SIZE) == [0, 0, *[None] * 6]
+
+
+def test_points_outside_or_unsure_are_not_seen() -> None:
+    points = np.array([[10, 20, 0.9], [10, 20, 0.2], [-1, 20, 0.9], [10, 256, 0.9], [191.9, 255.9, 1.1]])
+    kept = seen_points(points, (256, 192), 0.3)
+    assert kept.dtype == np.float32 and points[4, 2] == 1.1
+    assert kept == pytest.approx(
+        np.array([[10, 20, 0.9], [0, 0, 0], [0, 0, 0], [0, 0, 0], [191.9, 255.9, 1]], np.float32)
+    )
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    """Three frames of a real video, uint8 [3, 256, 192, 3]."""
+    decoded = [image for (_, image), _ in zip(video.read(assets.fetch("sample-cam02")), range(3), strict=False)]
+    return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The smallest models of each task with random weights, as the library saves them; class 0 is a person."""
+    folder = tmp_path_factory.mktemp("yolo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("YOLO_CONFIG_DIR", str(folder))
+        ultralytics = pytest.importorskip("ultralytics")
+        import torch
+
+        out = {}
+        for name in ("yolo11n-pose", "yolo11n-seg", "yolo11n", "yolo26n-pose"):
+            torch.manual_seed(0)
+            model = ultralytics.YOLO(f"{name}.yaml", verbose=False)
+            model.model.names[0] = "person"
+            out[name] = folder / f"{name}.pt"
+            model.save(str(out[name]))
+        return out
+
+
+def opened(models: dict[str, Path], name: str = "yolo11n-pose", **settings: Any) -> Any:
+    return load("ultralytics", weights=str(models[name]), settings={"device": "cpu", "size": 320, **settings})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolo11n-pose", "yolo26n-pose"])
+def test_real_frames_give_keypoints_of_coco(models: dict[str, Path], name: str, frames: np.ndarray) -> None:
+    pose = opened(models, name, person=1e-5, threshold=0.0)
+    assert isinstance(pose, Detector) and pose.schema == "coco17"
+    found = pose(frames)
+    assert set(found) == {"keypoints"}
+    points = found["keypoints"]
+    assert points.shape == (3, 17, 3) and points.dtype == np.float32
+    assert points.any() and np.isfinite(points).all()
+    assert (points[points[..., 2] == 0] == 0).all() and (points[..., 2] <= 1).all()
+    assert ((points[..., :2] >= 0) & (points[..., :2] < (192, 256))).all()
+    assert pose(frames)["keypoints"].tobytes() == points.tobytes()
+    assert not opened(models, name)(frames)["keypoints"].any()  # random weights are sure of nobody
+
+
+@pytest.mark.slow
+def test_the_mask_is_that_of_the_person_with_the_pose(
+    models: dict[str, Path], frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    pose = opened(models, seg=str(models["yolo11n-seg"]), person=1e-5)
+    real = pose(frames)["mask"]
+    assert real.shape == (3, 256, 192) and real.dtype == np.uint8 and set(np.unique(real)) <= {0, 255}
+
+    def result(*boxes: tuple[float, ...]) -> Any:
+        masks = torch.zeros(len(boxes), 256, 192)
+        for i, (x0, y0, x1, y1) in enumerate(boxes):
+            masks[i, int(y0) : int(y1), int(x0) : int(x1)] = 1
+        found = SimpleNamespace(xyxy=torch.tensor(boxes).reshape(-1, 4), conf=torch.full((len(boxes),), 0.9))
+        points = torch.tensor([[[box[0] + 1, box[1] + 1, 0.9]] * 17 for box in boxes])
+        return SimpleNamespace(
+            boxes=found, keypoints=SimpleNamespace(data=points), masks=SimpleNamespace(data=masks) if boxes else None
+        )
+
+    monkeypatch.setattr(pose, "_pose", lambda frames: [result(BYSTANDER, DANCER), result(DANCER), result()])
+    near = shifted(DANCER, 3)
+    monkeypatch.setattr(pose, "_seg", lambda frames: [result(BYSTANDER, near), result(BYSTANDER), result(DANCER)])
+    found = pose(frames)
+    assert found["keypoints"][:, 0, 0] == pytest.approx([61, 61, 0])
+    assert (found["mask"][0] > 0).sum() == 70 * 220 and found["mask"][0, 100, 64] == 255 and not found["mask"][1:].any()
+
+
+@pytest.mark.slow
+def test_boxes_and_points_come_back_in_pixels_of_the_frame(models: dict[str, Path]) -> None:
+    """A person of known place in the network's own input is given out in the frame's pixels, corner origin."""
+    import torch
+
+    pose = opened(models)
+    predictor = pose._pose._predictor
+    predictor([np.zeros((100, 75, 3), np.uint8)])
+    shape = predictor.preprocess([np.zeros((100, 75, 3), np.uint8)]).shape[2:]
+    scale, left = 320 / 100, (shape[1] - 240) / 2  # 75 columns become 240, with a border on either side
+    row = [10 * scale + left, 20 * scale, 50 * scale + left, 90 * scale, 0.9, 0.0]
+    points = [value for _ in range(17) for value in (30 * scale + left, 40 * scale, 0.8)]
+    found, image = torch.tensor([[*row, *points]]), torch.zeros(1, 3, *shape)
+    done = predictor.construct_result(found, image, np.zeros((100, 75, 3), np.uint8), "")
+    assert done.boxes.xyxy[0].tolist() == pytest.approx([10, 20, 50, 90], abs=0.01)
+    assert done.keypoints.data[0, 0].tolist() == pytest.approx([30, 40, 0.8], abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_finder_gives_what_people_find_gives(models: dict[str, Path], frames: np.ndarray) -> None:
+    finder = UltralyticsFinder(weights=models["yolo11n"], person=1e-5, size=320, device="cpu")
+    here, there = finder.find(frames[0], 7), finder.find(frames[0], 7, (384, 512))
+    assert here and all(isinstance(p, Person) and p.frame == 7 for p in here)
+    assert [p.score for p in here] == sorted((p.score for p in here), reverse=True)
+    assert np.array(there[0].box) == pytest.approx(2 * np.array(here[0].box))
+    grey = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
+    assert here[0].sharpness == people.sharpness(grey, here[0].box)
+    assert finder.fingerprint()["weights"] == base.file_sha256(models["yolo11n"])
+
+
+@pytest.mark.slow
+def test_the_fingerprint_says_what_the_pose_depends_on(models: dict[str, Path]) -> None:
+    mark = opened(models).fingerprint()
+    assert json.loads(json.dumps(mark)) == mark and mark["seg"] is None
+    assert mark["weights"] == base.file_sha256(models["yolo11n-pose"])
+    assert opened(models, batch=1).fingerprint() == mark
+    assert opened(models, seg=str(models["yolo11n-seg"])).fingerprint() != mark
+    assert opened(models, threshold=0.5).fingerprint() != mark != opened(models, "yolo26n-pose").fingerprint()
+
+
+class Trap:
+    """Unpickling it would run a command."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.target, "run")
+
+
+@pytest.mark.slow
+def test_wrong_files_are_named_and_nothing_in_them_is_run(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from ultralytics.utils import checks, downloads, events
+
+    def raised(weights: Path | None, **settings: Any) -> str:
+        with pytest.raises(DetectorError) as error:
+            load("ultralytics", weights=weights and str(weights), settings={"device": "cpu", **settings})
+        return str(error.value)
+
+    assert "task 'detect'" in raised(models["yolo11n"]) and "needs one for 'pose'" in raised(models["yolo11n"])
+    assert "needs one for 'segment'" in raised(models["yolo11n-pose"], seg=str(models["yolo11n"]))
+    assert "there is no weights file" in raised(tmp_path / "missing.pt")
+    torch.save({"model": Trap(tmp_path / "trapped")}, tmp_path / "trap.pt")
+    assert "cannot be read as a checkpoint of Ultralytics that holds only a model" in raised(tmp_path / "trap.pt")
+    assert not (tmp_path / "trapped").exists()
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    assert "cannot be read as a checkpoint" in raised(tmp_path / "junk.pt")
+    assert "offers no model 'nothing'; choose one as yolo11" in raised(None, model="nothing")
+    assert not events.events.enabled and not checks.AUTOINSTALL
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(assets, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(downloads, "attempt_download_asset", offline)
+    assert "yolo11m-pose.pt cannot be downloaded (ConnectionError: no network)" in raised(None)
+    assert list((tmp_path / "cache" / "ultralytics").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_model_by_name_is_downloaded_once(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.utils import downloads
+
+    calls: list[str] = []
+
+    def fetched(file: str) -> str:
+        if not Path(file).is_file():  # the library asks for files it has, too
+            calls.append(file)
+            Path(file).write_bytes(models["yolo11n-pose"].read_bytes())
+        return file
+
+    monkeypatch.setattr(assets, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(downloads, "attempt_download_asset", fetched)
+    for _ in range(2):
+        pose = load("ultralytics:yolo11n-pose", settings={"device": "cpu"})
+    assert len(calls) == 1 and pose.fingerprint()["weights"] == base.file_sha256(models["yolo11n-pose"])
+    assert [p.name for p in (tmp_path / "ultralytics").iterdir()] == ["yolo11n-pose.pt"]
