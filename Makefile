@@ -3,6 +3,8 @@ VENV ?= .venv
 OUT ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Files of tests over two processes; SPREAD= runs them one after the other.
+SPREAD ?= -n 2 --dist loadfile
 
 .PHONY: demo test quick lint setup clean
 
@@ -10,10 +12,10 @@ demo: setup
 	$(BIN)/remot run pipelines/demo.yaml --set out=$(OUT)
 
 test: setup lint
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest $(SPREAD) --durations=10
 
 quick: setup lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -121,6 +121,31 @@ class Engine:
                 raise self._gone() from error
             raise _failed(label, task, error) from error
 
+    def check_workers(self) -> None:
+        """Refuse workers without this package: a task would end them, and the next, until none is left.
+
+        Raises:
+            EngineError: for a worker that cannot import it, or has another version.
+        """
+        own = version("remot")
+
+        # A function within a function travels as code, so that a worker needs nothing to know it.
+        def installed() -> str:
+            import importlib.metadata
+
+            import remot_data  # noqa: F401 - whether it can be imported
+
+            return importlib.metadata.version("remot")
+
+        with self._reaching():
+            answers = self.client.run(installed, on_error="return")
+        for worker, found in answers.items():
+            cure = "install the same version of remot on every machine"
+            if isinstance(found, ImportError):
+                raise EngineError(f"the worker {worker} cannot import remot_data ({found}): {cure}")
+            if isinstance(found, str) and found != own:
+                raise EngineError(f"the worker {worker} has remot {found}, this machine {own}: {cure}")
+
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         """Say so when the scheduler cannot be reached."""
@@ -191,8 +216,9 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         return
     if scheduler is not None:
         with _quiet(), _connected(scheduler) as client:
-            _check_workers(client)
-            yield Engine(client)
+            engine = Engine(client)
+            engine.check_workers()
+            yield engine
         return
     import dask
     from dask.distributed import Client
@@ -233,26 +259,6 @@ def _connected(scheduler: str) -> Any:
     if isinstance(client, Exception):
         raise EngineError(f"no dask scheduler answers at {scheduler} ({client})") from client
     return client
-
-
-def _check_workers(client: Any) -> None:
-    """Refuse workers without this package: a task would end them, and the next, until none is left."""
-    own = version("remot")
-
-    # A function within a function travels as code, so that a worker needs nothing to know it.
-    def installed() -> str:
-        import importlib.metadata
-
-        import remot_data  # noqa: F401 - whether it can be imported
-
-        return importlib.metadata.version("remot")
-
-    for worker, found in client.run(installed, on_error="return").items():
-        cure = "install the same version of remot on every machine"
-        if isinstance(found, ImportError):
-            raise EngineError(f"the worker {worker} cannot import remot_data ({found}): {cure}")
-        if isinstance(found, str) and found != own:
-            raise EngineError(f"the worker {worker} has remot {found}, this machine {own}: {cure}")
 
 
 @contextmanager
