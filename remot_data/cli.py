@@ -101,7 +101,8 @@ def build(
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
     if not no_layers and stored is None:
-        _say_defaults(DEFAULTS)
+        for kind, spec in DEFAULTS.items():
+            _say_approximate(kind, spec)
     with _progress() as progress:
         summary = run(
             videos,
@@ -140,7 +141,7 @@ def annotate(
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
     from remot_data.annotate import annotate as run
 
-    _say_defaults({layer: detector})
+    _say_approximate(layer, detector, str(weights) if weights else None, _settings(setting or []))
     with _progress() as progress:
         summary = run(
             store,
@@ -412,10 +413,11 @@ def detectors() -> None:
     """List the detectors, and which library, extra and weights each needs."""
     from remot_data.detectors.base import DEFAULTS, known
 
-    table = Table("name", "layer", "default", "needs", box=None)
+    table = Table("name", "layer", "default", "library", "needs", box=None)
     for name, entry in sorted(known().items(), key=lambda item: (item[1].kind, item[0])):
-        needs = ", ".join(filter(None, (entry.extra and f'pip install "remot[{entry.extra}]"', entry.weights)))
-        table.add_row(name, entry.kind, "yes" if DEFAULTS.get(entry.kind) == name else "", needs or "nothing more")
+        needs = ", ".join([entry.install] * bool(entry.install) + list(entry.weights))
+        default = "yes" if DEFAULTS.get(entry.kind) == name else ""
+        table.add_row(name, entry.kind, default, "here" if entry.is_here else "missing", escape(needs or "nothing more"))
     out.print(table)
 
 
@@ -580,14 +582,12 @@ def _print_failed(failed: dict[str, dict[str, str]]) -> None:
             out.print(escape(f"no {kind} for clip {clip}: {why}"))
 
 
-def _say_defaults(specs: dict[str, str]) -> None:
+def _say_approximate(kind: str, spec: str, weights: str | None = None, settings: dict[str, Any] | None = None) -> None:
     """Say once, at the start, where a detector only approximates."""
     from remot_data.detectors.base import load
 
-    for kind, spec in specs.items():
-        detector = load(spec)
-        if detector.approximate:
-            err.print(f"note: the {kind} detector {spec!r} is approximate; see docs for what it stands in for")
+    if load(spec, weights=weights, settings=settings).approximate:
+        err.print(f"note: the {kind} detector {spec!r} is approximate; see docs for what it stands in for")
 
 
 def _settings(items: list[str]) -> dict[str, Any]:

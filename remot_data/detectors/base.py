@@ -63,22 +63,57 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A detector that `remot detectors` lists: where it is and what it takes to use it."""
+    """A detector that `remot detectors` lists: where it is and what it takes to use it.
+
+    `library` is the module it needs, `extra` the extra of this package that installs it, or else `script` the
+    script that does; `weights` are assets it needs.
+    """
 
     kind: str
     target: str
     extra: str = ""
-    weights: str = ""
+    weights: tuple[str, ...] = ()
+    library: str = ""
+    script: str = ""
+
+    @property
+    def install(self) -> str:
+        """How to get its library; empty where none is needed."""
+        return f'pip install "remot[{self.extra}]"' if self.extra else self.script
+
+    @property
+    def is_here(self) -> bool:
+        return not self.library or importlib.util.find_spec(self.library) is not None
 
 
 BUILTIN = {
-    "blazepose": Entry("pose", "remot_data.detectors.blazepose:BlazePose", weights="blazepose-landmarks"),
+    "blazepose": Entry(
+        "pose", "remot_data.detectors.blazepose:BlazePose", weights=("blazepose-detector", "blazepose-landmarks")
+    ),
     "pose-guided": Entry("parsing", "remot_data.detectors.pose_guided:PoseGuidedParser"),
     "dis": Entry("flow", "remot_data.detectors.dis:DISFlow"),
     "temporal-median": Entry("background", "remot_data.detectors.temporal_median:TemporalMedian"),
-    "basic-scores": Entry("scores", "remot_data.detectors.basic_scores:BasicScores"),
+    "basic-scores": Entry("scores", "remot_data.detectors.basic_scores:BasicScores", weights=("blazepose-detector",)),
 }
 DEFAULTS = {entry.kind: name for name, entry in BUILTIN.items()}
+_ADAPTERS = "remot_data.detectors"
+BUILTIN |= {
+    "ultralytics": Entry(
+        "pose", f"{_ADAPTERS}.ultralytics_pose:UltralyticsPose", extra="ultralytics", library="ultralytics"
+    ),
+    "mmpose": Entry("pose", f"{_ADAPTERS}.mmpose_pose:MMPose", library="mmpose", script="docker/mmpose.sh"),
+    "detectron2": Entry(
+        "pose", f"{_ADAPTERS}.detectron2_pose:Detectron2Pose", library="detectron2", script="docker/detectron2.sh"
+    ),
+    "schp": Entry("parsing", f"{_ADAPTERS}.schp:SCHP", extra="train", library="torch"),
+    "segformer": Entry(
+        "parsing", f"{_ADAPTERS}.segformer:SegFormerClothes", extra="transformers", library="transformers"
+    ),
+    "torchvision-raft": Entry(
+        "flow", f"{_ADAPTERS}.torchvision_raft:TorchvisionRAFT", extra="flow", library="torchvision"
+    ),
+    "ptlflow": Entry("flow", f"{_ADAPTERS}.ptlflow_flow:PTLFlow", extra="ptlflow", library="ptlflow"),
+}
 
 
 def file_sha256(path: str | Path) -> str:
@@ -109,18 +144,18 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
         options["weights"] = weights
     name, _, model = spec.partition(":")
     if name.endswith(".py"):
-        factory, extra = _from_file(Path(name), model), ""
+        factory, install = _from_file(Path(name), model), ""
     else:
         entry = known().get(name)
         if entry is None:
             raise DetectorError(f"no detector is called {name!r}; `remot detectors` lists {', '.join(sorted(known()))}")
         if model:
             options["model"] = model
-        factory, extra = _from_target(entry, name), entry.extra
+        factory, install = _from_target(entry, name), entry.install
     try:
         detector = factory(**options)
     except ImportError as error:
-        hint = f'; pip install "remot[{extra}]"' if extra else ""
+        hint = f"; get it with {install}" if install else ""
         raise DetectorError(f"detector {spec!r} needs a library that is not installed ({error}){hint}") from error
     except TypeError as error:
         raise DetectorError(f"detector {spec!r} does not take these settings: {error}") from error
@@ -139,7 +174,7 @@ def _from_target(entry: Entry, name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        hint = f'pip install "remot[{entry.extra}]"' if entry.extra else f"check the package that offers {name!r}"
+        hint = f"get it with {entry.install}" if entry.install else f"check the package that offers {name!r}"
         raise DetectorError(f"detector {name!r} cannot be imported ({error}); {hint}") from error
 
 
