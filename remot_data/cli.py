@@ -417,7 +417,8 @@ def detectors() -> None:
     for name, entry in sorted(known().items(), key=lambda item: (item[1].kind, item[0])):
         needs = ", ".join([entry.install] * bool(entry.install) + list(entry.weights))
         default = "yes" if DEFAULTS.get(entry.kind) == name else ""
-        table.add_row(name, entry.kind, default, "here" if entry.is_here else "missing", escape(needs or "nothing more"))
+        library = "here" if entry.is_here else "missing"
+        table.add_row(name, entry.kind, default, library, escape(needs or "nothing more"))
     out.print(table)
 
 
