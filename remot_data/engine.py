@@ -223,8 +223,8 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
     import dask
     from dask.distributed import Client
 
-    quiet = {"logging.distributed": "error", f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}
-    with dask.config.set(quiet), _local_cluster(workers or processors()) as cluster, Client(cluster) as client:
+    spawn = {f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}
+    with dask.config.set(spawn), _quiet(), _local_cluster(workers or processors()) as cluster, Client(cluster) as client:
         yield Engine(client)
 
 
@@ -263,7 +263,7 @@ def _connected(scheduler: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Errors of dask's connections are told in one sentence, not logged with a traceback."""
+    """What goes wrong, and Ctrl-C, is told in one sentence, not by the logs of dask with their tracebacks."""
     import dask.distributed  # noqa: F401 - sets levels of its own, once
 
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]

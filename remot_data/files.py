@@ -583,11 +583,15 @@ class Lock:
         self._done = threading.Event()
 
     def __enter__(self) -> Lock:
-        while not self._take():
-            if not self._wait:
-                raise Busy(f"{self._files.url} is being written by {self._holder()}; wait for it, or use --wait")
-            time.sleep(self.POLL)
-        self._files.sweep(*self._name.rsplit("/", 1))
+        try:
+            while not self._take():
+                if not self._wait:
+                    raise Busy(f"{self._files.url} is being written by {self._holder()}; wait for it, or use --wait")
+                time.sleep(self.POLL)
+            self._files.sweep(*self._name.rsplit("/", 1))
+        except BaseException:  # Ctrl-C may come when the file is there already
+            self._release()
+            raise
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
@@ -595,6 +599,9 @@ class Lock:
     def __exit__(self, *error: Any) -> None:
         self._done.set()
         self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
         with contextlib.suppress(OSError):
             if self._is_mine():
                 self._files.remove(self._name)

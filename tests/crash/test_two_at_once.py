@@ -11,7 +11,7 @@ import pytest
 
 from remot_data.files import Lock
 from remot_data.store import open_store
-from tests.crash.harness import TINY, assert_sound, content, remot, started
+from tests.crash.harness import TINY, assert_sound, content, leftovers, remot, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -88,3 +88,15 @@ def test_a_layer_that_somebody_makes_holds_up_compaction_but_not_when_they_are_g
     status, printed = remot("compact", out, "--workers", "0")
     assert status == 0, printed
     assert_sound(out, content(out))
+
+
+def test_a_lock_that_is_interrupted_while_it_is_taken_is_let_go(frames_only, copy, monkeypatch):
+    store = open_store(str(copy(frames_only)))
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.files, "sweep", interrupt)
+    with pytest.raises(KeyboardInterrupt), store.lock():
+        pass
+    assert leftovers(store.url) == []
