@@ -224,7 +224,8 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
     from dask.distributed import Client
 
     spawn = {f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}
-    with dask.config.set(spawn), _quiet(), _local_cluster(workers or processors()) as cluster, Client(cluster) as client:
+    count = workers or processors()
+    with dask.config.set(spawn), _quiet(), _local_cluster(count) as cluster, Client(cluster) as client:
         yield Engine(client)
 
 

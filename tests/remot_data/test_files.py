@@ -616,16 +616,20 @@ def test_of_several_that_see_a_dead_holder_one_gets_the_lock(tmp_path, monkeypat
     for _ in range(3):
         held(files, host="elsewhere", beat=0.0)
         barrier = threading.Barrier(5)
-        inside = []
+        inside: list[int] = []
+        busy: list[int] = []
 
-        def enter(_: int, barrier=barrier, inside=inside) -> bool:
+        def enter(_: int, barrier=barrier, inside=inside, busy=busy) -> bool:
             barrier.wait()
             try:
                 with lock(Files(str(tmp_path))):
                     inside.append(1)
-                    time.sleep(0.5)
+                    end = time.monotonic() + 10.0
+                    while len(inside) + len(busy) < 5 and time.monotonic() < end:
+                        time.sleep(0.01)  # held until everybody has tried
                     return True
             except Busy:
+                busy.append(1)
                 return False
 
         with ThreadPoolExecutor(5) as pool:
