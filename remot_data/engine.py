@@ -16,7 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -34,11 +35,16 @@ class EngineError(RuntimeError):
 
 
 class Engine:
-    """Runs functions over tasks; `client` is a dask client, or None for this process."""
+    """Runs functions over tasks; `connect` gives a dask client, called at the first task. None: in this process."""
 
-    def __init__(self, client: Any = None) -> None:
-        self.client = client
+    def __init__(self, connect: Callable[[], Any] | None = None) -> None:
+        self._connect = connect
         self._waits = False
+
+    @cached_property
+    def client(self) -> Any:
+        assert self._connect is not None
+        return self._connect()
 
     def map(
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
@@ -53,7 +59,7 @@ class Engine:
             EngineError: for a task that raised, with its arguments (the tasks after it are given up), when the
                 scheduler is gone, or when GPUs are needed and no worker declares one.
         """
-        if self.client is None:
+        if self._connect is None:
             for task in tasks:
                 try:
                     yield function(**task)
@@ -209,24 +215,31 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` is then ignored.
 
     Raises:
-        EngineError: if the scheduler cannot be reached, or worker processes do not start.
+        EngineError: if the scheduler cannot be reached; at the first task, if worker processes do not start.
     """
     if scheduler is None and workers == 0:
         yield Engine()
         return
     if scheduler is not None:
         with _quiet(), _connected(scheduler) as client:
-            engine = Engine(client)
+            engine = Engine(lambda: client)
             engine.check_workers()
             yield engine
         return
+    with ExitStack() as running:
+        # Starting workers takes seconds: where nothing is left to do, they are never started.
+        yield Engine(lambda: _started(workers or processors(), running))
+
+
+def _started(count: int, running: ExitStack) -> Any:
+    """A client of a new local cluster, which `running` ends."""
     import dask
     from dask.distributed import Client
 
-    spawn = {f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}
-    count = workers or processors()
-    with dask.config.set(spawn), _quiet(), _local_cluster(count) as cluster, Client(cluster) as client:
-        yield Engine(client)
+    running.enter_context(dask.config.set({f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}))
+    running.enter_context(_quiet())
+    cluster = running.enter_context(_local_cluster(count))
+    return running.enter_context(Client(cluster))
 
 
 def _local_cluster(count: int) -> Any:

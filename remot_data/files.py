@@ -589,12 +589,13 @@ class Lock:
                     raise Busy(f"{self._files.url} is being written by {self._holder()}; wait for it, or use --wait")
                 time.sleep(self.POLL)
             self._files.sweep(*self._name.rsplit("/", 1))
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
+            return self
         except BaseException:  # Ctrl-C may come when the file is there already
+            self._done.set()
             self._release()
             raise
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
-        return self
 
     def __exit__(self, *error: Any) -> None:
         self._done.set()

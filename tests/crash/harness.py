@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from tests.remot_data.conftest import digests
 
 PYTHON = [sys.executable, "-c", "from remot_data.cli import main; main()"]
 TINY = "--size 64x48 --min-frames 4 --max-frames 8 --shard-frames 8".split()
+_LOOKING = threading.Lock()
 _SOURCES = (("sample-cam01", 0.0), ("sample-cam02", 0.0), ("sample-cam01", 0.9))
 
 
@@ -160,15 +162,10 @@ def run(
         broken: a video whose frames cannot be read when they are to be written.
     """
     process = _server().Process(target=_run, args=(list(map(str, arguments)), str(log), kill_at, refuse, broken))
-    process.start()
-    try:
-        process.join(120)
-        assert process.exitcode is not None, f"remot {' '.join(arguments)} hangs"
-    finally:
-        process.kill()
-        process.join(10)
+    status = _status(process, 120)
+    assert status is not None, f"remot {' '.join(arguments)} hangs"
     points = log.with_suffix(".points")
-    return Ended(process.exitcode, log.read_text(), points.read_text().splitlines() if points.exists() else [])
+    return Ended(status, log.read_text(), points.read_text().splitlines() if points.exists() else [])
 
 
 def sweep(check: Callable[[int], bool]) -> int:
@@ -178,6 +175,24 @@ def sweep(check: Callable[[int], bool]) -> int:
         while all(results := list(pool.map(check, itertools.islice(numbers, 8)))):
             pass
         return next(numbers) - 1 - len(results) + results.index(False)
+
+
+def _status(process: Any, seconds: float) -> int | None:
+    """The status of a process that is run to its end; None if it had to be killed.
+
+    Starting one process looks after the others, and of two threads that look at once, one is told 255.
+    """
+    end = time.monotonic() + seconds
+    with _LOOKING:
+        process.start()
+    while time.monotonic() < end:
+        with _LOOKING:
+            if process.exitcode is not None:
+                return process.exitcode
+        time.sleep(0.01)
+    with _LOOKING:
+        process.kill()
+    return None
 
 
 def _server() -> Any:

@@ -35,7 +35,7 @@ def shards_begun(store: Path) -> list[Path]:
 
 
 def goes_on(clips: list[str], out: Path, complete: Path, *options: str) -> None:
-    status, printed = remot(*building(clips, out, *options))
+    status, printed = remot(*building(clips, out, *(options or ("--workers", "0"))))
     assert status == 0, printed
     assert_sound(out, content(complete))
 
@@ -47,7 +47,7 @@ def test_all_processes_killed_and_gone_on_with_by_fewer(files, clips, complete, 
     with started(*building(clips, out)) as build:
         wait_for(lambda: sum(p.is_file() for p in out.rglob("*")) >= files, 120, build)
         kill_group(build)
-    goes_on(clips, out, complete, "--workers", "0")
+    goes_on(clips, out, complete)
 
 
 def test_workers_do_not_outlive_a_driver_that_is_killed(clips, complete, tmp_path):

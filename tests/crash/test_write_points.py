@@ -66,12 +66,12 @@ def test_a_build_of_frames(clips, tmp_path):
 
 
 def test_a_build_of_layers(clips, frames_only, complete, tmp_path, copy):
-    """From the first layer on, every fifth point: a shard has four, so all of the four come up."""
+    """From the first layer on, every seventh point: a shard has four, so all of the four come up."""
     base = copy(frames_only, "base")
     (base / "snapshots/main.json").unlink()  # as if that build had wanted layers, too
     scene = Scene(tmp_path, ["build", *clips[:2], "--out", "STORE", *ALONE], base)
     assert scene.wanted == content(complete)
-    assert sweep(lambda n: scene.killed_at(5 * n - 4)) * 5 >= len(scene.points) > 60
+    assert sweep(lambda n: scene.killed_at(7 * n - 6)) * 7 >= len(scene.points) > 60
 
 
 def test_annotating(frames_only, tmp_path):
@@ -99,13 +99,14 @@ def test_a_clip_that_fails_when_it_is_to_be_written(clips, frames_only, tmp_path
 
 
 def test_compaction(clips, tmp_path, tmp_path_factory):
+    """Every third point: a shard that is replaced has seven, and there are six."""
     base = tmp_path_factory.mktemp("base") / "store"
     build = ["build", *clips, "--out", str(base), *TINY, "--shard-frames", "16", *ALONE]
     assert run(build, tmp_path / "log-build").status == 0
     gone = harness.open_store(str(base)).clips[0].id
     assert run(["remove", str(base), gone], tmp_path / "log-remove").status == 0
     scene = Scene(tmp_path, ["compact", "STORE", *ALONE], base)
-    assert sweep(scene.killed_at) == len(scene.points) > 20
+    assert sweep(lambda n: scene.killed_at(3 * n - 2)) * 3 >= len(scene.points) > 60
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_compaction(clips, tmp_path, tmp_path_factory):
 def test_a_disk_that_refuses_to_write(number, sentence, clips, tmp_path):
     """From any point on: status 2 and one sentence, nothing half-written; with room again, it goes on."""
     scene = Scene(tmp_path, ["build", *clips[:2], "--out", "STORE", *TINY, *ALONE, "--no-layers"])
-    for point in range(1, len(scene.points), 4):
+    for point in range(1, len(scene.points), 6):
         store = scene.store(point)
         refused = run(scene.command(store), tmp_path / f"log-{point}", refuse=(number, point))
         where = f"point {point}, {refused.points[-1]}: {refused.printed}"
