@@ -2,7 +2,8 @@
 
 Four parts, each number measured in a process of its own, so that its peak memory is its own:
 
-- engine: empty tasks through the engine with two workers; driver and scheduler are that process
+- engine: empty tasks through the engine with two workers; driver and scheduler are that process. All tasks are given
+  to the engine; of more than 20,000 only the first 20,000 are waited for, since no more than a few are ever under way
 - plan: from the ledger of a finished look through to the plan of the store: read the lines, find duplicates, lay out,
   write clips.parquet; and what one task then reads to know the clips of its shard
 - signatures: finding videos that show the same, alone
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import json
 import os
 import resource
@@ -52,6 +54,9 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 # --- engine -------------------------------------------------------------------------------------------------
 
 
+WAITED = 20_000  # empty tasks that are waited for, at most
+
+
 def nothing(url: str, shard: int) -> int:
     """An empty task, with arguments like those of a real one."""
     return shard
@@ -64,11 +69,12 @@ def engine(count: int, folder: Path) -> dict[str, float]:
         list(workers.map(nothing, [{"url": "warm", "shard": n} for n in range(500)]))
         before, spent = peak(), time.process_time()
         tasks = [{"url": "a/store/at/a/usual/path", "shard": n} for n in range(count)]
-        done, seconds = timed(lambda: sum(1 for _ in workers.map(nothing, tasks, "empty")))
-        assert done == count
+        results = itertools.islice(workers.map(nothing, tasks, "empty"), WAITED)
+        done, seconds = timed(lambda: sum(1 for _ in results))
+        assert done == min(count, WAITED)
         return {
-            "ms a task": 1e3 * seconds / count,
-            "CPU ms a task, driver and scheduler": 1e3 * (time.process_time() - spent) / count,
+            "ms a task": 1e3 * seconds / done,
+            "CPU ms a task, driver and scheduler": 1e3 * (time.process_time() - spent) / done,
             "bytes a task": (peak() - before) / count,
             "MB in all": peak() / 1e6,
         }
