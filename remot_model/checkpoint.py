@@ -72,7 +72,7 @@ def read_info(run: Path) -> dict[str, Any]:
 def save_generator(run: Path, stage: str, net: nn.Module, config: Config, schemas: Mapping[str, str]) -> None:
     """Write ``model.safetensors`` of a stage."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    metadata = {"stage": stage, "config": config.digest(), "schemas": json.dumps(dict(schemas), sort_keys=True)}
+    metadata = {"stage": stage, "config": config.digest(stage), "schemas": json.dumps(dict(schemas), sort_keys=True)}
     write_atomically(run / stage / "model.safetensors", safetensors_bytes(tensors, metadata))
 
 
@@ -92,10 +92,10 @@ def load_generator(run: Path, stage: str, config: Config, schemas: Mapping[str, 
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}); train the stage again or restore the file") from error
-    if metadata.get("config") != config.digest():
+    if metadata.get("config") != config.digest(stage):
         raise CheckpointError(
             f"{path} was made with the network configuration {str(metadata.get('config'))[:12]}, "
-            f"this is {config.digest()[:12]} ({config.name}); use another run folder"
+            f"this is {config.digest(stage)[:12]} ({config.name}); use another run folder"
         )
     if schemas is not None:
         check_schemas(json.loads(metadata["schemas"]), schemas, str(path))

@@ -170,15 +170,25 @@ class Config:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
         return cls(**{k: StagePlan(**v) if k in STAGES else v for k, v in fields.items()})
 
-    def digest(self) -> str:
-        """sha256 of the fields that decide the shape and meaning of the networks, not of the training plan."""
-        return digest({name: self.to_json()[name] for name in _NETWORK_FIELDS})
+    def digest(self, stage: str | None = None) -> str:
+        """sha256 of the fields that decide the shape and meaning of the networks, not of the training plan.
+
+        With `stage`, of those that its network depends on: runs that differ elsewhere may share it.
+        """
+        plain = self.to_json()
+        return digest({name: plain[name] for name in _NETWORK_FIELDS if name not in _MEANINGLESS.get(stage, ())})
 
 
 _NETWORK_FIELDS = (
     "size ngf n_downsample n_blocks decoder_blocks norm layout_classes use_gam use_tam use_wcn tam_softmax tau "
     "mask_frames clip_regions refine_coarse background_hole first_frame_raw"
 ).split()
+# Those of them that mean nothing to the network of a stage.
+_OF_THE_WCN_ONLY = "use_tam use_wcn tam_softmax tau refine_coarse background_hole".split()
+_MEANINGLESS: dict[str | None, tuple[str, ...]] = {
+    "layout": (*_OF_THE_WCN_ONLY, "use_gam", "mask_frames", "clip_regions"),
+    "region": (*_OF_THE_WCN_ONLY, "layout_classes", "first_frame_raw"),
+}
 
 _SIZES: dict[str, dict[str, Any]] = {
     "paper": {},

@@ -63,3 +63,13 @@ def test_the_impossible_is_refused(fields):
 def test_an_unknown_field_is_named():
     with pytest.raises(ConfigError, match="bogus"):
         Config.from_json({**preset("tiny").to_json(), "bogus": 1})
+
+
+def test_stages_are_shared_by_runs_that_differ_elsewhere():
+    full, plain = preset("tiny"), preset("tiny:no-wcn")
+    no_tam, no_gam = preset("tiny:no-tam"), preset("tiny:no-gam")
+    assert len({c.digest() for c in (full, no_tam, plain, no_gam)}) == 4
+    assert len({c.digest("layout") for c in (full, no_tam, plain, no_gam)}) == 1
+    assert full.digest("region") == no_tam.digest("region") == plain.digest("region") != no_gam.digest("region")
+    assert full.digest("whole") != no_tam.digest("whole")
+    assert dataclasses.replace(full, layout_classes=6).digest("layout") != full.digest("layout")
