@@ -366,6 +366,7 @@ def stats(
     table.add_row("frames bytes", f"{found['bytes']['frames']:,}")
     for layer in found["layers"]:
         failed = f", {layer['failed']} clips failed" if layer["failed"] else ""
+        failed += f", stale: {layer['stale']}; annotate it again" if layer["stale"] else ""
         about = f"{layer['schema']}{', approximate' if layer['approximate'] else ''}"
         table.add_row(f"{layer['kind']} layer", f"{layer['id']} ({about}), {layer['bytes']:,} bytes" + failed)
     for name, value in found["snapshots"].items():

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -297,11 +298,68 @@ def _damaged(store: Store, name: str) -> bool:
     return bool(_LAYER.fullmatch(name)) and not is_sealed(store.files.read(name))
 
 
+# What a snapshot holds
+
+
+@dataclass(frozen=True)
+class Content:
+    """What reading a snapshot gives: `digest` names its clips and every byte of its frames and layers; `stale` are the
+    layers (``kind/id``) that do not belong to the frames and layers of now, each with the reason.
+    """
+
+    digest: str
+    stale: dict[str, str]
+
+
+def content(store: Store, name: str) -> Content:
+    """What the snapshot `name` holds now, by the indexes alone: each is read once, no shard is.
+
+    Raises:
+        StoreError: where there is no such snapshot, or a layer it names is not there.
+    """
+    snapshot = store.snapshot(name)
+    infos = [store.layer(kind, layer_id) for kind, layer_id in snapshot.layers.items()]
+    metas = _metas(store, infos)
+    clips = [(clip.id, clip.split, clip.shard, clip.frames) for clip in store.clips]
+    shas = {folder: [meta and meta["sha256"] for meta in metas[folder]] for folder in ("frames", *map(_folder, infos))}
+    return Content(digest([snapshot.to_json(), clips, shas]), _stale(infos, metas))
+
+
+def _folder(info: LayerInfo) -> str:
+    return f"layers/{info.kind}/{info.id}"
+
+
+def _sources(info: LayerInfo) -> dict[str, str]:
+    return {"frames": "frames", **{kind: f"layers/{kind}/{layer_id}" for kind, layer_id in info.inputs.items()}}
+
+
+def _metas(store: Store, infos: Sequence[LayerInfo]) -> dict[str, list[dict[str, Any] | None]]:
+    """Folder -> metadata of the index of each shard, of the frames, of layers and of all that these read."""
+    folders = sorted({"frames", *map(_folder, infos), *(f for info in infos for f in _sources(info).values())})
+    pairs = [(folder, shard) for folder in folders for shard in range(store.shard_count)]
+    with ThreadPoolExecutor(16) as pool:  # on remote stores a read is mostly waiting
+        found = dict(zip(pairs, pool.map(lambda pair: store.meta(*pair), pairs), strict=True))
+    return {folder: [found[folder, shard] for shard in range(store.shard_count)] for folder in folders}
+
+
+def _stale(infos: Sequence[LayerInfo], metas: Mapping[str, Sequence[dict[str, Any] | None]]) -> dict[str, str]:
+    found = {}
+    for info in infos:
+        for shard, meta in enumerate(metas[_folder(info)]):
+            now = {kind: metas[folder][shard] for kind, folder in _sources(info).items()}
+            changed = [k for k, m in now.items() if meta and (m is None or meta["saw"].get(k) != m["sha256"])]
+            if meta is None or changed:
+                why = f"was made from other {', '.join(changed)}" if meta else "is missing"
+                found[f"{info.kind}/{info.id}"] = f"its shard {shard} {why}"
+                break
+    return found
+
+
 # Counting
 
 
 def stats(store: Store) -> dict[str, Any]:
-    """Counts, sizes and layers of a store as plain values."""
+    """Counts, sizes and layers of a store as plain values; what is `stale` about a layer, as `content` tells."""
     clips = store.clips
     frames = sum(clip.frames for clip in clips)
     receipts = store.logged("receipts")
@@ -310,6 +368,8 @@ def stats(store: Store) -> dict[str, Any]:
         for stage, value in receipt.get("seconds", {}).items():
             name = "read frames" if (receipt["task"], stage) == ("annotate", "frames") else stage
             seconds[name] = seconds.get(name, 0.0) + value
+    infos = store.layers
+    stale = _stale(infos, _metas(store, infos))
     layers = [
         {
             "kind": info.kind,
@@ -319,9 +379,10 @@ def stats(store: Store) -> dict[str, Any]:
             "approximate": info.approximate,
             "licence": info.licence,
             "failed": len(info.failed),
-            "bytes": _bytes(store, f"layers/{info.kind}/{info.id}"),
+            "stale": stale.get(f"{info.kind}/{info.id}", ""),
+            "bytes": _bytes(store, _folder(info)),
         }
-        for info in store.layers
+        for info in infos
     ]
     return {
         "store": store.url,

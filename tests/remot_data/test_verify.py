@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from remot_data.assets import fetch
 from remot_data.build import build
 from remot_data.scan import Policy
 from remot_data.store import Store, open_store
-from remot_data.verify import repair, stats, verify
+from remot_data.verify import content, repair, stats, verify
 from tests.remot_data.conftest import digests
 
 verify_module = sys.modules["remot_data.verify"]
@@ -70,6 +71,27 @@ def test_a_stale_layer_is_named(own_dancers):
     found = problems(own_dancers)
     assert len(found) == 5
     assert all("shard-00000.tar is stale: it was made from other frames" in line for line in found)
+    reasons = {f"{layer['kind']}/{layer['id']}": layer["stale"] for layer in stats(own_dancers)["layers"]}
+    assert set(reasons.values()) == {"its shard 0 was made from other frames"}
+    assert content(own_dancers, "main").stale == reasons
+
+
+def test_the_content_of_a_snapshot_is_what_reading_it_gives(own_dancers):
+    before = content(own_dancers, "main")
+    assert before.stale == {}
+    assert content(Store(own_dancers.url), "main") == before
+    main = own_dancers.snapshot("main")
+    pose = main.layers["pose"]
+    # Another layer beside it changes nothing; another filter, a clip less or other bytes do.
+    own_dancers.write_json("layers/pose/other/layer.json", own_dancers.layer("pose", pose).to_json() | {"id": "other"})
+    assert content(own_dancers, "main") == before
+    own_dancers.write_snapshot(dataclasses.replace(main, where="motion<9"))
+    assert content(own_dancers, "main").digest != before.digest
+    own_dancers.write_snapshot(main)
+    own_dancers.remove({own_dancers.clips[0].id: "test"})
+    assert content(own_dancers, "main").digest != before.digest
+    (Path(own_dancers.url) / f"layers/pose/{pose}/shard-00000.parquet").unlink()
+    assert content(Store(own_dancers.url), "main").stale == {f"pose/{pose}": "its shard 0 is missing"}
 
 
 def test_a_snapshot_that_points_to_nothing_and_an_unfinished_layer_are_named(own_dancers):
