@@ -344,13 +344,13 @@ def _metas(store: Store, infos: Sequence[LayerInfo]) -> dict[str, list[dict[str,
 
 def _stale(infos: Sequence[LayerInfo], metas: Mapping[str, Sequence[dict[str, Any] | None]]) -> dict[str, str]:
     found = {}
-    for info in infos:
-        for shard, meta in enumerate(metas[_folder(info)]):
-            now = {kind: metas[folder][shard] for kind, folder in _sources(info).items()}
+    for layer in infos:
+        for shard, meta in enumerate(metas[_folder(layer)]):
+            now = {kind: metas[folder][shard] for kind, folder in _sources(layer).items()}
             changed = [k for k, m in now.items() if meta and (m is None or meta["saw"].get(k) != m["sha256"])]
             if meta is None or changed:
                 why = f"was made from other {', '.join(changed)}" if meta else "is missing"
-                found[f"{info.kind}/{info.id}"] = f"its shard {shard} {why}"
+                found[f"{layer.kind}/{layer.id}"] = f"its shard {shard} {why}"
                 break
     return found
 
