@@ -23,13 +23,29 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """How one stage is trained. A step is one batch of windows; every chunk of it gives one update."""
+    """How one stage is trained. A step is one batch of windows; every chunk of it gives one update.
+
+    The frames of a chunk are what fills memory: windows may be of any length, and the parts of a batch that
+    `accumulate` makes go through one after the other.
+    """
 
     steps: int
-    batch: int
+    batch: int  # windows of a step, all processes together
     length: int = 12  # frames of a window
     chunk: int = 6  # frames of an update; older frames are detached
     lr: float = 2e-4
+    accumulate: int = 1  # parts of a batch whose gradients are summed before an update
+    doublings: int = 0  # how often `length` doubles, after equal shares of the steps; vid2vid: every 5 epochs
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.length, self.chunk, self.accumulate) < 1 or self.doublings < 0:
+            raise ConfigError(f"steps, batch, length, chunk and accumulate of a stage are at least 1: {self}")
+        if self.batch % self.accumulate:
+            raise ConfigError(f"a batch of {self.batch} windows has no {self.accumulate} equal parts (accumulate)")
+
+    def phase(self, done: float) -> int:
+        """How often the length has doubled when a share `done` of the training is over."""
+        return min(int(done * (self.doublings + 1)), self.doublings)
 
 
 @dataclass(frozen=True)
@@ -91,8 +107,10 @@ class Config:
     source_frame: str = "frontal"  # paper: a frontal frame of the same video; "random": any frame of the clip
     betas: tuple[float, float] = (0.5, 0.999)
     constant_share: float = 0.5  # share of the steps before the linear decay to 0 (5 + 5 epochs)
+    lr_epochs: int = 10  # equal parts of the training after which the rate changes; 0: it changes every step
     clip_grad: float = 10.0
-    precision: str = "float32"  # or "bfloat16": autocast in training
+    ema: float = 0.999  # decay of the averaged generator, which is what a run saves for inference; 0: no average
+    precision: str = "float32"  # or "bfloat16", "float16": autocast in training, the latter with scaled losses
     flip: float = 0.5
     colour_jitter: bool = True
     layout: StagePlan = field(default=StagePlan(900_000, 4))
@@ -107,8 +125,10 @@ class Config:
             raise ConfigError(f"layout_classes is 6 or 11, not {self.layout_classes}")
         if self.norm not in ("instance", "layer"):
             raise ConfigError(f"norm is 'instance' or 'layer', not {self.norm!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision is 'float32' or 'bfloat16', not {self.precision!r}")
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"precision is 'float32', 'bfloat16' or 'float16', not {self.precision!r}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema is a decay of at least 0 and below 1, not {self.ema}")
         if self.source_frame not in ("frontal", "random"):
             raise ConfigError(f"source_frame is 'frontal' or 'random', not {self.source_frame!r}")
         if self.mask_frames not in (1, 3):
@@ -153,7 +173,14 @@ class Config:
         return getattr(self, stage)
 
     def learning_rate(self, stage: str, done: float) -> float:
-        """Rate when a share `done` of the training is over: constant up to `constant_share`, then linear to 0."""
+        """Rate when a share `done` of the training is over: constant up to `constant_share`, then linear to 0.
+
+        With `lr_epochs` it changes only between those parts of the training. As in the release: of 10 epochs, the
+        first 6 run at the full rate, the last 4 at 0.8, 0.6, 0.4 and 0.2 of it (section 9 of the specification).
+        """
+        if self.lr_epochs:
+            # A hair more than done: 0.6 of ten epochs is the start of the seventh, whatever the rounding.
+            done = min(int(done * self.lr_epochs + 1e-9), self.lr_epochs - 1) / self.lr_epochs
         decay = max(1 - self.constant_share, 1e-6)
         return self.plan(stage).lr * min(1.0, max(0.0, (1 - done) / decay))
 
@@ -214,6 +241,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "lambda_nll": 100.0,
         "lambda_per": 0.0,  # with the stand-in a short run drew checkered textures; see docs/model.md
         "lambda_image": 10.0,
+        "lr_epochs": 0,
         "layout": StagePlan(600, 2, length=4, lr=2e-3),
         "region": StagePlan(160, 2, length=4, lr=1e-3),
         "whole": StagePlan(150, 2, length=4, lr=1e-3),

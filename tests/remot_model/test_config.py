@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from remot_model.config import STAGES, Config, ConfigError, preset, temporal_spacings
+from remot_model.config import STAGES, Config, ConfigError, StagePlan, preset, temporal_spacings
 
 
 @pytest.mark.parametrize("name", ["paper", "small", "tiny", "paper:no-tam", "tiny:no-gam", "small:no-wcn"])
@@ -35,8 +35,30 @@ def test_ablation_rows():
 
 
 def test_the_rate_is_constant_then_falls_to_zero():
-    c = preset("paper")
+    c = dataclasses.replace(preset("paper"), lr_epochs=0)
     assert [c.learning_rate("layout", x) / 2e-4 for x in (0, 0.5, 0.75, 1)] == pytest.approx([1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("steps", [10, 70, 900_000])
+def test_the_rate_of_the_paper_is_that_of_its_ten_epochs(steps):
+    """2e-4 in epochs 1 to 6, then 1.6, 1.2, 0.8 and 0.4e-4, at the first and the last step of each."""
+    c = preset("paper")
+    a = steps // 10
+    rates = [[c.learning_rate("whole", x / steps) * 1e4 for x in (e * a, (e + 1) * a - 1)] for e in range(10)]
+    expected = [2.0] * 6 + [1.6, 1.2, 0.8, 0.4]
+    assert rates == [[pytest.approx(e), pytest.approx(e)] for e in expected]
+
+
+def test_the_length_of_windows_doubles_after_equal_shares():
+    plan = StagePlan(90, 1, length=3, doublings=2)
+    assert [plan.phase(step / 90) for step in (0, 29, 30, 59, 60, 89, 90)] == [0, 0, 1, 1, 2, 2, 2]
+    assert {StagePlan(9, 1).phase(x) for x in (0, 0.5, 1)} == {0}
+
+
+@pytest.mark.parametrize("fields", [{"batch": 3, "accumulate": 2}, {"chunk": 0}, {"doublings": -1}])
+def test_a_plan_that_makes_no_sense_is_refused(fields):
+    with pytest.raises(ConfigError, match="accumulate"):
+        StagePlan(**{"steps": 1, "batch": 1, **fields})
 
 
 def test_the_digest_is_that_of_the_networks_alone():
