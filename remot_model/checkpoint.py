@@ -1,10 +1,14 @@
 """The run folder: what is in it, written so that nothing half-written is ever visible.
 
-RUN/config.json                  configuration, stores, snapshot, schemas, versions, perceptual network
-RUN/<stage>/model.safetensors    the generator; its metadata holds the configuration's digest and the schemas
-RUN/<stage>/train_state.pt       discriminators, optimizers, step and place in the data
-RUN/<stage>/stats.jsonl          a line an update
-RUN/<stage>/samples/             the fixed sample grid
+RUN/config.json                  configuration; what each stage read, with the digest of its content; schemas, versions,
+                                 machine, perceptual network
+RUN/<stage>/model.safetensors    the generator to use, with averaged weights where the plan averages; its metadata holds
+                                 the configuration's digest and the schemas
+RUN/<stage>/train_state.pt       all networks as trained, average, optimizers, step and place in the data
+RUN/<stage>/stats.jsonl          the losses, a line a step
+RUN/<stage>/speed.jsonl          speed and memory, a line every few seconds
+RUN/<stage>/samples/             the fixed windows as a sheet at every save
+RUN/<stage>/samples.mp4          the same in motion, of the last save
 RUN/tensorboard/
 """
 

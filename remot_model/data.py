@@ -14,8 +14,10 @@ from torch import Tensor
 
 from remot_data import render
 from remot_data.schemas import MIRROR_11, mirror_keypoints
+from remot_data.store import open_store
 from remot_data.stream import Plan, Window, to_torch
 from remot_data.stream import schemas as store_schemas
+from remot_data.verify import Content, content
 from remot_model.config import Config
 
 # Layers a stage reads; None is all that the snapshot has.
@@ -54,6 +56,11 @@ def schemas(stores: Any, snapshot: str) -> dict[str, str]:
     return found
 
 
+def contents(stores: Any, snapshot: str) -> list[Content]:
+    """What the snapshot of each store holds now, and which of its layers are stale."""
+    return [content(open_store(s) if isinstance(s, str) else s, snapshot) for s in stores_of(stores)]
+
+
 def epochs(
     stores: Any, config: Config, stage: str, *, snapshot: str = "main", split: str = "train", seed: int = 0
 ) -> Callable[[int], Epoch]:
@@ -82,24 +89,29 @@ def batches(
     pose_schema: str = "body25",
     seed: int = 0,
     start: int = 0,
+    rank: int = 0,
+    processes: int = 1,
     augment: bool = True,
     ahead: int = 4,
 ) -> Iterator[dict[str, Tensor]]:
     """Endless batches from window number `start` on; window i is number i % n of epoch i // n.
 
     Each batch is what `remot_data.stream.to_torch` gives, stacked: ``frames`` [N, T, 3, H, W] and so on. The
-    augmentation of a window depends on `seed` and its number only, so a run resumed at `start` sees the same.
+    augmentation of a window depends on `seed` and its number only, so a run resumed at `start` sees the same. With
+    several `processes`, each reads its equal part of every batch: number `rank`.
 
     Raises:
         DataError: if windows lack a layer that the stage needs.
     """
     size = config.plan(stage).batch
+    mine = range(rank * size // processes, (rank + 1) * size // processes)
 
     def make() -> Iterator[dict[str, Tensor]]:
-        number, opened, epoch = start, -1, None
+        first, opened, epoch = start, -1, None
         while True:
             rows = []
-            while len(rows) < size:
+            while len(rows) < len(mine):
+                number = first + mine[len(rows)]
                 if epoch is None or number // len(epoch) != opened:
                     opened = number // len(epoch) if epoch is not None else 0
                     epoch = epochs(opened)
@@ -109,7 +121,7 @@ def batches(
                 if augment:
                     window = augmented(window, config, pose_schema, np.random.default_rng((seed, 1, number)))
                 rows.append(to_torch(window))
-                number += 1
+            first += size
             yield stack(rows, stage)
 
     return prefetch(make(), ahead)

@@ -1,34 +1,35 @@
-"""One trainer for the three stages: what they differ in, `remot_model.stages` declares by name."""
+"""Training: the stages one after the other into a run folder, each by a loop of batches, logs and saves.
+
+What the stages differ in, `remot_model.stages` declares by name; one step of any of them is `remot_model.trainer`.
+"""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor, nn
+from torch import Tensor, distributed
 
-from remot_data import render
-from remot_model import checkpoint, data, features, networks
+from remot_data.store import StoreError
+from remot_model import checkpoint, data, features
 from remot_model.checkpoint import CheckpointError, write_atomically
-from remot_model.config import STAGES as STAGE_NAMES
 from remot_model.config import Config, ConfigError
-from remot_model.losses import Pair, judge
+from remot_model.journal import Journal, Pace
 from remot_model.stages import STAGES, Setting, needed_generators
+from remot_model.trainer import Trainer, TrainingError
 
-_SAMPLED_WINDOWS, _SAMPLED_FRAMES = 2, 3
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on: a loss that is not a number, or a stage out of order."""
+_SAMPLED_WINDOWS, _SAMPLED_LENGTH = 2, 16
+_VERSIONS = ("remot", "torch", "numpy", "accelerate", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def train(
 ) -> list[StageResult]:
     """Train stages one after the other and write them into a run folder (see `remot_model.checkpoint`).
 
+    Started by `torchrun` or `accelerate launch`, every process takes its share of each batch; the run folder has to be
+    one that all of them see.
+
     Args:
         stores: a store, its URL, or several.
         run: the run folder; stages trained into it before are used by later ones.
@@ -89,145 +93,90 @@ def train(
         say: where status lines go.
 
     Raises:
-        CheckpointError: if the folder holds something else, or a trained stage and `resume` is false.
+        CheckpointError: if the folder holds something else, or a trained stage and `resume` is false, or a stage was
+            trained on other data than the snapshot holds now.
+        ConfigError: for a stage that the configuration has not, or batches that the processes cannot share.
         TrainingError: if a loss is not finite, or a stage is missing that a later one needs.
         remot_model.data.DataError: if the stores do not fit together or lack a layer.
     """
-    run = Path(run)
-    stages = config.stages if stages is None else tuple(stages)
-    for stage in stages:
-        config.plan(stage)
-        if stage not in config.stages:
-            raise ConfigError(f"the configuration {config.name!r} has no {stage} stage (use_wcn is off)")
-    place = torch.device(pick_device(device))
+    from accelerate import PartialState
+
+    run, stages = Path(run), config.stages if stages is None else tuple(stages)
+    processes = PartialState(cpu=device == "cpu")
+    _check_plan(config, stages, processes.num_processes)
+    place = processes.device if processes.num_processes > 1 else torch.device(pick_device(device))
     schemas = data.schemas(stores, snapshot)
-    _check_run(run, config, schemas, stages, resume)
+    read = _read(stores, snapshot, split, say if processes.is_main_process else _quiet)
+    _check_run(run, config, schemas, read, stages, resume)
+    if not processes.is_main_process:
+        say = _quiet
     used = _load_features(config, stages, place, say)
-    _write_info(run, config, stores, snapshot, split, schemas, seed, used)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        _write_info(run, config, schemas, read, stages, seed, used, place)
     threads = f", {torch.get_num_threads()} threads" if place.type == "cpu" else ""
-    say(f"training {', '.join(stages)} of {config.name!r} on {place}{threads}; run folder {run}")
-    results, began = [], time.monotonic()
+    several = f", {processes.num_processes} processes" if processes.num_processes > 1 else ""
+    say(f"training {', '.join(stages)} of {config.name!r} on {place}{threads}{several}; run folder {run}")
+    results: list[StageResult] = []
     for i, stage in enumerate(stages):
-        left = None if minutes is None else (60 * minutes - (time.monotonic() - began)) / (len(stages) - i)
+        spent = sum(result.seconds for result in results)
+        left = None if minutes is None else (60 * minutes - spent) / (len(stages) - i)
         planned = config.plan(stage).steps if minutes is None else None
         budget = Budget(steps if steps is not None else planned, left)
-        source = data.epochs(stores, config, stage, snapshot=snapshot, split=split, seed=seed)
         trainer = Trainer(stage, _setting(run, stage, config, used, schemas, place), place, seed)
+        source = _Source(stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes)
         results.append(_Loop(run, trainer, source, schemas, budget, save_every, say).go(resume))
+        processes.wait_for_everyone()  # the next stage may need what the first process has just saved
     return results
 
 
-class Trainer:
-    """The networks and optimizers of one stage, and one step of its training.
+@dataclass(frozen=True)
+class _Source:
+    """Where the batches of a stage come from; `processes` is accelerate's state."""
 
-    Steps, weights and losses depend on the seed, the step number and the batches only.
-    """
+    stores: Any
+    config: Config
+    stage: str
+    snapshot: str
+    split: str
+    pose_schema: str
+    seed: int
+    processes: Any
 
-    def __init__(self, stage: str, setting: Setting, device: torch.device, seed: int) -> None:
-        self.name, self.config, self.device, self.seed = stage, setting.config, device, seed
-        self.stage = STAGES[stage](setting)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage))
-            net, judges = networks.generator(stage, self.config), networks.discriminators(stage, self.config)
-        self.net, self.judges = (x.to(device).train() for x in (net, judges))
-        self.optimizers = {
-            name: torch.optim.Adam(x.parameters(), lr=0.0, betas=self.config.betas, fused=True)
-            for name, x in (("generator", self.net), ("discriminators", self.judges))
-        }
-        self.steps = 0
+    def batches(self, length: int, start: int) -> Iterator[dict[str, Tensor]]:
+        """This process's share of endless batches of windows of `length` frames, from window number `start` on."""
+        p = self.processes
+        return self._of(self.config, length, start=start, rank=p.process_index, processes=p.num_processes)
 
-    def step(self, batch: Mapping[str, Tensor], rate: float) -> dict[str, float]:
-        """Train on one batch of windows at the learning rate `rate`; the mean of each loss term over the chunks."""
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        clip = self._prepare(batch)
-        rows, carried = [], None
-        for a, b in self._chunks():
-            with self._autocast():
-                result = self.stage.run(self.net, clip, a, b, carried)
-                terms, d_total = self._judged(result.losses, result.pairs)
-            rows.append(self._update(terms, d_total))
-            carried = result.carried
-        self.steps += 1
-        return {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[-1]}
+    def sample(self) -> dict[str, Tensor]:
+        """The windows that sample pictures show: as they are stored, long where the clips allow it."""
+        plan = self.config.plan(self.stage)
+        few = dataclasses.replace(plan, batch=_SAMPLED_WINDOWS, accumulate=1)
+        config = dataclasses.replace(self.config, **{self.stage: few})
+        try:
+            batches = self._of(config, max(plan.length, _SAMPLED_LENGTH), augment=False)
+            first = next(batches)
+        except StoreError:
+            batches = self._of(config, plan.length, augment=False)
+            first = next(batches)
+        batches.close()
+        return first
 
-    @torch.no_grad()
-    def pictures(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The pictures of the whole of each window, by name, [N, T, 3, H, W] in [-1, 1]."""
-        clip, carried, found = self._prepare(batch), None, []
-        for a, b in self._chunks():
-            result = self.stage.run(self.net, clip, a, b, carried)
-            carried = result.carried
-            found.append(result.pictures)
-        return {name: torch.cat([f[name] for f in found], 1).clamp(-1, 1).cpu() for name in found[0]}
-
-    def state(self) -> dict[str, Any]:
-        """All that `load` needs."""
-        return {
-            "steps": self.steps,
-            "generator": self.net.state_dict(),
-            "judges": self.judges.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.net.load_state_dict(state["generator"])
-        self.judges.load_state_dict(state["judges"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.steps = state["steps"]
-
-    def _prepare(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps)
-        moved = {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
-        with torch.no_grad(), self._autocast():
-            return self.stage.prepare(moved, chance)
-
-    def _chunks(self) -> Iterable[tuple[int, int]]:
-        plan = self.config.plan(self.name)
-        return [(a, min(a + plan.chunk, plan.length)) for a in range(0, plan.length, plan.chunk)]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
-
-    def _update(self, terms: Mapping[str, Tensor], d_total: Tensor) -> dict[str, float]:
-        g_total = torch.stack(list(terms.values())).sum()
-        values = {name: float(x.detach()) for name, x in {**terms, "d": d_total, "total": g_total}.items()}
-        wrong = [name for name, value in values.items() if not np.isfinite(value)]
-        if wrong:
-            raise TrainingError(f"the losses {', '.join(wrong)} of the {self.name} stage are not finite: {values}")
-        judges, net = list(self.judges.parameters()), list(self.net.parameters())
-        gradients = torch.autograd.grad(d_total, judges, retain_graph=True, allow_unused=True)
-        for parameter, gradient in zip(judges, gradients, strict=True):
-            parameter.grad = gradient
-        self.net.zero_grad()
-        g_total.backward(inputs=net)
-        for parameters, optimizer in ((net, "generator"), (judges, "discriminators")):
-            nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
-            self.optimizers[optimizer].step()
-        return values
-
-    def _judged(self, losses: Mapping[str, Tensor], pairs: Mapping[str, Pair]) -> tuple[dict[str, Tensor], Tensor]:
-        """All weighted terms of the generator, and the sum of the discriminators' losses."""
-        terms, d_total = dict(losses), torch.zeros((), device=self.device)
-        for name, pair in pairs.items():
-            judgement = judge(self.judges[name], pair, self.config)
-            terms[f"gan_{name}"] = pair.weight * self.config.lambda_gan * judgement.gan
-            terms[f"feat_{name}"] = pair.weight * self.config.lambda_feat * judgement.feat
-            d_total = d_total + judgement.d
-        return terms, d_total
+    def _of(self, config: Config, length: int, **options: Any) -> Any:
+        plan = dataclasses.replace(config.plan(self.stage), length=length)
+        config = dataclasses.replace(config, **{self.stage: plan})
+        epochs = data.epochs(self.stores, config, self.stage, snapshot=self.snapshot, split=self.split, seed=self.seed)
+        return data.batches(epochs, config, self.stage, pose_schema=self.pose_schema, seed=self.seed, **options)
 
 
 class _Loop:
-    """The training of one stage: batches, logs, saves."""
+    """The training of one stage: batches, logs, saves. Only the first of several processes writes anything."""
 
     def __init__(
         self,
         run: Path,
         trainer: Trainer,
-        source: Callable[[int], data.Epoch],
+        source: _Source,
         schemas: Mapping[str, str],
         budget: Budget,
         save_every: int,
@@ -236,122 +185,96 @@ class _Loop:
         self.run, self.trainer, self.source, self.schemas = run, trainer, source, schemas
         self.budget, self.save_every, self.say = budget, save_every, say
         self.folder, self.config = run / trainer.name, trainer.config
-        self.seconds = self.resumed_at = self.waited = 0.0
-        self.saved = 0
+        self.plan, self.main = trainer.config.plan(trainer.name), source.processes.is_main_process
+        # How often the length of windows has doubled, and the step since when: so the place in the data is known.
+        self.phase = self.since = self.saved = 0
 
     def go(self, resume: bool) -> StageResult:
-        from torch.utils.tensorboard import SummaryWriter
-
-        trainer = self.trainer
-        if resume:
-            self._load()
-        started, rows, said = trainer.steps, [], 0.0
-        fixed = self._fixed_batch()
-        _keep_lines(self.folder / "stats.jsonl", trainer.steps)
-        batches = self._batches(trainer.steps * self.config.plan(trainer.name).batch, augment=True)
-        board = SummaryWriter(str(self.run / "tensorboard" / trainer.name), purge_step=trainer.steps)
+        trainer, before = self.trainer, 0.0
+        if resume and (state := checkpoint.load_state(self.run, trainer.name)) is not None:
+            trainer.load(state)
+            before, self.phase, self.since = float(state["seconds"]), state["phase"], state["since"]
+            self.saved = trainer.steps
+            self.say(f"{trainer.name}: resumed at step {trainer.steps}")
+        self.pace = Pace(trainer.steps, self.budget.done(trainer.steps, before), before)
+        journal = Journal(self.run, trainer.name, trainer.steps, self.budget.steps, self.say) if self.main else None
+        sample = self.source.sample() if self.main else {}
+        started, rows, batches = trainer.steps, [], None
         try:
-            with open(self.folder / "stats.jsonl", "a") as stats:
-                while (done := self.budget.done(trainer.steps, self.seconds)) < 1:
-                    rows.append(self._step(batches, done))
-                    stats.write(json.dumps(rows[-1]) + "\n")
-                    stats.flush()
-                    if self.seconds - said > 5:
-                        said = self.seconds
-                        self.say(self._status(rows[-1], trainer.steps - started))
-                        _log(board, rows[-1])
+            while (done := self._done()) < 1:
+                batches = self._in_phase(batches, self.plan.phase(done))
+                rows.append(self._step(batches, done))
+                if journal:
+                    journal.write(rows[-1], self.pace, self._share(), trainer.device)
                     if trainer.steps % self.save_every == 0:
-                        self._save(board, fixed)
-            self._save(board, fixed)
+                        self._save(journal, sample)
+            if journal:
+                self._save(journal, sample)
         finally:
-            batches.close()
-            board.close()
+            for opened in (batches, journal):
+                if opened:
+                    opened.close()
         return self._result(rows, trainer.steps - started)
+
+    def _share(self) -> float:
+        return self.budget.done(self.trainer.steps, self.pace.seconds)
+
+    def _done(self) -> float:
+        """The share of the training that is over; by time, the first process's clock holds for all."""
+        done = torch.tensor(self._share(), dtype=torch.float64)
+        if self.budget.seconds is not None and self.source.processes.num_processes > 1:
+            done = done.float().to(self.trainer.device)
+            distributed.broadcast(done, 0)
+        return float(done)
+
+    def _in_phase(self, batches: Any, phase: int) -> Any:
+        """`batches`, or others where none are open yet or windows are to be of another length from now on."""
+        if batches is not None and phase == self.phase:
+            return batches
+        if batches is not None:
+            batches.close()
+        if phase != self.phase:
+            self.phase, self.since = phase, self.trainer.steps
+        start = (self.trainer.steps - self.since) * self.plan.batch
+        return self.source.batches(self.plan.length * 2**phase, start)
 
     def _step(self, batches: Any, done: float) -> dict[str, float]:
         trainer = self.trainer
         began = time.monotonic()
         batch = next(batches)
-        waited = time.monotonic() - began
+        self.pace.waited += time.monotonic() - began
+        rate = self.config.learning_rate(trainer.name, done)
         try:
-            losses = trainer.step(batch, rate := self.config.learning_rate(trainer.name, done))
+            losses = trainer.step(batch, rate)
         except TrainingError as error:
-            path = self.folder / f"failed-{trainer.steps:06d}.safetensors"
+            rank = "" if self.main else f"-process{self.source.processes.process_index}"
+            path = self.folder / f"failed-{trainer.steps:06d}{rank}.safetensors"
             write_atomically(path, safetensors_bytes({k: v.contiguous() for k, v in batch.items()}))
             raise TrainingError(
                 f"step {trainer.steps}: {error}; the batch is saved as {path}; resume with a lower learning rate, or "
                 "look at the batch for damaged frames or flow"
             ) from error
-        self.seconds += time.monotonic() - began
-        self.waited += waited
-        return {"step": trainer.steps, "seconds": round(self.seconds, 3), "lr": rate, **losses}
+        return {"step": trainer.steps, "lr": rate, **losses}
 
-    def _status(self, row: Mapping[str, float], count: int) -> str:
-        terms = " ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in ("step", "seconds", "lr"))
-        total = f"/{self.budget.steps}" if self.budget.steps is not None else ""
-        speed = count / max(self.seconds - self.resumed_at, 1e-9)
-        waited = 100 * self.waited / max(self.seconds - self.resumed_at, 1e-9)
-        return f"{self.trainer.name} {row['step']}{total} | {terms} | {speed:.2f} steps/s, data wait {waited:.0f} %"
-
-    def _load(self) -> None:
-        state = checkpoint.load_state(self.run, self.trainer.name)
-        if state is None:
-            return
-        self.trainer.load(state)
-        self.saved = self.trainer.steps
-        self.seconds = self.resumed_at = float(state["seconds"])
-        self.say(f"{self.trainer.name}: resumed at step {self.trainer.steps}")
-
-    def _save(self, board: Any, fixed: Mapping[str, Tensor]) -> None:
+    def _save(self, journal: Journal, sample: Mapping[str, Tensor]) -> None:
         trainer = self.trainer
         if trainer.steps == self.saved:
             return
         self.saved = trainer.steps
-        checkpoint.save_state(self.run, trainer.name, {**trainer.state(), "seconds": self.seconds})
-        checkpoint.save_generator(self.run, trainer.name, trainer.net, self.config, self.schemas)
-        sheet = sample_grid(trainer.pictures(fixed))
-        ok, png = cv2.imencode(".png", sheet[..., ::-1])
-        assert ok
-        write_atomically(self.folder / "samples" / f"step-{trainer.steps:06d}.png", png.tobytes())
-        board.add_image("samples", sheet, trainer.steps, dataformats="HWC")
-
-    def _fixed_batch(self) -> dict[str, Tensor]:
-        batches = self._batches(0, augment=False)
-        try:
-            return {name: x[:_SAMPLED_WINDOWS] for name, x in next(batches).items()}
-        finally:
-            batches.close()
-
-    def _batches(self, start: int, augment: bool) -> Any:
-        trainer = self.trainer
-        return data.batches(
-            self.source,
-            self.config,
-            trainer.name,
-            pose_schema=self.schemas.get("pose", "body25"),
-            seed=trainer.seed,
-            start=start,
-            augment=augment,
-        )
+        place = {"seconds": self.pace.seconds, "phase": self.phase, "since": self.since}
+        checkpoint.save_state(self.run, trainer.name, {**trainer.state(), **place})
+        checkpoint.save_generator(self.run, trainer.name, trainer.result, self.config, self.schemas)
+        journal.show(trainer.pictures(sample), trainer.steps)
 
     def _result(self, rows: Sequence[Mapping[str, float]], count: int) -> StageResult:
-        spent = self.seconds - self.resumed_at
+        spent = max(self.pace.here, 1e-9)
         last = rows[-max(1, len(rows) // 10) :]
-        names = [n for n in (last[-1] if last else ()) if n not in ("step", "seconds", "lr")]
+        names = [n for n in (last[-1] if last else ()) if n not in ("step", "lr")]
         means = {n: float(np.mean([row[n] for row in last if n in row])) for n in names}
-        speed = count / max(spent, 1e-9)
-        waited = self.waited / max(spent, 1e-9)
-        result = StageResult(self.trainer.name, self.trainer.steps, self.seconds, speed, waited, means)
+        speed, waited = count / spent, self.pace.waited / spent
+        result = StageResult(self.trainer.name, self.trainer.steps, self.pace.seconds, speed, waited, means)
         self.say(f"{result.stage}: {result.steps} steps, {speed:.2f} steps/s, data wait {100 * waited:.0f} %")
         return result
-
-
-def sample_grid(pictures: Mapping[str, Tensor]) -> np.ndarray:
-    """Pictures by name, [N, T, 3, H, W] in [-1, 1], as one labelled sheet uint8 [h, w, 3]: a column a name."""
-    count, length = next(iter(pictures.values())).shape[:2]
-    moments = sorted({round(i * (length - 1) / max(_SAMPLED_FRAMES - 1, 1)) for i in range(_SAMPLED_FRAMES)})
-    rows = [[_to_uint8(p[n, t]) for p in pictures.values()] for n in range(count) for t in moments]
-    return render.grid(rows, list(pictures), height=max(128, rows[0][0].shape[0]))
 
 
 def pick_device(device: str) -> str:
@@ -361,11 +284,40 @@ def pick_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _to_uint8(image: Tensor) -> np.ndarray:
-    return image.add(1).mul(127.5).round().to(torch.uint8).movedim(0, -1).numpy()
+def _quiet(_: str) -> None:
+    pass
 
 
-def _check_run(run: Path, config: Config, schemas: Mapping[str, str], stages: Sequence[str], resume: bool) -> None:
+def _check_plan(config: Config, stages: Sequence[str], processes: int) -> None:
+    for stage in stages:
+        plan = config.plan(stage)
+        if stage not in config.stages:
+            raise ConfigError(f"the configuration {config.name!r} has no {stage} stage (use_wcn is off)")
+        if plan.batch % (processes * plan.accumulate):
+            raise ConfigError(
+                f"{processes} processes with accumulate={plan.accumulate} cannot share the {stage} stage's batches of "
+                f"{plan.batch} windows evenly; give --batch {processes * plan.accumulate} or a multiple of it"
+            )
+
+
+def _read(stores: Any, snapshot: str, split: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the stages of this call read, as the run folder records it; says which layers are stale."""
+    contents = data.contents(stores, snapshot)
+    urls = [str(getattr(s, "url", s)) for s in data.stores_of(stores)]
+    for url, content in zip(urls, contents, strict=True):
+        for layer, why in content.stale.items():
+            say(f"warning: the layer {layer} of {url} is stale: {why}; `remot annotate` it again")
+    return {"stores": urls, "snapshot": snapshot, "split": split, "contents": [content.digest for content in contents]}
+
+
+def _check_run(
+    run: Path,
+    config: Config,
+    schemas: Mapping[str, str],
+    read: Mapping[str, Any],
+    stages: Sequence[str],
+    resume: bool,
+) -> None:
     if not (run / "config.json").exists():
         return
     info = checkpoint.read_info(run)
@@ -381,6 +333,19 @@ def _check_run(run: Path, config: Config, schemas: Mapping[str, str], stages: Se
         raise CheckpointError(
             f"{run} already holds the stage {', '.join(trained)}; resume it or use another run folder"
         )
+    for stage in trained:
+        before = info.get("data", {}).get(stage, read)
+        changed = [name for name in ("snapshot", "split", "contents") if before[name] != read[name]]
+        if changed:
+            raise CheckpointError(
+                f"the {stage} stage in {run} was trained on other data (other {', '.join(changed)}): snapshot "
+                f"{before['snapshot']!r} of {', '.join(before['stores'])}, split {before['split']!r}, then "
+                f"{_short(before)}, now {_short(read)}; give it the same data, or use another run folder"
+            )
+
+
+def _short(read: Mapping[str, Any]) -> str:
+    return " and ".join(digest[:12] for digest in read["contents"])
 
 
 def _load_features(
@@ -397,22 +362,30 @@ def _load_features(
 def _write_info(
     run: Path,
     config: Config,
-    stores: Any,
-    snapshot: str,
-    split: str,
     schemas: Mapping[str, str],
+    read: Mapping[str, Any],
+    stages: Sequence[str],
     seed: int,
     used: features.Features | None,
+    device: torch.device,
 ) -> None:
     before = checkpoint.read_info(run) if (run / "config.json").exists() else {}
     info = {
         "config": config.to_json(),
-        "stores": [str(getattr(s, "url", s)) for s in data.stores_of(stores)],
-        "snapshot": snapshot,
-        "split": split,
+        "stores": read["stores"],
+        "snapshot": read["snapshot"],
+        "split": read["split"],
+        "data": {**before.get("data", {}), **{stage: dict(read) for stage in stages}},
         "schemas": dict(schemas),
         "seed": seed,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
+        "environment": {
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            "cuda": torch.version.cuda,
+            "processes": int(os.environ.get("WORLD_SIZE", 1)),
+            "threads": torch.get_num_threads(),
+        },
         "perceptual": {"name": used.name, "sha256": used.digest} if used else before.get("perceptual"),
     }
     checkpoint.write_info(run, info)
@@ -433,17 +406,3 @@ def _setting(
         net = checkpoint.load_generator(run, name, config, schemas)
         earlier[name] = net.to(device).eval().requires_grad_(False)
     return Setting(config, used, earlier)
-
-
-def _keep_lines(path: Path, steps: int) -> None:
-    """Drop the lines of steps after the last save: they are about to be done again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
-    write_atomically(path, "".join(line + "\n" for line in kept).encode())
-
-
-def _log(board: Any, row: Mapping[str, float]) -> None:
-    for name, value in row.items():
-        if name != "step":
-            board.add_scalar(name, value, int(row["step"]))

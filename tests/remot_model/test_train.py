@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from remot_model import checkpoint, data, rollout, train
+from remot_data.verify import Content
+from remot_model import checkpoint, data, networks, rollout, train
 from remot_model.checkpoint import CheckpointError
 from remot_model.config import STAGES, ConfigError, StagePlan
+from remot_model.journal import sample_grid
 from remot_model.stages import STAGES as STAGE_CLASSES
 from remot_model.stages import Setting, needed_generators
-from remot_model.train import Budget, Trainer, TrainingError
+from remot_model.train import Budget
+from remot_model.trainer import Trainer, TrainingError
 from tests.remot_model.windows import SCHEMAS, SIZE, Windows, clip_arrays, small_config
 
 
@@ -25,6 +28,7 @@ def arrays():
 def store(monkeypatch, arrays):
     """Stands in for a store: one drawn clip."""
     monkeypatch.setattr(data, "schemas", lambda stores, snapshot: SCHEMAS)
+    monkeypatch.setattr(data, "contents", lambda stores, snapshot: [Content("abc", {})])
     monkeypatch.setattr(
         data,
         "epochs",
@@ -58,7 +62,7 @@ def test_all_stages_fill_the_run_folder(tmp_path):
 
 def test_every_discriminator_learns():
     config = small_config(layout=StagePlan(1, 1, 8, 8, 1e-3), whole=StagePlan(1, 1, 8, 8, 1e-3))
-    earlier = {"region": train.networks.generator("region", config).requires_grad_(False)}
+    earlier = {"region": networks.generator("region", config).requires_grad_(False)}
     for stage in STAGES:
         trainer = Trainer(stage, Setting(config, None, earlier), torch.device("cpu"), 0)
         before = {k: v.clone() for k, v in trainer.judges.state_dict().items()}
@@ -74,7 +78,7 @@ def test_every_discriminator_learns():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_in_bfloat16_is_close_to_one_in_float32(stage):
     losses = []
-    earlier = {"region": train.networks.generator("region", small_config()).requires_grad_(False)}
+    earlier = {"region": networks.generator("region", small_config()).requires_grad_(False)}
     for precision in ("float32", "bfloat16"):
         config = small_config(precision=precision)
         trainer = Trainer(stage, Setting(config, None, earlier), torch.device("cpu"), 0)
@@ -109,7 +113,7 @@ class Blurred(torch.nn.Module):
 )
 def test_every_choice_trains(stage, fields):
     config = small_config(**fields)
-    earlier = {"region": train.networks.generator("region", config).requires_grad_(False)}
+    earlier = {"region": networks.generator("region", config).requires_grad_(False)}
     features = Blurred() if config.perceptual_on else None
     trainer = Trainer(stage, Setting(config, features, earlier), torch.device("cpu"), 0)
     batches = data.batches(data.epochs("", config, stage), config, stage)
@@ -123,7 +127,7 @@ def test_every_choice_trains(stage, fields):
 
 def test_without_a_background_the_foreground_is_the_image(arrays):
     config = small_config()
-    setting = Setting(config, None, {"region": train.networks.generator("region", config)})
+    setting = Setting(config, None, {"region": networks.generator("region", config)})
     batches = data.batches(lambda epoch: Windows(arrays, 4, ("background",)), config, "whole")
     clip = STAGE_CLASSES["whole"](setting).prepare(next(batches), torch.Generator())
     batches.close()
@@ -133,7 +137,7 @@ def test_without_a_background_the_foreground_is_the_image(arrays):
 
 def test_frozen_generators_stay_as_they_are():
     config = small_config()
-    region = train.networks.generator("region", config).requires_grad_(False)
+    region = networks.generator("region", config).requires_grad_(False)
     before = {k: v.clone() for k, v in region.state_dict().items()}
     trainer = Trainer("whole", Setting(config, None, {"region": region}), torch.device("cpu"), 0)
     batches = data.batches(data.epochs("", config, "whole"), config, "whole")
@@ -157,7 +161,7 @@ def test_chunks_carry_the_memory_on(arrays):
 @pytest.mark.parametrize("stage", ["layout", "whole"])
 def test_the_first_frame_has_no_trusted_flow(stage, arrays):
     config = small_config()
-    setting = Setting(config, None, {"region": train.networks.generator("region", config)})
+    setting = Setting(config, None, {"region": networks.generator("region", config)})
     batches = data.batches(data.epochs("", config, stage), config, stage, augment=False, start=1)
     clip = STAGE_CLASSES[stage](setting).prepare(next(batches), torch.Generator())
     batches.close()
@@ -222,7 +226,7 @@ def test_predicted_layouts_reach_the_last_stage(arrays):
     config = small_config(predicted_layouts=1.0)
     assert needed_generators("whole", config) == ("region", "layout")
     assert needed_generators("whole", small_config()) == ("region",)
-    nets = {s: train.networks.generator(s, config) for s in ("layout", "region")}
+    nets = {s: networks.generator(s, config) for s in ("layout", "region")}
     batches = data.batches(data.epochs("", config, "whole"), config, "whole", augment=False)
     batch = next(batches)
     batches.close()
@@ -275,7 +279,7 @@ def test_one_clip_can_be_learnt(tmp_path, stage, arrays):
 
 
 def test_the_sample_sheet_has_a_column_a_picture():
-    sheet = train.sample_grid({"a": torch.zeros(2, 4, 3, *SIZE), "b": torch.ones(2, 4, 3, *SIZE)})
+    sheet = sample_grid({"a": torch.zeros(2, 4, 3, *SIZE), "b": torch.ones(2, 4, 3, *SIZE)})
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
     assert sheet.shape[0] > 6 * 128
 
