@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from remot_model.config import Config
 
 # What `pip install "remot[train]"` adds, by the names they are imported under.
-_TRAIN_EXTRA = ("torch", "safetensors", "skimage", "tensorboard")
+_TRAIN_EXTRA = ("torch", "safetensors", "skimage", "tensorboard", "accelerate")
 
 
 class Stage(str, Enum):
@@ -68,8 +69,11 @@ def train(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train REMOT on the windows of one store or several."""
-    with _reported():
+    """Train REMOT on the windows of one store or several.
+
+    On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
+    """
+    with _reported(), _together() as first:
         from remot_model.train import train as run_training
 
         config = _config(out, preset, {"perceptual": features}, batch, settings or [])
@@ -89,7 +93,8 @@ def train(
             say=lambda line: typer.echo(line, err=True),
         )
         summary = {"run": str(out), "preset": config.name, "stages": [dataclasses.asdict(r) for r in results]}
-        _finish(summary, as_json, f"trained {', '.join(r.stage for r in results)} into {out}")
+        if first:
+            _finish(summary, as_json, f"trained {', '.join(r.stage for r in results)} into {out}")
 
 
 def transfer(
@@ -259,6 +264,16 @@ def _reported() -> Iterator[None]:
         if not type(error).__module__.startswith(("remot_data", "remot_model")):
             raise
         _refuse(str(error), error)
+
+
+@contextmanager
+def _together() -> Iterator[bool]:
+    """Whether this is the first, or only, of the processes that train together; their connection ends with the block."""
+    yield os.environ.get("RANK", "0") == "0"
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _refuse(sentence: str, error: Exception) -> None:

@@ -73,14 +73,13 @@ def _stages(run: Path) -> list[Path]:
 
 
 def _stage(folder: Path) -> Html:
-    rows = _stats(folder / "stats.jsonl")
-    names = dict.fromkeys(k for row in rows for k in row if k not in ("step", "seconds", "lr"))
-    progress = ""
-    if rows:
-        last = rows[-1]
-        seconds = last.get("seconds", 0)
-        progress = f"{plural(int(last['step']), 'step')} in {seconds:,.0f} s"
-        progress += f", {last['step'] / seconds:.2f} steps a second" if seconds else ""
+    rows, speeds = (_rows(folder / name) for name in ("stats.jsonl", "speed.jsonl"))
+    names = dict.fromkeys(k for row in rows for k in row if k not in ("step", "lr"))
+    progress = plural(int(rows[-1]["step"]), "step") if rows else ""
+    if rows and speeds:
+        seconds = speeds[-1].get("seconds", 0)
+        progress += f" in {seconds:,.0f} s"
+        progress += f", {speeds[-1]['step'] / seconds:.2f} steps a second" if seconds else ""
     charts = join(curve(name, rows) for name in names)
     pictures = sorted((folder / "samples").glob("*.png"))
     return markup(
@@ -92,8 +91,8 @@ def _stage(folder: Path) -> Html:
     )
 
 
-def _stats(path: Path) -> list[dict[str, float]]:
-    """The lines of a file of losses; a last line cut off by a kill is left out."""
+def _rows(path: Path) -> list[dict[str, float]]:
+    """The lines of a file of losses or speeds; a last line cut off by a kill is left out."""
     if not path.exists():
         return []
     rows = []

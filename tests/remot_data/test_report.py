@@ -443,7 +443,8 @@ def run(tmp_path: Path) -> Path:
     (run / "config.json").write_text(
         json.dumps({"config": {"name": "tiny", "size": [64, 48]}, "stores": ["/data/a"], "seed": 3, "schemas": {}})
     )
-    rows = [{"step": i, "seconds": i / 2, "lr": 1e-4, "l1": 1 / i, "gan_full": 0.5} for i in range(1, 900)]
+    rows = [{"step": i, "lr": 1e-4, "l1": 1 / i, "gan_full": 0.5} for i in range(1, 900)]
+    (run / "layout" / "speed.jsonl").write_text('{"step": 899, "seconds": 449.5}\n{"step": 900, "sec')
     (run / "layout" / "stats.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 900, "se')
     for step in (250, 500):
         (run / "layout" / "samples" / f"step-{step:06d}.png").write_bytes(picture(step // 2))
@@ -502,6 +503,7 @@ def test_what_a_run_does_not_hold_yet_is_not_shown(built: Store, tmp_path: Path)
         ("layout/stats.jsonl", b'{"step": 1, "l1": 2}\n{"step": 2,\n{"step": 3, "l1": 2}\n'),
         ("layout/stats.jsonl", b'{"l1": 2}\n'),
         ("layout/stats.jsonl", b'{"step": 1, "l1": null}\n'),
+        ("layout/speed.jsonl", b'{"seconds": 1}\n'),
         ("layout/samples/step-000900.png", b"\x89PNG cut off"),
         ("layout/samples/step-000900.png", b""),
         ("evaluation/metrics.json", b'{"methods": 3}'),
