@@ -268,7 +268,7 @@ def _reported() -> Iterator[None]:
 
 @contextmanager
 def _together() -> Iterator[bool]:
-    """Whether this is the first, or only, of the processes that train together; their connection ends with the block."""
+    """Whether this is the first or only of the processes that train together; afterwards their connection ends."""
     yield os.environ.get("RANK", "0") == "0"
     from torch import distributed
 

@@ -1,0 +1,151 @@
+"""Training as it is started: by `torchrun` with several processes, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from remot_data.store import Store
+from remot_model import checkpoint
+from remot_model.config import STAGES, StagePlan
+from tests.remot_model.windows import small_config
+
+ROOT = Path(__file__).parents[2]
+# Trains on the store given, with the configuration given as JSON.
+SCRIPT = """
+import json, sys
+import torch
+from remot_model.config import Config
+from remot_model.train import train
+torch.set_num_threads(1)
+store, run, config, options = sys.argv[1:]
+train(store, run, config=Config.from_json(json.loads(config)), device="cpu", **json.loads(options))
+"""
+
+
+@pytest.fixture(scope="module")
+def dancers(tmp_path_factory) -> Store:
+    from remot_data.synthetic_store import build_synthetic
+
+    url = str(tmp_path_factory.mktemp("stores") / "dancers")
+    return build_synthetic(url, dancers=4, frames=20, test=1, size=(64, 48), workers=0)
+
+
+def command(store, run, config, processes=1, **options):
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    script = Path(run).parent / "script.py"
+    script.write_text(SCRIPT)
+    return [sys.executable, *many, str(script), store.url, str(run), json.dumps(config.to_json()), json.dumps(options)]
+
+
+def start(*args, **options):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(*args, **options), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process, seconds=240):
+    try:
+        out, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"training hangs:\n{process.communicate()[0]}")
+    assert process.returncode == 0, out
+    return out
+
+
+def state(run, stage):
+    return checkpoint.load_state(Path(run), stage)
+
+
+def rows(run, stage):
+    return [json.loads(line) for line in (Path(run) / stage / "stats.jsonl").read_text().splitlines()]
+
+
+def weights(saved, part):
+    return list(saved[part].values())
+
+
+def scales(saved, optimizer):
+    """The size of the gradients of every parameter, as Adam knows it."""
+    return [entry["exp_avg_sq"].sqrt() for entry in saved["optimizers"][optimizer]["state"].values()]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_with_the_whole_batch(dancers, tmp_path):
+    """Losses, weights and averages of every stage, to the tolerance of summing in another order; and nobody hangs."""
+    plan = StagePlan(3, 2, length=4, chunk=2, lr=1e-4)
+    config = small_config(layout=plan, region=plan, whole=plan, flip=0.5, predicted_layouts=0.5)
+    runs = {processes: tmp_path / f"of-{processes}" for processes in (1, 2)}
+    for processes, run in runs.items():
+        out = finish(start(dancers, run, config, processes=processes, save_every=2))
+        assert out.count("run folder") == 1, "only the first process speaks"
+    assert "2 processes" in out
+    assert checkpoint.read_info(runs[2])["environment"]["processes"] == 2
+    for stage in STAGES:
+        for a, b in zip(rows(runs[1], stage), rows(runs[2], stage), strict=True):
+            assert a.keys() == b.keys() and a == pytest.approx(b, rel=2e-3, abs=1e-5)
+        one, two = (state(run, stage) for run in runs.values())
+        for part, optimizer in (("generator", "generator"), ("judges", "discriminators")):
+            for a, b, known in zip(*(weights(x, part) for x in (one, two)), scales(one, optimizer), strict=True):
+                # Adam makes a whole step of what is nothing but rounding, as for a bias before a normalization.
+                torch.testing.assert_close(a[known > 1e-5], b[known > 1e-5], rtol=0, atol=2e-5)
+        assert one["average"]["n_averaged"] == two["average"]["n_averaged"]
+
+
+@pytest.mark.slow
+def test_processes_end_together_when_time_is_up(dancers, tmp_path):
+    config = small_config(layout=StagePlan(3, 2, length=4, chunk=4, lr=1e-3))
+    finish(start(dancers, tmp_path / "run", config, processes=2, stages=["layout"], minutes=0.05))
+    assert len(rows(tmp_path / "run", "layout")) >= 1
+
+
+@pytest.mark.slow
+def test_a_batch_that_the_processes_cannot_share_is_refused(dancers, tmp_path):
+    process = start(dancers, tmp_path / "run", small_config(), processes=2, stages=["layout"])
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "give --batch 2 or a multiple" in out
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed_equals_never_killed_to_the_bit(dancers, tmp_path):
+    """SIGKILL within an epoch; the saved weights and optimizers and every byte of the statistics are the same."""
+    plan = StagePlan(24, 2, length=2, chunk=2, lr=1e-3, accumulate=2, doublings=1)
+    config = small_config(layout=plan, flip=0.5)
+    options = {"stages": ["layout"], "save_every": 3}
+    finish(start(dancers, tmp_path / "whole", config, **options))
+    killed = tmp_path / "killed"
+    for step in (5, 14):
+        process = start(dancers, killed, config, resume=True, **options)
+        stats = killed / "layout" / "stats.jsonl"
+        until = time.monotonic() + 120
+        while not (stats.is_file() and stats.read_bytes().count(b"\n") >= step):
+            assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert 5 <= len(rows(killed, "layout")) < 24
+    assert "resumed at step" in finish(start(dancers, killed, config, resume=True, **options))
+    assert (killed / "layout/stats.jsonl").read_bytes() == (tmp_path / "whole/layout/stats.jsonl").read_bytes()
+    assert (killed / "layout/model.safetensors").read_bytes() == (
+        tmp_path / "whole/layout/model.safetensors"
+    ).read_bytes()
+    one, two = (state(tmp_path / name, "layout") for name in ("whole", "killed"))
+    assert _equal({**one, "seconds": 0}, {**two, "seconds": 0})
+
+
+def _equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
