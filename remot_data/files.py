@@ -168,30 +168,38 @@ class Files:
 
     def parts(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes [start, end) of a file for each range; those that lie close together are asked for at once."""
-        spans: list[list[int]] = []
-        for start, end in sorted(ranges):
-            if spans and start - spans[-1][1] <= _GAP:
-                spans[-1][1] = max(end, spans[-1][1])
+        return self.pieces([(name, start, end) for start, end in ranges])
+
+    def pieces(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes [start, end) of each (name, start, end), fewer where a file ends before; all asked for at once.
+
+        Ranges of a file that lie close together become one request.
+        """
+        spans: list[tuple[str, int, int]] = []
+        for name, start, end in sorted(wanted):
+            if spans and spans[-1][0] == name and start - spans[-1][2] <= _GAP:
+                spans[-1] = (name, spans[-1][1], max(end, spans[-1][2]))
             else:
-                spans.append([start, end])
-        found = self._again(lambda: self._fetch(name, spans))
-        for (start, end), data in zip(spans, found, strict=True):
+                spans.append((name, start, end))
+        found = self._again(lambda: self._fetch(spans)) if spans else []
+        held: dict[str, list[tuple[int, memoryview]]] = {}
+        for (name, start, end), data in zip(spans, found, strict=True):
             if len(data) > end - start:
                 raise FilesError(
                     f"{self.url}/{name}: the server sends the whole file where a part is asked for; "
                     "use one that knows range requests, such as nginx"
                 )
-        held = [(start, memoryview(data)) for (start, _), data in zip(spans, found, strict=True)]
+            held.setdefault(name, []).append((start, memoryview(data)))
 
-        def part(start: int, end: int) -> bytes:
-            first, data = next(h for h in reversed(held) if h[0] <= start)
+        def piece(name: str, start: int, end: int) -> bytes:
+            first, data = next(h for h in reversed(held[name]) if h[0] <= start)
             return bytes(data[start - first : end - first])
 
-        return [part(start, end) for start, end in ranges]
+        return [piece(*one) for one in wanted]
 
-    def _fetch(self, name: str, spans: Sequence[Sequence[int]]) -> list[bytes]:
-        path, starts, ends = self.path(name), [a for a, _ in spans], [b for _, b in spans]
-        found = self.fs.cat_ranges([path] * len(spans), starts, ends, on_error="return")
+    def _fetch(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        paths, starts, ends = ([*column] for column in zip(*((self.path(n), a, b) for n, a, b in spans), strict=True))
+        found = self.fs.cat_ranges(paths, starts, ends, on_error="return")
         for number, value in enumerate(found):
             if isinstance(value, Exception):
                 if _status(value) != 416:  # the range begins behind the end

@@ -12,9 +12,11 @@ import io
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
+from remot_data.cache import Cache
 from remot_data.files import LOCK, TEMPORARY, Files, FilesError, Lines, Lock, read_lines
 from remot_data.records import (
     FORMAT,
@@ -40,6 +43,9 @@ from remot_data.records import (
 _NEXT = f".next{TEMPORARY}"
 # Clips in one row group of clips.parquet: what a task reads to know its shard.
 _CLIP_GROUP = 512
+_INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) and tars a process keeps
+
+T = TypeVar("T")
 
 
 class StoreError(RuntimeError):
@@ -79,20 +85,60 @@ class Index:
         return self.rows[name].slice(a, b - a).to_numpy()
 
 
+class Recent:
+    """The results of a function for the last `most` keys; of several threads that want one, one computes it.
+
+    A process that was forked starts with none, since a thread of the other may have been at work.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._reset()
+
+    def _reset(self) -> None:
+        self._kept: dict[Any, Future[Any]] = {}
+        self._lock, self._pid = threading.Lock(), os.getpid()
+
+    def __contains__(self, key: Any) -> bool:
+        found = self._kept.get(key)
+        return found is not None and found.done()
+
+    def get(self, key: Any, make: Callable[[], T]) -> T:
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            found = self._kept.pop(key, None)
+            mine = found is None
+            self._kept[key] = found = found or Future()
+            while len(self._kept) > self._most:
+                self._kept.pop(next(iter(self._kept)))
+        if mine:
+            try:
+                found.set_result(make())
+            except BaseException as error:
+                self.forget(key)
+                found.set_exception(error)
+        return found.result()
+
+    def forget(self, key: Any) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
+
 class Store:
     """A dataset folder at any fsspec URL. Open one with `open_store`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache: Cache | None = None) -> None:
         self.url = os.fspath(url)
         self.files = Files(self.url)
-        self._indexes: dict[tuple[str, int], Index] = {}
-        self._open_files: dict[str, Any] = {}
+        self.cache = cache
+        self._indexes, self._open_files = Recent(_INDEXES), Recent(_OPEN_FILES)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": self.url, "cache": self.cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"])  # type: ignore[misc]
+        self.__init__(state["url"], state["cache"])  # type: ignore[misc]
 
     # What the store says of itself
 
@@ -230,7 +276,7 @@ class Store:
     def meta(self, folder: str, shard: int) -> dict[str, Any] | None:
         """The metadata of a shard's index (`shards.index_meta`), or None where the shard is not complete."""
         if (folder, shard) in self._indexes:
-            return self._indexes[folder, shard].meta
+            return self.index(folder, shard).meta
         try:
             return shards.file_meta(self.files.read(index_name(folder, shard)))
         except FileNotFoundError:
@@ -248,18 +294,19 @@ class Store:
 
     def index(self, folder: str, shard: int) -> Index:
         """The index of a shard of ``frames`` or of ``layers/<kind>/<id>``."""
-        if (folder, shard) not in self._indexes:
-            name = index_name(folder, shard)
-            try:
-                self._indexes[folder, shard] = Index(pq.read_table(io.BytesIO(self.files.read(name))))
-            except FileNotFoundError:
-                again = "build" if folder == "frames" else "build or `remot annotate`"
-                raise StoreError(f"{self.url}/{name} is missing: run the {again} again") from None
-            except FilesError:
-                raise
-            except (OSError, ValueError, KeyError) as error:
-                raise self._unreadable(name, error) from error
-        return self._indexes[folder, shard]
+        return self._indexes.get((folder, shard), lambda: self._read_index(folder, shard))
+
+    def _read_index(self, folder: str, shard: int) -> Index:
+        name = index_name(folder, shard)
+        try:
+            return Index(pq.read_table(io.BytesIO(self.files.read(name))))
+        except FileNotFoundError:
+            again = "build" if folder == "frames" else "build or `remot annotate`"
+            raise StoreError(f"{self.url}/{name} is missing: run the {again} again") from None
+        except FilesError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(name, error) from error
 
     def _unreadable(self, name: str, error: Exception) -> StoreError:
         return StoreError(f"{self.url}/{name} cannot be read ({error}); run `remot verify {self.url} --repair`")
@@ -294,8 +341,8 @@ class Store:
         self.files.write(index, data)
         if replaces:
             self.files.remove(coming)
-        self._indexes.pop((folder, shard), None)
-        self._open_files.pop(shard_name(folder, shard), None)
+        self._indexes.forget((folder, shard))
+        self._open_files.forget(shard_name(folder, shard))
         return shards.index_meta(table)
 
     def read_members(self, folder: str, clip: Clip, ext: str, which: Iterable[int]) -> Iterator[bytes]:
@@ -304,23 +351,41 @@ class Store:
 
     def _members(self, folder: str, clip: Clip, wanted: Sequence[tuple[str, int]]) -> Iterator[bytes]:
         """The members with these extensions of these samples of a clip."""
-        name, index = shard_name(folder, clip.shard), self.index(folder, clip.shard)
-        known = {ext: index.members(clip.id, ext) for ext in dict.fromkeys(ext for ext, _ in wanted)}
-        ranges = [(int(known[ext][0][t]), int(known[ext][1][t])) for ext, t in wanted]
-        for (_, size), (ext, t), data in zip(ranges, wanted, self._ranges(name, ranges), strict=True):
-            if len(data) != size:
-                raise StoreError(
-                    f"{self.url}/{name}: {clip.key(int(t))}.{ext} is cut short; run `remot verify {self.url} --repair`"
-                )
-            yield data
+        return iter(self.read_all([Member(folder, clip, ext, int(t)) for ext, t in wanted]))
 
-    def _ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterable[bytes]:
-        """The bytes of each (offset, size) of a file."""
-        if not self.files.local:
-            return self.files.parts(name, [(offset, offset + size) for offset, size in ranges]) if ranges else []
-        # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
-        number = self._open(name).fileno()
-        return (os.pread(number, size, offset) for offset, size in ranges)
+    def read_all(self, members: Sequence[Member]) -> list[bytes]:
+        """The bytes of members of any layers; on a remote store all are asked for at once.
+
+        Raises:
+            StoreError: for a shard that is missing or cut short; names the key and the shard.
+        """
+        places = [self._place(member) for member in members]
+        try:
+            found = self._pieces(places)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreError(f"a shard is missing ({error}); run `remot verify {self.url} --repair`") from error
+        for (name, start, end), member, data in zip(places, members, found, strict=True):
+            if len(data) != end - start:
+                raise StoreError(f"{self.url}/{name}: {member.key} is cut short; run `remot verify {self.url} --repair`")
+        return found
+
+    def _place(self, member: Member) -> tuple[str, int, int]:
+        folder, clip, ext, t = member
+        offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
+        if t >= len(offsets):
+            raise StoreError(f"{self.url}/{shard_name(folder, clip.shard)} has no member {member.key}")
+        return shard_name(folder, clip.shard), (start := int(offsets[t])), start + int(sizes[t])
+
+    def _pieces(self, places: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes [start, end) of each (name, start, end)."""
+        if self.files.local:
+            # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
+            held = {name: self._open(name) for name, _, _ in places}
+            return [os.pread(held[name].fileno(), end - start, start) for name, start, end in places]
+        if self.cache is None:
+            return self.files.pieces(places)
+        stamps = {name: self.sha256(*_of_shard(name)) for name, _, _ in places}
+        return self.cache.pieces(self.files, places, stamps)
 
     def read_arrays(self, folder: str, kind: str, clip: Clip, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Decoded arrays of a whole clip, as a detector returned them; those the layer does not hold are absent."""
@@ -432,20 +497,30 @@ class Store:
             self.files.write(index, data)
 
     def _open(self, name: str) -> Any:
-        if name not in self._open_files:
-            if len(self._open_files) >= 64:
-                self._open_files.pop(next(iter(self._open_files))).close()
-            self._open_files[name] = self.files.open(name)
-        return self._open_files[name]
+        # Never closed here: a thread that reads from it keeps it, and the last to let go closes it.
+        return self._open_files.get(name, lambda: self.files.open(name))
 
 
-def open_store(url: str) -> Store:
-    """The store at `url`.
+class Member(NamedTuple):
+    """One member of a shard: folder of the layer, clip, extension, and number of the sample in the clip."""
+
+    folder: str
+    clip: Clip
+    ext: str
+    t: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.clip.key(self.t)}.{self.ext}"
+
+
+def open_store(url: str, cache: Cache | None = None) -> Store:
+    """The store at `url`; what is read of the shards of a remote one is kept in `cache`.
 
     Raises:
         StoreError: where there is none, or of another format.
     """
-    store = Store(url)
+    store = Store(url, cache)
     _ = store.config
     return store
 
@@ -508,6 +583,11 @@ def shard_name(folder: str, shard: int) -> str:
 
 def index_name(folder: str, shard: int) -> str:
     return f"{folder}/shard-{shard:05d}.parquet"
+
+
+def _of_shard(name: str) -> tuple[str, int]:
+    folder, _, file = name.rpartition("/")
+    return folder, int(file.removeprefix("shard-").removesuffix(".tar"))
 
 
 _CLIP_TYPES = {

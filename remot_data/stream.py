@@ -6,26 +6,32 @@ detector failed on is left out of every snapshot that reads the layer, and count
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
 import re
-from collections.abc import Iterator, Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from remot_data import layers as layer_kinds
 from remot_data import render, sampling
+from remot_data.cache import Cache
+from remot_data.layers import LayerError
 from remot_data.records import Clip, Snapshot
-from remot_data.schemas import convert_labels, keypoint_set
-from remot_data.store import Store, StoreError, open_store
-
-if TYPE_CHECKING:
-    import torch
+from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_table
+from remot_data.store import Member, Store, StoreError, open_store, shard_name
 
 log = logging.getLogger(__name__)
+
+Stores = Store | str | Sequence[Store | str]
+Arrays = dict[str, np.ndarray]
+Split = str | Sequence[str | None] | None
 
 LAYERS = ("pose", "parsing", "flow", "background")
 LABEL_SCHEMA = "remot11"
@@ -35,12 +41,18 @@ LABEL_SCHEMA = "remot11"
 class Window:
     """A training sample.
 
-    `id` is ``clip:first-last/source``. `arrays`, where T frames of H x W were asked for: ``frames`` uint8
-    [T, H, W, 3], ``pts`` int64 [T], ``keypoints`` float32 [T, K, 3], ``pose_map`` uint8 [T, H, W, 3],
-    ``labels`` uint8 [T, H, W] in the set `LABEL_SCHEMA`, ``flow`` float32 [T, H, W, 2] in pixels from each frame
-    back to the one before, ``confidence`` bool [T, H, W], ``background`` uint8 [H, W, 3]; and of the source frame
-    ``source`` uint8 [H, W, 3], ``source_keypoints`` float32 [K, 3], ``source_labels`` uint8 [H, W]. The arrays of
-    a layer that was not chosen are absent.
+    `id` is ``clip:first-last/source``, or ``clip:first-last:step/source`` where frames lie `step` > 1 apart. `arrays`,
+    where T frames of H x W were asked for: ``frames`` uint8 [T, H, W, 3], ``pts`` int64 [T], ``keypoints`` float32
+    [T, K, 3], ``pose_map`` uint8 [T, H, W, 3], ``labels`` uint8 [T, H, W] in the set `LABEL_SCHEMA`, ``flow`` float32
+    [T, H, W, 2] in pixels from each frame back to the one before in the window, ``confidence`` bool [T, H, W],
+    ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
+    [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent.
+
+    With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
+    chained over the frames between, and the first frame has none: zeros, not to be trusted.
+
+    Where plans say `raw`, there is no ``pose_map``, and flow and confidence stay on the grid [h, w] that they were
+    stored on, in pixels of that grid.
     """
 
     id: str
@@ -48,13 +60,14 @@ class Window:
     first: int
     source: int
     arrays: dict[str, np.ndarray] = field(repr=False)
+    step: int = 1
 
 
 def stream(
-    store: Store | str | Sequence[Store | str],
+    store: Stores,
     *,
     snapshot: str = "main",
-    split: str | None = "train",
+    split: Split = "train",
     layers: Sequence[str] | None = None,
     length: int = 6,
     stride: int | None = None,
@@ -66,34 +79,54 @@ def stream(
     rank: int = 0,
     world_size: int = 1,
     start: int = 0,
+    **more: Any,
 ) -> Iterator[Window]:
-    """The windows of one epoch, in an order that depends on nothing but seed and epoch.
+    """The windows of one epoch one by one, in an order that depends on nothing but seed and epoch.
+
+    `remot_data.loader.Loader` gives batches of the same windows, read ahead by threads.
 
     Args:
-        store: a store or several, which are then mixed in proportion to their windows.
+        store: a store or several, which are then mixed in proportion to their windows, or to `weights`.
         split: ``train``, ``test`` or whatever the snapshot's split policy knows; None for every frame.
         layers: kinds to read besides frames; all of `LAYERS` that the snapshot holds by default.
         size: height and width to resize to at load.
         source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
             the split policy ``time:F`` the source always comes out of the training part.
         start: windows of the global order to pass over; rank r of w yields start + r, start + r + w, ...
+        more: `weights`, `max_step`, `open_shards`, `raw` and `cache`; see `Plan`.
 
     Raises:
         StoreError: for a store, snapshot or layer that is not there, or when no window is left (says why).
     """
-    plan = Plan(store, snapshot, split, layers, length, stride, source, shuffle, seed, epoch)
+    plan = Plan(store, snapshot, split, layers, length, stride, source, shuffle, seed, epoch, **more)
     for index in sampling.share(len(plan), rank, world_size, start):
         yield plan.window(index, size)
 
 
 class Plan:
-    """The order of one epoch: `len(plan)` windows, each read on demand by its index."""
+    """The order of training: `len(plan)` windows an epoch, each read on demand by its number.
+
+    Number i is window i of the epoch `epoch`; numbers from `len(plan)` on are those of the epochs after it. A plan can be
+    pickled, and be used by several threads and in forked processes.
+
+    Args:
+        split: one for all stores, or one for each. A store may be given twice, with two splits.
+        weights: how many of its windows an epoch shows of each store: 1 all of them, 2 all twice, 0.5 half (and the
+            next epoch the other half).
+        max_step: frames of a window lie 1 to so many apart, drawn for each window.
+        open_shards: shards that are shuffled together; see `sampling.Order`.
+        raw: leave out what is derived at load; see `Window`.
+        cache: where the bytes of remote shards are kept (`remot_data.cache.Cache`).
+
+    Raises:
+        StoreError: see `stream`.
+    """
 
     def __init__(
         self,
-        store: Store | str | Sequence[Store | str],
+        store: Stores,
         snapshot: str = "main",
-        split: str | None = "train",
+        split: Split = "train",
         layers: Sequence[str] | None = None,
         length: int = 6,
         stride: int | None = None,
@@ -101,45 +134,95 @@ class Plan:
         shuffle: bool = True,
         seed: int = 0,
         epoch: int = 0,
+        *,
+        weights: Sequence[float] | None = None,
+        max_step: int = 1,
+        open_shards: int = 16,
+        raw: bool = False,
+        cache: Cache | None = None,
     ) -> None:
         if source not in ("random", "frontal"):
             raise ValueError(f"source is 'random' or 'frontal', not {source!r}")
-        several = store if isinstance(store, Sequence) and not isinstance(store, str) else [store]
-        self.readers = [_Reader(s if isinstance(s, Store) else open_store(s), snapshot, layers) for s in several]
-        self.length, self.source, self.seed, self.epoch = length, source, seed, epoch
-        self.entries: list[tuple[_Reader, Clip, np.ndarray]] = []
-        spans = []
-        for reader in self.readers:
-            for clip in (c for c in reader.store.clips if c.id not in reader.failed):
-                allowed = reader.allowed(clip)
-                usable = allowed & reader.split(clip, split)
-                sources = allowed & reader.split(clip, split if reader.snapshot.split == "column" else "train")
-                if sources.any():
-                    spans += [(len(self.entries), a, b) for a, b in sampling.runs(usable)]
-                    self.entries.append((reader, clip, np.flatnonzero(sources)))
-        self.table = sampling.windows(spans, length, stride=stride, seed=seed, epoch=epoch, shuffle=shuffle)
-        if not len(self.table):
+        several = [store] if isinstance(store, (Store, str)) else list(store)
+        splits = [split] * len(several) if split is None or isinstance(split, str) else list(split)
+        if len(splits) != len(several):
+            raise ValueError(f"{len(several)} stores need one split or as many, not {len(splits)}")
+        self.rules = sampling.Rules(length, stride, max_step, shuffle, open_shards, seed)
+        self.length, self.source, self.epoch, self.raw = length, source, epoch, raw
+        stores = [s if isinstance(s, Store) else open_store(s, cache) for s in several]
+        self.readers = [_Reader(s, snapshot, layers) for s in stores]
+        spans = [r.spans(name) for r, name in zip(self.readers, splits, strict=True)]
+        self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
+        if not len(self.order):
             names = ", ".join(r.store.url for r in self.readers)
+            found = np.concatenate([s for s, _ in spans])
             raise StoreError(
                 f"no window of {length} frames is left in split {split!r} of snapshot {snapshot!r} of {names}: "
-                f"{len(spans)} runs of usable frames, the longest of {max((b - a for _, a, b in spans), default=0)}; "
+                f"{len(found)} runs of usable frames, the longest of {(found[:, 3] - found[:, 2]).max(initial=0)}; "
                 "take shorter windows, another split, or loosen the snapshot's filter"
             )
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.order)
 
-    def window(self, index: int, size: tuple[int, int] | None = None) -> Window:
+    @property
+    def remote(self) -> bool:
+        """Whether reading waits for a network."""
+        return any(not reader.store.files.local for reader in self.readers)
+
+    def window(self, number: int, size: tuple[int, int] | None = None) -> Window:
         """Read and decode one window of the order."""
-        number, first = (int(v) for v in self.table[index])
-        reader, clip, candidates = self.entries[number]
+        reader, cut = self.cut(number)
+        arrays: Arrays = {}
+        self.decode(reader, cut, self.fetch(reader, cut), arrays, size)
+        return Window(cut.id, cut.clip.id, cut.first, cut.source, arrays, cut.step)
+
+    def cut(self, number: int) -> tuple[_Reader, Cut]:
+        """Which frames window `number` has, and the reader of their store."""
+        part, clip, first, step, source = self.order.window(self.epoch * len(self.order) + number)
+        reader = self.readers[part]
+        found = reader.store.clips[clip]
         if self.source == "frontal":
-            source = reader.frontal(clip, candidates)
-        else:
-            source = sampling.source_frame(candidates, self.seed, self.epoch, index)
-        last = first + self.length - 1
-        arrays = reader.read(clip, range(first, last + 1), source, size or reader.store.size)
-        return Window(f"{clip.id}:{first}-{last}/{source}", clip.id, first, source, arrays)
+            source = reader.frontal(found, self.order.orders[part].sources(clip))
+        return reader, Cut(found, first, step, self.length, source)
+
+    def fetch(self, reader: _Reader, cut: Cut) -> list[bytes]:
+        """The members of a window as they are stored."""
+        return reader.store.read_all(reader.members(cut))
+
+    def decode(
+        self,
+        reader: _Reader,
+        cut: Cut,
+        data: Sequence[bytes],
+        out: Arrays,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        """Turn what `fetch` gave into arrays: into those that `out` has, or new ones.
+
+        Raises:
+            StoreError: for a member that cannot be decoded; names the key and the shard.
+        """
+        reader.decode(cut, data, out, size or reader.store.size, self.raw)
+
+
+class Cut(NamedTuple):
+    """The frames of a window: first, first + step, ... and the source."""
+
+    clip: Clip
+    first: int
+    step: int
+    length: int
+    source: int
+
+    @property
+    def frames(self) -> range:
+        return range(self.first, self.first + self.length * self.step, self.step)
+
+    @property
+    def id(self) -> str:
+        step = f":{self.step}" if self.step > 1 else ""
+        return f"{self.clip.id}:{self.first}-{self.frames[-1]}{step}/{self.source}"
 
 
 def schemas(store: Store | str, snapshot: str = "main") -> dict[str, str]:
@@ -152,25 +235,28 @@ def schemas(store: Store | str, snapshot: str = "main") -> dict[str, str]:
     return found
 
 
-def to_torch(window: Window) -> dict[str, torch.Tensor]:
-    """A window as torch tensors under the same names.
+def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
+    """A window, or the arrays of a batch, as torch tensors under the same names.
 
-    Images become float32 [..., 3, H, W] in [-1, 1], labels int64, flow float32 [T, 2, H, W] and confidence
-    float32 [T, 1, H, W]; keypoints and pts keep their form.
+    Images become float32 [..., 3, H, W] in [-1, 1], labels int64, flow float32 [..., T, 2, H, W] and confidence
+    float32 [..., T, 1, H, W]; keypoints, pts and what is no array keep their form.
     """
     import torch
 
     out = {}
-    for name, array in window.arrays.items():
+    for name, array in (window.arrays if isinstance(window, Window) else window).items():
+        if not isinstance(array, np.ndarray):
+            out[name] = array
+            continue
+        if name == "flow":
+            array = np.moveaxis(array, -1, -3)
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if name in ("frames", "pose_map", "background", "source"):
             tensor = tensor.movedim(-1, -3).float().div_(127.5).sub_(1)
         elif name in ("labels", "source_labels"):
             tensor = tensor.long()
-        elif name == "flow":
-            tensor = tensor.movedim(-1, -3)
         elif name == "confidence":
-            tensor = tensor.float().unsqueeze(1)
+            tensor = tensor.float().unsqueeze(-3)
         out[name] = tensor
     return out
 
@@ -186,12 +272,13 @@ class _Reader:
                 f"snapshot {snapshot!r} of {store.url} has no {', '.join(missing)} layer; "
                 f"it has {', '.join(self.snapshot.layers) or 'none'}"
             )
-        self.kinds = [k for k in (layers or LAYERS) if k in self.snapshot.layers]
+        self.kinds = [k for k in (LAYERS if layers is None else layers) if k in self.snapshot.layers]
+        self.reads = ["frames", *self.kinds]
         self.folders = store.folders(self.snapshot)
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
         infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
         self.schema = {kind: infos[kind].schema for kind in self.kinds}
-        self._frontal: dict[str, np.ndarray] = {}
+        self._frontal: dict[str, int] = {}
         self.failed = {clip for info in infos.values() for clip in info.failed}
         if self.failed:
             log.warning(
@@ -201,58 +288,147 @@ class _Reader:
                 len(store.clips),
             )
 
-    def split(self, clip: Clip, split: str | None) -> np.ndarray:
-        return sampling.split_mask(clip.frames, self.snapshot.split, split, clip.split)
-
-    def allowed(self, clip: Clip) -> np.ndarray:
-        """Which frames of a clip pass the snapshot's filter: bool [frames]."""
-        return where(self.snapshot, self.store, clip)
+    def spans(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Runs of usable frames, int64 [S, 4] of shard, number of the clip, start and stop; and of source frames."""
+        policy = self.snapshot.split
+        spans, sources = [], []
+        for number, clip in enumerate(self.store.clips):
+            if clip.id in self.failed:
+                continue
+            allowed = where(self.snapshot, self.store, clip)
+            usable = allowed & sampling.split_mask(clip.frames, policy, split, clip.split)
+            as_source = split if policy == "column" else "train"
+            found = sampling.runs(allowed & sampling.split_mask(clip.frames, policy, as_source, clip.split))
+            if found:
+                spans += [(clip.shard, number, a, b) for a, b in sampling.runs(usable)]
+                sources += [(number, a, b) for a, b in found]
+        return np.array(spans, np.int64).reshape(-1, 4), np.array(sources, np.int64).reshape(-1, 3)
 
     def frontal(self, clip: Clip, candidates: np.ndarray) -> int:
+        """The one of `candidates` (int [N]) that shows the person most from the front."""
         if clip.id not in self._frontal:
             points = self.store.read_arrays(self.folders["pose"], "pose", clip, ["keypoints"])["keypoints"]
-            self._frontal[clip.id] = frontality(points, self.store.layer("pose", self.snapshot.layers["pose"]).schema)
-        return int(candidates[np.argmax(self._frontal[clip.id][candidates])])
+            facing = frontality(points, self.store.layer("pose", self.snapshot.layers["pose"]).schema)
+            self._frontal[clip.id] = int(candidates[np.argmax(facing[candidates])])
+        return self._frontal[clip.id]
 
-    def read(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        arrays = {"pts": np.array(clip.pts[which.start : which.stop], np.int64)}
-        frames = [_resized(f, size) for f in self._members("frames", "frames", clip, [*which, source])]
-        arrays["frames"], arrays["source"] = np.stack(frames[:-1]), frames[-1]
-        for kind in self.kinds:
-            arrays.update(getattr(self, f"_{kind}")(clip, which, source, size))
-        return arrays
+    def members(self, cut: Cut) -> list[Member]:
+        """The members of a window: those of each layer in turn."""
+        found = []
+        for kind in self.reads:
+            folder = "frames" if kind == "frames" else self.folders[kind]
+            ext = layer_kinds.kind(kind).FIELDS[_FIELDS[kind]]
+            found += [Member(folder, cut.clip, ext, t) for t in self._samples(kind, cut)]
+        return found
 
-    def _members(self, kind: str, name: str, clip: Clip, which: Sequence[int]) -> list[Any]:
-        module, folder = layer_kinds.kind(kind), "frames" if kind == "frames" else self.folders[kind]
-        ext = module.FIELDS[name]
-        return [module.decode(ext, data) for data in self.store.read_members(folder, clip, ext, which)]
+    @staticmethod
+    def _samples(kind: str, cut: Cut) -> Sequence[int]:
+        if kind == "background":
+            return (0,)
+        if kind == "flow":  # the flow of a larger step is chained over the frames between
+            return range(cut.first + (cut.step > 1), cut.frames[-1] + 1)
+        return (*cut.frames, cut.source)
 
-    def _pose(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        points = np.stack(self._members("pose", "keypoints", clip, [*which, source]))
+    def decode(self, cut: Cut, data: Sequence[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        """Turn the bytes of `members` into the arrays of a window; see `Plan.decode`."""
+        _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
+        parts, latest = iter(zip(self.members(cut), data, strict=True)), None
+
+        def values(kind: str) -> Iterator[Any]:
+            nonlocal latest
+            module = layer_kinds.kind(kind)
+            decode = module.unpack if kind == "flow" else module.decode
+            for latest, content in itertools.islice(parts, len(self._samples(kind, cut))):  # noqa: B020
+                yield decode(latest.ext, content)
+
+        try:
+            for kind in self.reads:
+                getattr(self, f"_{kind}")(cut, values(kind), out, size, raw)
+        except _DAMAGE as error:
+            tar = shard_name(latest.folder, cut.clip.shard) if latest else cut.id
+            raise StoreError(
+                f"{self.store.url}/{tar}: {latest and latest.key} cannot be used ({error}); "
+                f"run `remot verify {self.store.url} --repair`"
+            ) from error
+
+    def _frames(self, cut: Cut, images: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        frames = _place(out, "frames", (cut.length, *size, 3), np.uint8)
+        for image, to in zip(images, [*frames, _place(out, "source", (*size, 3), np.uint8)], strict=True):
+            _resize(image, to)
+
+    def _background(self, cut: Cut, images: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        _resize(next(images), _place(out, "background", (*size, 3), np.uint8))
+
+    def _pose(self, cut: Cut, sets: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        points = np.stack(list(sets))
         height, width = self.store.size
         points[..., :2] *= np.array([size[1] / width, size[0] / height], np.float32)
-        maps = [render.pose_map(p, self.schema["pose"], size) for p in points[:-1]]
-        return {"keypoints": points[:-1], "source_keypoints": points[-1], "pose_map": np.stack(maps)}
+        _place(out, "keypoints", points[:-1].shape, np.float32)[:] = points[:-1]
+        _place(out, "source_keypoints", points[-1].shape, np.float32)[:] = points[-1]
+        if not raw:
+            maps = _place(out, "pose_map", (cut.length, *size, 3), np.uint8)
+            for to, keypoints in zip(maps, points[:-1], strict=True):
+                to[:] = render.pose_map(keypoints, self.schema["pose"], size)
 
-    def _parsing(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        labels = np.stack([_nearest(m, size) for m in self._members("parsing", "labels", clip, [*which, source])])
-        labels = convert_labels(labels, self.schema["parsing"], LABEL_SCHEMA)
-        return {"labels": labels[:-1], "source_labels": labels[-1]}
+    def _parsing(self, cut: Cut, maps: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        labels = _place(out, "labels", (cut.length, *size), np.uint8)
+        table = label_table(self.schema["parsing"], LABEL_SCHEMA)
+        for found, to in zip(maps, [*labels, _place(out, "source_labels", size, np.uint8)], strict=True):
+            near = _nearest(found, size)
+            to[:] = cv2.LUT(near, table)
+            if to.max() == _NO_LABEL:
+                convert_labels(near, self.schema["parsing"], LABEL_SCHEMA)  # says which
 
-    def _flow(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        packed = self._members("flow", "flow", clip, which)
-        grid = packed[0].shape[1:]
-        how = _interpolation(grid, size)
-        flow = np.empty((len(packed), *size, 2), np.float32)
+    def _flow(self, cut: Cut, packed: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        if cut.step > 1:
+            packed = _chained(packed, cut)
         for t, planes in enumerate(packed):
-            for axis, scale in enumerate((size[1] / grid[1], size[0] / grid[0])):
-                flow[t, ..., axis] = cv2.resize(planes[axis], size[::-1], interpolation=how) * np.float32(scale)
-        return {"flow": flow, "confidence": np.stack([_nearest(planes[2], size) == _CONFIDENT for planes in packed])}
+            grid = planes.shape[1:]
+            size = grid if raw else size
+            flow = _place(out, "flow", (cut.length, *size, 2), np.float32)
+            for axis, stretch in enumerate((size[1] / grid[1], size[0] / grid[0])):
+                scale = np.float32(stretch / layer_kinds.flow.SCALE)
+                _resize(np.multiply(planes[axis], scale, dtype=np.float32), flow[t, ..., axis])
+            sure = _place(out, "confidence", (cut.length, *size), np.bool_)
+            sure[t] = _nearest((planes[2] == _CONFIDENT).view(np.uint8), size)
 
-    def _background(self, clip: Clip, which: range, source: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        return {"background": _resized(self._members("background", "image", clip, [0])[0], size)}
+
+def _chained(flows: Iterator[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
+    """The flow of each frame of a window to the one `step` before, from that of neighbours; none for the first."""
+    for t in range(1, cut.length):
+        between = list(itertools.islice(flows, cut.step))
+        if t == 1:
+            yield np.zeros_like(between[0])
+        yield layer_kinds.flow.chain(between)
 
 
+# The array of each layer that a window reads.
+_FIELDS = {"frames": "frames", "pose": "keypoints", "parsing": "labels", "flow": "flow", "background": "image"}
+# What decoding damaged bytes raises.
+_DAMAGE = (LayerError, SchemaError, ValueError, IndexError, struct.error, zlib.error, cv2.error)
+
+
+def _place(out: Arrays, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The array `name` of `out`; a new one where it has none."""
+    found = out.get(name)
+    if found is None:
+        found = out[name] = empty(name, shape, dtype)
+    elif found.shape != shape:
+        raise StoreError(
+            f"{name} has the shape {list(shape)} here and {list(found.shape)} in other windows; give a size, and read "
+            "stores of one flow grid and one keypoint set together"
+        )
+    return found
+
+
+def empty(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new array for `name`; flow lies in memory as planes, [..., T, 2, H, W], which is how it is written and used."""
+    if name != "flow":
+        return np.empty(shape, dtype)
+    return np.moveaxis(np.empty((*shape[:-3], shape[-1], *shape[-3:-1]), dtype), -3, -1)
+
+
+_NO_LABEL = 255
 _CONFIDENT = layer_kinds.flow.FORWARD_BACKWARD | layer_kinds.flow.PHOTOMETRIC
 
 _OPERATORS = {
@@ -321,10 +497,12 @@ def _interpolation(old: Sequence[int], new: Sequence[int]) -> int:
     return cv2.INTER_AREA if new[0] < old[0] else cv2.INTER_LINEAR
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == tuple(size):
-        return image
-    return cv2.resize(image, size[::-1], interpolation=_interpolation(image.shape, size))
+def _resize(image: np.ndarray, to: np.ndarray) -> None:
+    """Bring an image to the size of the array `to`, and put it there."""
+    if image.shape == to.shape:
+        to[:] = image
+    else:
+        cv2.resize(image, to.shape[1::-1], dst=to, interpolation=_interpolation(image.shape, to.shape))
 
 
 def _nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -12,9 +12,10 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from remot_data.layers._check import LayerError, expect
@@ -40,6 +41,13 @@ def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
 
 def decode(extension: str, data: Any) -> np.ndarray:
     """float32 [3, h, w]: dx and dy in pixels of the flow's grid, and the confidence bits."""
+    out = unpack(extension, data).astype(np.float32)
+    out[:2] *= np.float32(1 / SCALE)
+    return out
+
+
+def unpack(extension: str, data: Any) -> np.ndarray:
+    """int16 [3, h, w] as it is stored: dx and dy in 1/64 pixel of the flow's grid, and the confidence bits."""
     data = bytes(data)
     if data[:4] != b"PK\x03\x04":
         raise LayerError("a flow member is not a .npz archive")
@@ -53,9 +61,33 @@ def decode(extension: str, data: Any) -> np.ndarray:
     shape = [int(n) for n in raw[10:header].split(b"(")[1].split(b")")[0].split(b",")]
     if len(shape) != 3 or shape[0] != 3:
         raise LayerError(f"a flow member holds planes [3, h, w], not {shape}")
-    out = np.frombuffer(raw, "<i2", offset=header).reshape(shape).astype(np.float32)
-    out[:2] *= np.float32(1 / SCALE)
-    return out
+    return np.frombuffer(raw, "<i2", offset=header).reshape(shape)
+
+
+def chain(steps: Sequence[np.ndarray]) -> np.ndarray:
+    """The flow over several frames, from the flow of each to the one before it, in the order of time.
+
+    From the last frame each pixel is followed back, d <- d + f(x + d), with f read between pixels. The result is trusted
+    where every step is, and the way stays inside the picture.
+
+    Args:
+        steps: int16 [3, h, w] each, as `unpack` gives them.
+
+    Returns:
+        float32 [3, h, w] in the same units.
+    """
+    total, bits = steps[-1][:2].astype(np.float32), steps[-1][2]
+    h, w = bits.shape
+    rows, columns = np.indices((h, w), np.float32)
+    for planes in reversed(steps[:-1]):
+        x, y = columns + total[0] / SCALE, rows + total[1] / SCALE
+        for axis in (0, 1):
+            earlier = planes[axis].astype(np.float32)
+            total[axis] += cv2.remap(earlier, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+        found = cv2.remap(planes[2], x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        bits = bits & np.where(inside, found, 0)
+    return np.stack([*total, bits.astype(np.float32)])
 
 
 def check(arrays: Mapping[str, np.ndarray], frames: int, size: tuple[int, int]) -> None:
