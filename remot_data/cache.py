@@ -39,9 +39,9 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 class Cache:
     """At most about `limit` bytes of blocks in a folder.
 
-    The size is looked at after every 64 MB written (a twentieth of the limit, if that is less): so for each process that
-    writes, the limit may be passed by that much for a moment. What was not used for longest goes first. Where the disk is
-    full or refuses, reading goes on without the cache, which is said once; it is tried again after a minute.
+    The size is looked at after every 64 MB written (a twentieth of the limit, if that is less): so for each process
+    that writes, the limit may be passed by that much for a moment. What was not used for longest goes first. Where the
+    disk is full or refuses, reading goes on without the cache, which is said once; it is tried again after a minute.
 
     A cache can be pickled, and used by several threads and in forked processes.
     """
@@ -64,15 +64,15 @@ class Cache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def pieces(
-        self, files: Files, wanted: Sequence[tuple[str, int, int]], stamps: Mapping[str, str]
-    ) -> list[bytes]:
+    def pieces(self, files: Files, wanted: Sequence[tuple[str, int, int]], stamps: Mapping[str, str]) -> list[bytes]:
         """As `Files.pieces`, through the cache; `stamps` gives the sha256 of each file."""
         if self._pid != os.getpid():
             self._begin()
         known = {name: f"{stamp}-{BLOCK}" for name, stamp in stamps.items()}
         found = [self._piece(known[name], start, end) for name, start, end in wanted]
-        missing = sorted({block for one, piece in zip(wanted, found, strict=True) if piece is None for block in _of(*one)})
+        missing = sorted(
+            {block for one, piece in zip(wanted, found, strict=True) if piece is None for block in _of(*one)}
+        )
         if not missing:
             return found  # type: ignore[return-value]
         if time.monotonic() < self._off:

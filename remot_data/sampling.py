@@ -238,6 +238,7 @@ def batches(
     start: int = 0,
     worker: int = 0,
     workers: int = 1,
+    skip: int = 0,
     last: str = "drop",
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The batches of one worker of one rank: the number that the next round begins at, and `size` window numbers.
@@ -247,8 +248,9 @@ def batches(
     through the numbers in order, whatever their number, and each gets equally many batches.
 
     Args:
-        last: what becomes of the end of the epoch that `start` is in, where it is no whole round: ``drop`` leaves it out,
-            ``pad`` fills up with the beginning of the epoch, ``through`` goes on with the next epoch, without end.
+        skip: batches that this worker has done already.
+        last: what becomes of the end of the epoch that `start` is in, where it is no whole round: ``drop`` leaves it
+            out, ``pad`` fills up with the beginning of the epoch, ``through`` goes on with the next, without end.
 
     Raises:
         ValueError: for a rank or worker outside its range, or another `last`.
@@ -262,7 +264,7 @@ def batches(
         raise ValueError(f"last is one of {', '.join(LASTS)}, not {last!r}")
     step = world_size * size
     begin = start // total * total if total else 0
-    mine, number = rank + world_size * np.arange(size), start + worker * step
+    mine, number = rank + world_size * np.arange(size), start + (worker + skip * workers) * step
     while last == "through" or number < begin + total:
         after = number + step
         if last != "through" and after > begin + total:

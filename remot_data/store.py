@@ -52,6 +52,10 @@ class StoreError(RuntimeError):
     """A store that is missing, unfinished or not as asked for; the message says what to do."""
 
 
+class DamagedError(StoreError):
+    """A shard or member that is missing, cut short or cannot be decoded; the message names it."""
+
+
 class Index:
     """The index of one shard: where each member of each clip lies.
 
@@ -75,7 +79,7 @@ class Index:
     def members(self, clip: str, ext: str) -> tuple[np.ndarray, np.ndarray]:
         """Offsets and sizes of a clip's members with this extension, in frame order."""
         if clip not in self.spans or ext not in self.offsets:
-            raise StoreError(f"no member {clip}/*.{ext} in this shard")
+            raise DamagedError(f"no member {clip}/*.{ext} in this shard")
         a, b = self.spans[clip]
         return self.offsets[ext][a:b], self.sizes[ext][a:b]
 
@@ -302,14 +306,14 @@ class Store:
             return Index(pq.read_table(io.BytesIO(self.files.read(name))))
         except FileNotFoundError:
             again = "build" if folder == "frames" else "build or `remot annotate`"
-            raise StoreError(f"{self.url}/{name} is missing: run the {again} again") from None
+            raise DamagedError(f"{self.url}/{name} is missing: run the {again} again") from None
         except FilesError:
             raise
         except (OSError, ValueError, KeyError) as error:
             raise self._unreadable(name, error) from error
 
     def _unreadable(self, name: str, error: Exception) -> StoreError:
-        return StoreError(f"{self.url}/{name} cannot be read ({error}); run `remot verify {self.url} --repair`")
+        return DamagedError(f"{self.url}/{name} cannot be read ({error}); run `remot verify {self.url} --repair`")
 
     def sha256(self, folder: str, shard: int) -> str:
         """The sha256 that a shard's index gives for its tar."""
@@ -357,23 +361,27 @@ class Store:
         """The bytes of members of any layers; on a remote store all are asked for at once.
 
         Raises:
-            StoreError: for a shard that is missing or cut short; names the key and the shard.
+            DamagedError: for a shard that is missing or cut short; names the key and the shard.
         """
         places = [self._place(member) for member in members]
         try:
             found = self._pieces(places)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreError(f"a shard is missing ({error}); run `remot verify {self.url} --repair`") from error
+        except FilesError:
+            raise
+        except OSError as error:
+            raise DamagedError(f"a shard cannot be read ({error}); run `remot verify {self.url} --repair`") from error
         for (name, start, end), member, data in zip(places, members, found, strict=True):
             if len(data) != end - start:
-                raise StoreError(f"{self.url}/{name}: {member.key} is cut short; run `remot verify {self.url} --repair`")
+                raise DamagedError(
+                    f"{self.url}/{name}: {member.key} is cut short; run `remot verify {self.url} --repair`"
+                )
         return found
 
     def _place(self, member: Member) -> tuple[str, int, int]:
         folder, clip, ext, t = member
         offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
         if t >= len(offsets):
-            raise StoreError(f"{self.url}/{shard_name(folder, clip.shard)} has no member {member.key}")
+            raise DamagedError(f"{self.url}/{shard_name(folder, clip.shard)} has no member {member.key}")
         return shard_name(folder, clip.shard), (start := int(offsets[t])), start + int(sizes[t])
 
     def _pieces(self, places: Sequence[tuple[str, int, int]]) -> list[bytes]:

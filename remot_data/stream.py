@@ -25,7 +25,7 @@ from remot_data.cache import Cache
 from remot_data.layers import LayerError
 from remot_data.records import Clip, Snapshot
 from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_table
-from remot_data.store import Member, Store, StoreError, open_store, shard_name
+from remot_data.store import DamagedError, Member, Store, StoreError, open_store, shard_name
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +106,8 @@ def stream(
 class Plan:
     """The order of training: `len(plan)` windows an epoch, each read on demand by its number.
 
-    Number i is window i of the epoch `epoch`; numbers from `len(plan)` on are those of the epochs after it. A plan can be
-    pickled, and be used by several threads and in forked processes.
+    Number i is window i of the epoch `epoch`; numbers from `len(plan)` on are those of the epochs after it. A plan can
+    be pickled, and be used by several threads and in forked processes.
 
     Args:
         split: one for all stores, or one for each. A store may be given twice, with two splits.
@@ -148,8 +148,10 @@ class Plan:
         if len(splits) != len(several):
             raise ValueError(f"{len(several)} stores need one split or as many, not {len(splits)}")
         self.rules = sampling.Rules(length, stride, max_step, shuffle, open_shards, seed)
-        self.length, self.source, self.epoch, self.raw = length, source, epoch, raw
+        self.length, self.source, self.seed, self.epoch, self.raw = length, source, seed, epoch, raw
         stores = [s if isinstance(s, Store) else open_store(s, cache) for s in several]
+        if layers is None:
+            layers = _common(stores, snapshot)
         self.readers = [_Reader(s, snapshot, layers) for s in stores]
         spans = [r.spans(name) for r, name in zip(self.readers, splits, strict=True)]
         self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
@@ -172,38 +174,37 @@ class Plan:
 
     def window(self, number: int, size: tuple[int, int] | None = None) -> Window:
         """Read and decode one window of the order."""
-        reader, cut = self.cut(number)
+        _, cut = self._cut(number)
         arrays: Arrays = {}
-        self.decode(reader, cut, self.fetch(reader, cut), arrays, size)
+        self.fill(number, self.fetch(number), arrays, size)
         return Window(cut.id, cut.clip.id, cut.first, cut.source, arrays, cut.step)
 
-    def cut(self, number: int) -> tuple[_Reader, Cut]:
-        """Which frames window `number` has, and the reader of their store."""
+    def fetch(self, number: int) -> list[bytes]:
+        """The members of a window as they are stored.
+
+        Raises:
+            DamagedError: for a shard or member that is missing or cut short; names the key and the shard.
+        """
+        reader, cut = self._cut(number)
+        return reader.store.read_all(reader.members(cut))
+
+    def fill(self, number: int, data: Sequence[bytes], out: Arrays, size: tuple[int, int] | None = None) -> str:
+        """Decode what `fetch` gave into the arrays that `out` has, or new ones; gives the id of the window.
+
+        Raises:
+            DamagedError: for a member that cannot be decoded; names the key and the shard.
+        """
+        reader, cut = self._cut(number)
+        reader.decode(cut, data, out, size or reader.store.size, self.raw)
+        return cut.id
+
+    def _cut(self, number: int) -> tuple[_Reader, Cut]:
         part, clip, first, step, source = self.order.window(self.epoch * len(self.order) + number)
         reader = self.readers[part]
         found = reader.store.clips[clip]
         if self.source == "frontal":
             source = reader.frontal(found, self.order.orders[part].sources(clip))
         return reader, Cut(found, first, step, self.length, source)
-
-    def fetch(self, reader: _Reader, cut: Cut) -> list[bytes]:
-        """The members of a window as they are stored."""
-        return reader.store.read_all(reader.members(cut))
-
-    def decode(
-        self,
-        reader: _Reader,
-        cut: Cut,
-        data: Sequence[bytes],
-        out: Arrays,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        """Turn what `fetch` gave into arrays: into those that `out` has, or new ones.
-
-        Raises:
-            StoreError: for a member that cannot be decoded; names the key and the shard.
-        """
-        reader.decode(cut, data, out, size or reader.store.size, self.raw)
 
 
 class Cut(NamedTuple):
@@ -261,19 +262,29 @@ def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _common(stores: Sequence[Store], snapshot: str) -> list[str]:
+    """The kinds of layer that windows of all stores can have."""
+    held = [store.snapshot(snapshot).layers for store in stores]
+    common = [kind for kind in LAYERS if all(kind in layers for layers in held)]
+    for store, layers in zip(stores, held, strict=True):
+        lost = [kind for kind in LAYERS if kind in layers and kind not in common]
+        if lost:
+            log.warning("%s: the %s layer is not read, because another store has none", store.url, ", ".join(lost))
+    return common
+
+
 class _Reader:
     """One store through one snapshot."""
 
-    def __init__(self, store: Store, snapshot: str, layers: Sequence[str] | None) -> None:
+    def __init__(self, store: Store, snapshot: str, layers: Sequence[str]) -> None:
         self.store, self.snapshot = store, store.snapshot(snapshot)
-        missing = [k for k in layers or () if k not in self.snapshot.layers]
+        missing = [k for k in layers if k not in self.snapshot.layers]
         if missing:
             raise StoreError(
                 f"snapshot {snapshot!r} of {store.url} has no {', '.join(missing)} layer; "
                 f"it has {', '.join(self.snapshot.layers) or 'none'}"
             )
-        self.kinds = [k for k in (LAYERS if layers is None else layers) if k in self.snapshot.layers]
-        self.reads = ["frames", *self.kinds]
+        self.kinds, self.reads = list(layers), ["frames", *layers]
         self.folders = store.folders(self.snapshot)
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
         infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
@@ -346,7 +357,7 @@ class _Reader:
                 getattr(self, f"_{kind}")(cut, values(kind), out, size, raw)
         except _DAMAGE as error:
             tar = shard_name(latest.folder, cut.clip.shard) if latest else cut.id
-            raise StoreError(
+            raise DamagedError(
                 f"{self.store.url}/{tar}: {latest and latest.key} cannot be used ({error}); "
                 f"run `remot verify {self.store.url} --repair`"
             ) from error

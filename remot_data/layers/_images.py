@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -11,7 +13,17 @@ from remot_data.layers._check import LayerError
 
 # 4:4:4 because the pictures are small already: halving their colour again is seen in thin limbs.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+# Without line filters: labels and masks need none, and the lines need no work but inflating.
+_PNG = [
+    cv2.IMWRITE_PNG_COMPRESSION,
+    1,
+    cv2.IMWRITE_PNG_STRATEGY,
+    cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
+    cv2.IMWRITE_PNG_FILTER,
+    cv2.IMWRITE_PNG_FILTER_NONE,
+]
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY_8 = b"\x08\x00\x00\x00\x00"  # 8 bits, one channel, the only methods there are, not interlaced
 
 
 def to_jpeg(image: np.ndarray) -> bytes:
@@ -20,7 +32,7 @@ def to_jpeg(image: np.ndarray) -> bytes:
 
 
 def to_png(image: np.ndarray) -> bytes:
-    """PNG of a single-channel image uint8 [H, W]; labels compress as well with runs as with a search."""
+    """PNG of a single-channel image uint8 [H, W]."""
     return cv2.imencode(".png", image, _PNG)[1].tobytes()
 
 
@@ -30,8 +42,31 @@ def from_jpeg(data: Any) -> np.ndarray:
 
 
 def from_png(data: Any) -> np.ndarray:
-    """uint8 [H, W]."""
-    return _decode(data, cv2.IMREAD_GRAYSCALE)
+    """uint8 [H, W]; what `to_png` wrote is only inflated, other PNG files are left to OpenCV."""
+    plain = _unfiltered(bytes(data))
+    return _decode(data, cv2.IMREAD_GRAYSCALE) if plain is None else plain
+
+
+def _unfiltered(data: bytes) -> np.ndarray | None:
+    """The image of a PNG with 8 bits of grey and no line filter; None for any other PNG."""
+    if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or data[24:29] != _GREY_8:
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    at, packed = 8, []
+    while at + 12 <= len(data):
+        (size,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        if kind in (b"IHDR", b"IDAT"):
+            (check,) = struct.unpack_from(">I", data, at + 8 + size)
+            if zlib.crc32(data[at + 4 : at + 8 + size]) != check:
+                raise LayerError(f"a PNG is damaged: the checksum of its {kind.decode()} does not fit")
+        if kind == b"IDAT":
+            packed.append(data[at + 8 : at + 8 + size])
+        at += 12 + size
+    lines = np.frombuffer(zlib.decompress(b"".join(packed), 15, height * (width + 1)), np.uint8)
+    if lines.size != height * (width + 1):
+        raise LayerError(f"a PNG of {width} x {height} holds {lines.size} bytes")
+    lines = lines.reshape(height, width + 1)
+    return None if lines[:, 0].any() else lines[:, 1:]
 
 
 def _decode(data: Any, how: int) -> np.ndarray:

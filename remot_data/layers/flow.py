@@ -67,8 +67,8 @@ def unpack(extension: str, data: Any) -> np.ndarray:
 def chain(steps: Sequence[np.ndarray]) -> np.ndarray:
     """The flow over several frames, from the flow of each to the one before it, in the order of time.
 
-    From the last frame each pixel is followed back, d <- d + f(x + d), with f read between pixels. The result is trusted
-    where every step is, and the way stays inside the picture.
+    From the last frame each pixel is followed back, d <- d + f(x + d), with f read between pixels. The result is
+    trusted where every step is, and the way stays inside the picture.
 
     Args:
         steps: int16 [3, h, w] each, as `unpack` gives them.

@@ -1,7 +1,8 @@
 import dataclasses
 import itertools
-import threading
+from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from remot_data import render
 from remot_data.schemas import MIRROR_11
 from remot_model import data
-from remot_model.data import DataError, augmented, batches, prefetch
+from remot_model.data import DataError, augmented, batches
 from tests.remot_model.windows import SIZE, Windows, clip_arrays, small_config
 
 
@@ -24,21 +25,19 @@ def config_of(batch: int = 2, **fields):
 
 
 def take(arrays, config, count, start=0, **options):
-    opened = []
+    with closing(batches(Windows(arrays, 4), config, "whole", start=start, **options)) as found:
+        return list(itertools.islice(found, count))
 
-    def epochs(number):
-        opened.append(number)
-        return Windows(arrays, 4)
 
-    found = batches(epochs, config, "whole", start=start, **options)
-    try:
-        return list(itertools.islice(found, count)), opened
-    finally:
-        found.close()
+def changed(window, config, chance):
+    """The arrays of a window as `augmented` leaves them."""
+    arrays = {name: array.copy() for name, array in window.arrays.items()}
+    augmented(arrays, config, "body25", chance)
+    return arrays
 
 
 def test_batches_have_the_documented_shapes(arrays):
-    (batch,), _ = take(arrays, config_of(), 1)
+    (batch,) = take(arrays, config_of(), 1)
     assert batch["frames"].shape == (2, 4, 3, *SIZE)
     assert batch["frames"].min() >= -1 and batch["frames"].max() <= 1
     assert batch["labels"].shape == (2, 4, *SIZE) and batch["labels"].dtype == torch.int64
@@ -47,24 +46,23 @@ def test_batches_have_the_documented_shapes(arrays):
 
 
 def test_starting_later_gives_the_same_batches(arrays):
-    all_of_them, opened = take(arrays, config_of(), 5)
-    assert opened[:3] == [0, 1, 2]
-    later, _ = take(arrays, config_of(), 2, start=6)
+    all_of_them = take(arrays, config_of(), 5)
+    later = take(arrays, config_of(), 2, start=6)
     for a, b in zip(all_of_them[3:], later, strict=True):
         assert set(a) == set(b)
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_the_augmentation_differs_from_epoch_to_epoch(arrays):
-    found, _ = take(arrays, config_of(batch=3), 2)
+    found = take(arrays, config_of(batch=3), 2)
     assert not torch.equal(found[0]["frames"], found[1]["frames"])
-    plain, _ = take(arrays, config_of(batch=3), 2, augment=False)
+    plain = take(arrays, config_of(batch=3), 2, augment=False)
     assert torch.equal(plain[0]["frames"], plain[1]["frames"])
 
 
 def test_a_mirrored_window_is_a_true_one(arrays):
     window = Windows(arrays, 4).window(1)
-    found = augmented(window, config_of(flip=1.0, colour_jitter=False), "body25", np.random.default_rng(0)).arrays
+    found = changed(window, config_of(flip=1.0, colour_jitter=False), np.random.default_rng(0))
     assert np.array_equal(found["frames"], window.arrays["frames"][:, :, ::-1])
     assert np.array_equal(found["source"], window.arrays["source"][:, ::-1])
     assert np.array_equal(found["labels"], np.array(MIRROR_11)[window.arrays["labels"][:, :, ::-1]])
@@ -79,16 +77,16 @@ def test_a_mirrored_window_is_a_true_one(arrays):
 def test_mirroring_twice_is_nothing(arrays):
     window = Windows(arrays, 4).window(0)
     config = config_of(flip=1.0, colour_jitter=False)
-    twice = augmented(
-        augmented(window, config, "body25", np.random.default_rng(0)), config, "body25", np.random.default_rng(0)
-    )
+    once = dataclasses.replace(window, arrays=changed(window, config, np.random.default_rng(0)))
+    twice = changed(once, config, np.random.default_rng(0))
     for name in ("frames", "labels", "flow", "source_labels", "confidence", "pose_map"):
-        assert np.array_equal(twice.arrays[name], window.arrays[name]), name
+        assert not np.array_equal(once.arrays[name], window.arrays[name]), name
+        assert np.array_equal(twice[name], window.arrays[name]), name
 
 
 def test_one_colour_shift_for_the_whole_window(arrays):
     window = Windows(arrays, 4).window(0)
-    found = augmented(window, config_of(flip=0.0), "body25", np.random.default_rng(3)).arrays
+    found = changed(window, config_of(flip=0.0), np.random.default_rng(3))
     assert not np.array_equal(found["frames"], window.arrays["frames"])
     assert np.array_equal(found["frames"][0], found["source"])
     assert np.array_equal(found["labels"], window.arrays["labels"])
@@ -96,39 +94,36 @@ def test_one_colour_shift_for_the_whole_window(arrays):
 
 @pytest.mark.parametrize(("gone", "layer"), [("pose_map", "pose"), ("labels", "parsing"), ("flow", "flow")])
 def test_a_missing_layer_is_named(arrays, gone, layer):
-    found = batches(lambda epoch: Windows(arrays, 4, (gone,)), config_of(), "whole", augment=False)
+    found = batches(Windows(arrays, 4, (gone,)), config_of(), "whole", augment=False)
     with pytest.raises(DataError, match=f"{layer} layer"):
         next(found)
 
 
 def test_a_missing_background_is_no_error(arrays):
-    found = batches(lambda epoch: Windows(arrays, 4, ("background",)), config_of(), "whole")
+    found = batches(Windows(arrays, 4, ("background",)), config_of(), "whole")
     assert "background" not in next(found)
     found.close()
 
 
-def test_an_error_of_the_thread_reaches_the_reader():
-    def items():
-        yield 1
-        raise OSError("the disk is gone")
-
-    found = prefetch(items(), 2)
-    assert next(found) == 1
-    with pytest.raises(OSError, match="disk is gone"):
-        next(found)
+def test_processes_share_every_batch(arrays):
+    whole = take(arrays, config_of(batch=4), 3)
+    for rank in range(2):
+        part = take(arrays, config_of(batch=4), 3, rank=rank, processes=2)
+        assert all(torch.equal(a["frames"][rank::2], b["frames"]) for a, b in zip(whole, part, strict=True))
+    with pytest.raises(DataError, match="3 processes cannot share batches of 4"):
+        take(arrays, config_of(batch=4), 1, processes=3)
 
 
-def test_prefetch_gives_everything_in_order_and_ends():
-    assert list(prefetch(iter(range(20)), 3)) == list(range(20))
-
-
-def test_closing_ends_the_thread():
-    before = threading.active_count()
-    found = prefetch(itertools.count(), 2)
-    assert next(found) == 0
-    assert threading.active_count() == before + 1
-    found.close()
-    assert threading.active_count() == before
+def test_colours_change_as_the_formula_says():
+    chance = np.random.default_rng(1)
+    image = chance.integers(0, 256, (16, 12, 3), np.uint8)
+    gains, shifts = chance.uniform(0.8, 1.2, 3), chance.uniform(-1, 1, 3)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL).astype(np.float64)
+    hsv[..., 0] = (hsv[..., 0] + 30 * shifts[0]) % 256
+    hsv[..., 1:] = np.clip(hsv[..., 1:] * gains[1:] + 10 * shifts[1:], 0, 255)
+    wanted = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB_FULL)
+    data._jitter(image, data._jitter_table(gains, shifts))
+    assert np.abs(image.astype(int) - wanted).max() <= 3  # a value at the edge of two may round to the other
 
 
 def test_stores_of_other_schemas_are_refused(monkeypatch):

@@ -33,7 +33,7 @@ def store(monkeypatch, arrays):
     monkeypatch.setattr(
         data,
         "epochs",
-        lambda stores, config, stage, **_: lambda epoch: Windows(arrays, config.plan(stage).length),
+        lambda stores, config, stage, **_: Windows(arrays, config.plan(stage).length),
     )
 
 
@@ -221,7 +221,7 @@ def test_every_choice_trains(stage, fields):
 def test_without_a_background_the_foreground_is_the_image(arrays):
     config = small_config()
     setting = Setting(config, None, {"region": networks.generator("region", config)})
-    batches = data.batches(lambda epoch: Windows(arrays, 4, ("background",)), config, "whole")
+    batches = data.batches(Windows(arrays, 4, ("background",)), config, "whole")
     clip = STAGE_CLASSES["whole"](setting).prepare(next(batches), torch.Generator())
     batches.close()
     assert torch.equal(clip["image"], clip["foreground"])
@@ -302,7 +302,7 @@ def test_the_last_stage_needs_the_region_stage(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_and_saves_the_batch(tmp_path, monkeypatch, arrays):
     broken = {**arrays, "flow": np.full_like(arrays["flow"], np.nan)}
-    monkeypatch.setattr(data, "epochs", lambda *_, **__: lambda epoch: Windows(broken, 4))
+    monkeypatch.setattr(data, "epochs", lambda *_, **__: Windows(broken, 4))
     with pytest.raises(TrainingError, match="flow.*not finite"):
         train.train("s", tmp_path, config=small_config(), stages=["layout"], steps=1, say=quiet)
     assert (tmp_path / "layout" / "failed-000000.safetensors").is_file()

@@ -40,7 +40,9 @@ def clip_arrays(frames: int = 8, size: tuple[int, int] = SIZE, seed: int = 0) ->
 
 
 class Windows:
-    """An epoch over one clip, as `remot_data.stream.Plan`: windows in order, the first frame as source."""
+    """The order over one clip, as `remot_data.stream.Plan`: windows one after the other, the first frame as source."""
+
+    remote, seed = False, 0
 
     def __init__(self, arrays: dict[str, np.ndarray], length: int, drop: tuple[str, ...] = ()) -> None:
         self.arrays, self.length = {k: v for k, v in arrays.items() if k not in drop}, length
@@ -48,11 +50,22 @@ class Windows:
     def __len__(self) -> int:
         return len(self.arrays["frames"]) // self.length
 
-    def window(self, index: int, size: tuple[int, int] | None = None) -> Window:
-        a = index * self.length
-        cut = {k: v if k == "background" else v[a : a + self.length] for k, v in self.arrays.items()}
+    def window(self, number: int, size: tuple[int, int] | None = None) -> Window:
+        a = number % len(self) * self.length
+        cut = {k: v.copy() if k == "background" else v[a : a + self.length].copy() for k, v in self.arrays.items()}
         cut["pts"] = np.arange(a, a + self.length)
         for name, layer in (("source", "frames"), ("source_labels", "labels"), ("source_keypoints", "keypoints")):
             if layer in self.arrays:
-                cut[name] = self.arrays[layer][0]
+                cut[name] = self.arrays[layer][0].copy()
         return Window(f"clip:{a}-{a + self.length - 1}/0", "clip", a, 0, cut)
+
+    def fetch(self, number: int) -> list[bytes]:
+        return []
+
+    def fill(
+        self, number: int, data: list[bytes], out: dict[str, np.ndarray], size: tuple[int, int] | None = None
+    ) -> str:
+        window = self.window(number, size)
+        for name, array in window.arrays.items():
+            out.setdefault(name, np.empty_like(array))[:] = array
+        return window.id
