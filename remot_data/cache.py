@@ -8,7 +8,6 @@ temporary file, which the next eviction sweeps, and locks that the kernel takes 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -33,7 +32,6 @@ _STEP = 64 * 2**20  # most bytes a process writes between two looks at the size 
 _ROOM = 0.9  # share of the limit that an eviction leaves
 _FRESH = 60.0  # seconds in which a block need not be marked as used again
 _STALE = 600.0  # seconds after which a temporary file belongs to nobody
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM))
 
 
 class Cache:
@@ -50,6 +48,8 @@ class Cache:
         self.folder, self.limit = Path(folder), int(limit)
         if self.limit < BLOCK:
             raise ValueError(f"a cache of {self.limit} bytes holds no block of {BLOCK}; give it more")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is no folder; the cache needs one of its own")
         self._begin()
 
     def _begin(self) -> None:
@@ -159,8 +159,6 @@ class Cache:
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            if error.errno not in _FULL:
-                raise
             self._turn_off(error)
         else:
             self._written += len(data)
@@ -185,8 +183,6 @@ class Cache:
                     while not _locked(file) and time.monotonic() < deadline:
                         time.sleep(0.005)
             except OSError as error:  # no room for the locks themselves: two may fetch the same
-                if error.errno not in _FULL:
-                    raise
                 self._turn_off(error)
             yield
 

@@ -1,0 +1,264 @@
+"""Batches: the same windows in the same order whatever the threads, ranks, workers, restarts and damages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from remot_data.loader import Loader
+from remot_data.store import StoreError
+from remot_data.stream import Plan, stream, to_torch
+from remot_data.synthetic_store import build_synthetic
+
+
+@pytest.fixture(scope="module")
+def plan(dancers):
+    """Windows of 2 frames of the four dancers of the training split: 36 an epoch."""
+    return Plan(dancers, length=2, seed=3, open_shards=2)
+
+
+def ids(batches):
+    return [name for batch in batches for name in batch["id"]]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("raw", [False, True])
+def test_batches_hold_the_windows_of_the_stream(dancers, threads, raw):
+    told = {"length": 3, "seed": 5, "max_step": 2, "raw": raw, "size": (32, 24)}
+    windows = list(stream(dancers, **told))
+    size = told.pop("size")
+    batches = list(Loader(Plan(dancers, **told), 4, size=size, threads=threads, last="pad"))
+    assert ids(batches)[: len(windows)] == [window.id for window in windows]
+    for number, window in enumerate(windows):
+        batch = batches[number // 4]
+        assert batch["number"][number % 4] == number
+        assert batch.keys() == window.arrays.keys() | {"id", "number"}
+        for name, array in window.arrays.items():
+            found = batch[name][number % 4]
+            assert found.dtype == array.dtype and np.array_equal(found, array), name
+
+
+def test_batches_are_not_written_to_again(plan):
+    batches = list(Loader(plan, 3, threads=2))
+    kept = [batch["frames"].copy() for batch in batches]
+    list(Loader(plan, 3, threads=2))
+    assert all(np.array_equal(batch["frames"], frames) for batch, frames in zip(batches, kept, strict=True))
+
+
+def test_epochs_follow_each_other_and_differ(plan):
+    loader = Loader(plan, 5)
+    first, second = ids(loader), ids(loader)
+    assert loader.seen == 2 * len(plan)
+    assert len(first) == len(second) == 35 and loader.uneven == 1
+    assert len(set(first)) == 35 and first != second
+    again = Loader(plan, 5)
+    again.load_state_dict({"seen": len(plan)})
+    assert ids(again) == second
+
+
+@pytest.mark.parametrize("last", ["drop", "pad", "through"])
+def test_going_on_behind_any_batch(plan, last):
+    loader, found, states = Loader(plan, 5, last=last, threads=1), [], []
+    for batch in islice(loader, 12):
+        found.append(batch["id"])
+        states.append(loader.state_dict())
+    whole = len(found)
+    assert whole == {"drop": 7, "pad": 8, "through": 12}[last]
+    for taken, state in enumerate(states, 1):
+        again = Loader(plan, 5, last=last, threads=0)
+        again.load_state_dict(state)
+        if last == "pad" and taken == whole:
+            assert again.seen == len(plan)  # the next epoch
+            continue
+        assert [batch["id"] for batch in islice(again, whole - taken)] == found[taken:]
+
+
+def test_another_world_size_in_the_middle_keeps_the_order(plan):
+    whole = ids(islice(Loader(plan, 1, last="through"), 60))
+    found, seen = [], 0
+    for world_size, batch, rounds in ((3, 2, 4), (1, 5, 2), (4, 1, 6)):
+        ranks = [Loader(plan, batch, rank=r, world_size=world_size, last="through") for r in range(world_size)]
+        parts = []
+        for loader in ranks:
+            loader.load_state_dict({"seen": seen})
+            parts.append(list(islice(loader, rounds)))
+        assert len({loader.seen for loader in ranks}) == 1
+        seen = ranks[0].seen
+        for batches in zip(*parts, strict=True):
+            found += [name for row in zip(*(b["id"] for b in batches), strict=True) for name in row]
+    assert found == whole[: len(found)] and len(found) == seen == 58
+
+
+def test_a_change_is_made_in_place_and_told_the_number(plan):
+    def change(number, arrays):
+        arrays["frames"][:] = number % 251
+
+    for batch in islice(Loader(plan, 4, change=change), 3):
+        assert [int(frames.max()) for frames in batch["frames"]] == [n % 251 for n in batch["number"]]
+
+
+def test_batches_as_torch_tensors(plan):
+    torch = pytest.importorskip("torch")
+    batch = next(iter(Loader(plan, 3)))
+    tensors = to_torch(batch)
+    assert tensors["frames"].shape == (3, 2, 3, 64, 48)
+    assert tensors["flow"].shape == (3, 2, 2, 64, 48) and tensors["flow"].is_contiguous()
+    assert tensors["confidence"].shape == (3, 2, 1, 64, 48)
+    assert tensors["source"].shape == (3, 3, 64, 48)
+    assert torch.equal(tensors["flow"][1, 1, 0], torch.from_numpy(np.ascontiguousarray(batch["flow"][1, 1, ..., 0])))
+    assert tensors["id"] == batch["id"]
+
+
+def test_a_plan_can_be_sent_to_another_process(plan):
+    assert ids(Loader(pickle.loads(pickle.dumps(plan)), 4)) == ids(Loader(plan, 4))
+
+
+def test_stores_of_other_sizes_need_a_size(dancers, tmp_path):
+    other = build_synthetic(str(tmp_path / "s"), dancers=2, frames=20, test=0, size=(32, 32), seed=9, workers=0)
+    plan = Plan([dancers, other], length=2, weights=[1, 3])
+    with pytest.raises(StoreError, match=r"frames has the shape .* give a size"):
+        list(Loader(plan, 4))
+    found = ids(Loader(plan, 4, size=(32, 24), last="pad"))
+    # Two dancers of 19 windows at least, three times; and the same share in every stretch.
+    share = sum(name.startswith("dancer-009") for name in found) / len(found)
+    part = sum(name.startswith("dancer-009") for name in found[:20]) / 20
+    assert share == pytest.approx(3 * 18 / (3 * 18 + 36), abs=0.02) and part == pytest.approx(share, abs=0.06)
+
+
+def test_a_layer_that_one_store_lacks_is_left_out_and_said(dancers, tmp_path, caplog):
+    import shutil
+
+    from remot_data.records import Snapshot
+    from remot_data.store import open_store
+
+    shutil.copytree(dancers.url, tmp_path / "s")
+    other = open_store(str(tmp_path / "s"))
+    layers = dancers.snapshot("main").layers
+    other.write_snapshot(Snapshot("main", {kind: layers[kind] for kind in ("pose", "parsing")}))
+    with caplog.at_level(logging.WARNING):
+        batch = next(iter(Loader(Plan([dancers, other], length=2), 6)))
+    assert "flow" not in batch and "labels" in batch
+    assert "the flow, background layer is not read" in caplog.text
+
+
+def test_closing_ends_the_threads_and_what_they_do(plan):
+    before = threading.active_count()
+    batches = iter(Loader(plan, 2, threads=3))
+    next(batches)
+    assert threading.active_count() == before + 3
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_of_a_thread_reaches_the_reader(plan):
+    def change(number, arrays):
+        raise RuntimeError(f"no change for {number}")
+
+    with pytest.raises(RuntimeError, match="no change for"):
+        next(iter(Loader(plan, 2, change=change)))
+
+
+def test_memory_does_not_grow_over_the_epochs(plan):
+    """Arrays of finished batches are given back; what is kept has a bound."""
+    import psutil
+
+    process, loader = psutil.Process(), Loader(plan, 4, threads=2)
+    for _ in range(3):
+        list(iter(loader).__next__() for _ in range(1))
+    sizes = []
+    for _ in range(12):
+        for _ in loader:
+            pass
+        sizes.append(process.memory_info().rss)
+    assert sizes[-1] - sizes[3] < 12e6
+
+
+def test_nonsense_is_refused_at_once(plan):
+    for wrong in ({"threads": -1}, {"ahead": 0}, {"last": "cut"}, {"rank": 1}):
+        with pytest.raises(ValueError):
+            Loader(plan, 2, **wrong)
+    with pytest.raises(ValueError):
+        Loader(plan, 0)
+
+
+# Damage
+
+
+def flow_tar(store):
+    return next((Path(store.url) / store.folders(store.snapshot("main"))["flow"]).glob("shard-00000.tar"))
+
+
+def damage(store, clip, t):
+    """Spoil the flow of one frame; gives its key."""
+    folder = store.folders(store.snapshot("main"))["flow"]
+    offsets, sizes = store.index(folder, clip.shard).members(clip.id, "npz")
+    with open(f"{store.url}/{folder}/shard-{clip.shard:05d}.tar", "r+b") as file:
+        file.seek(int(offsets[t]) + int(sizes[t]) // 2)
+        file.write(b"\xff" * 40)
+    return f"{clip.key(t)}.npz"
+
+
+def test_a_damaged_member_is_replaced_alike_everywhere_and_said(own_dancers, caplog):
+    clip = own_dancers.clips[0]
+    told = {"length": 2, "seed": 3}
+    healthy = ids(Loader(Plan(own_dancers, **told), 1))
+    key = damage(own_dancers, clip, 5)
+    plan = Plan(own_dancers.url, **told)
+    with caplog.at_level(logging.WARNING):
+        loader = Loader(plan, 1, most_damaged=1)
+        found = ids(loader)
+    bad = [n for n, name in enumerate(healthy) if name != found[n]]
+    assert bad and len(found) == len(healthy) and set(loader.replaced) >= set(bad)
+    assert all(name.startswith(clip.id) for name in (healthy[n] for n in bad))
+    assert f"{len(loader.replaced)} windows of this epoch were damaged and replaced" in caplog.text
+    assert key in caplog.text and "flow" in caplog.text and "shard-00000.tar" in caplog.text
+    ranks = [ids(Loader(plan, 1, rank=rank, world_size=2, most_damaged=1, threads=0)) for rank in range(2)]
+    assert [ranks[n % 2][n // 2] for n in range(len(found) // 2 * 2)] == found[: len(found) // 2 * 2]
+
+
+def test_too_much_damage_is_an_error_that_names_key_and_shard(own_dancers):
+    for clip in own_dancers.clips:
+        for t in range(clip.frames):
+            damage(own_dancers, clip, t)
+    with pytest.raises(StoreError, match=r"2 windows of this epoch are damaged, and 1 are allowed.*shard-0.*\.npz"):
+        list(Loader(Plan(own_dancers.url, length=2), 2))
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "no index"])
+def test_a_shard_that_is_gone_or_cut_is_damage(own_dancers, how):
+    tar = flow_tar(own_dancers)
+    if how == "cut":
+        os.truncate(tar, 3000)
+    else:
+        (tar if how == "gone" else tar.with_suffix(".parquet")).unlink()
+    plan = Plan(own_dancers.url, length=2)
+    loader = Loader(plan, 2, most_damaged=1)
+    found = ids(loader)
+    assert len(found) == len(plan) and loader.replaced
+    assert any("shard-00000" in why for why in loader.replaced.values())
+    with pytest.raises(StoreError, match="shard-00000"):
+        list(Loader(plan, 2))
+
+
+def test_a_label_outside_its_set_is_damage(dancers, monkeypatch):
+    from remot_data.layers import parsing
+
+    clip, real = dancers.clips[1], parsing.decode
+    folder = dancers.folders(dancers.snapshot("main"))["parsing"]
+    (spoilt,) = dancers.read_members(folder, clip, "png", [7])
+
+    def decode(extension, data):
+        return np.full_like(real(extension, data), 99) if data == spoilt else real(extension, data)
+
+    monkeypatch.setattr(parsing, "decode", decode)
+    loader = Loader(Plan(dancers, length=2, layers=["parsing"]), 2, most_damaged=1)
+    assert len(ids(loader)) == len(loader.plan)
+    assert loader.replaced and all(clip.key(7) in why for why in loader.replaced.values())
+    assert all("label 99 is outside the set 'atr18'" in why for why in loader.replaced.values())
