@@ -131,6 +131,8 @@ class Config:
             raise ConfigError(f"ema is a decay of at least 0 and below 1, not {self.ema}")
         if self.source_frame not in ("frontal", "random"):
             raise ConfigError(f"source_frame is 'frontal' or 'random', not {self.source_frame!r}")
+        if self.tau <= 0:
+            raise ConfigError(f"tau is a temperature above 0, not {self.tau}")
         if self.mask_frames not in (1, 3):
             raise ConfigError(f"mask_frames is 1 or 3, not {self.mask_frames}")
         if not 0 <= self.decoder_blocks <= self.n_blocks:
@@ -248,26 +250,56 @@ _SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-# The rows of the paper's ablation tables 3 and 4.
-_ABLATIONS: dict[str, dict[str, Any]] = {
-    "": {},
+# Variants of a preset, joined by colons: the rows of the paper's ablation tables 3 and 4, and what it leaves open.
+_VARIANTS: dict[str, dict[str, Any]] = {
     "no-tam": {"use_tam": False},
     "no-wcn": {"use_wcn": False},
     "no-gam": {"use_wcn": False, "use_gam": False},
+    "no-temporal": {"temporal_scales": 0},
+    "layout6": {"layout_classes": 6},
+    "layout11": {"layout_classes": 11},
 }
+_OF_THE_WCN = ("use_tam", "tau")  # these mean nothing without it
 
 
 def preset(name: str) -> Config:
     """The preset ``paper`` (256x192), ``small`` (128x96) or ``tiny`` (64x48; minutes on two CPU cores).
 
-    A suffix gives a row of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN with GAM)
-    and ``paper:no-gam`` (Region GAN alone).
+    Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
+    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``layout6`` or
+    ``layout11``, and ``tau=0.1`` for a temperature. They combine: ``tiny:layout6:tau=0.1``.
+
+    Raises:
+        ConfigError: for an unknown name, two variants that set one field, or one that has no meaning beside another.
     """
-    size, _, ablation = name.partition(":")
-    if size not in _SIZES or ablation not in _ABLATIONS:
-        known = ", ".join(_SIZES), ", ".join(a for a in _ABLATIONS if a)
-        raise ConfigError(f"no preset is called {name!r}; there are {known[0]}, each also with :{known[1]}")
-    return Config(name=name, **{**_SIZES[size], **_ABLATIONS[ablation]})
+    size, *variants = name.split(":")
+    if size not in _SIZES:
+        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(_SIZES)}, with {_known_variants()}")
+    fields: dict[str, Any] = {}
+    for variant in variants:
+        found = _variant(variant, name)
+        if twice := fields.keys() & found.keys():
+            raise ConfigError(f"the preset {name!r} sets {', '.join(sorted(twice))} twice; choose one variant of it")
+        fields |= found
+    if not fields.get("use_wcn", True) and (idle := [f for f in _OF_THE_WCN if f in fields]):
+        raise ConfigError(f"the preset {name!r} has no composition network, so {', '.join(idle)} changes nothing")
+    return Config(name=name, **{**_SIZES[size], **fields})
+
+
+def _variant(variant: str, name: str) -> dict[str, Any]:
+    if variant in _VARIANTS:
+        return _VARIANTS[variant]
+    key, _, value = variant.partition("=")
+    try:
+        if key == "tau":
+            return {"tau": float(value)}
+    except ValueError:
+        pass
+    raise ConfigError(f"the preset {name!r} has no variant {variant!r}; there are {_known_variants()}")
+
+
+def _known_variants() -> str:
+    return f"{', '.join(':' + v for v in _VARIANTS)} and :tau=NUMBER"
 
 
 def temporal_spacings(config: Config) -> tuple[int, ...]:

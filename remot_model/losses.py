@@ -40,6 +40,7 @@ class Judgement:
 def judge(discriminator: nn.Module, pair: Pair, config: Config) -> Judgement:
     """LSGAN and feature matching from one pass over the real and one over all fake images.
 
+    `d` is half the sum of (real + fake) over the fakes, so the real images weigh as much as all fakes together.
     The same logits serve both sides: take `d`'s gradient with respect to the discriminator only, that of `gan` and
     `feat` with respect to the generator only.
     """
@@ -48,7 +49,7 @@ def judge(discriminator: nn.Module, pair: Pair, config: Config) -> Judgement:
     d = gan = feat = pair.real.new_zeros(())
     for of_real, of_fake in zip(real, fake, strict=True):
         logits = of_fake[-1]
-        d = d + ((of_real[-1] - 1).square().mean() + logits.square().mean() * count) / 2
+        d = d + count * ((of_real[-1] - 1).square().mean() + logits.square().mean()) / 2
         gan = gan + (logits - 1).square().mean() * count
         for a, b in zip(of_real[:-1], of_fake[:-1], strict=True):
             feat = feat + (b.unflatten(0, (count, -1)) - a.detach()).abs().mean() * count

@@ -6,7 +6,9 @@ import pytest
 from remot_model.config import STAGES, Config, ConfigError, StagePlan, preset, temporal_spacings
 
 
-@pytest.mark.parametrize("name", ["paper", "small", "tiny", "paper:no-tam", "tiny:no-gam", "small:no-wcn"])
+@pytest.mark.parametrize(
+    "name", ["paper", "small", "tiny:no-tam", "tiny:no-gam", "small:no-wcn:layout6", "tiny:tau=0.1"]
+)
 def test_a_configuration_survives_json(name):
     config = preset(name)
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
@@ -32,6 +34,30 @@ def test_ablation_rows():
     assert preset("paper:no-wcn").stages == ("layout", "region")
     assert not preset("paper:no-gam").use_gam
     assert preset("paper").stages == STAGES
+
+
+def test_variants_combine():
+    c = preset("tiny:layout6:no-temporal:tau=0.1")
+    assert (c.layout_classes, temporal_spacings(c), c.tau, c.size) == (6, (), 0.1, (64, 48))
+    assert preset("paper:layout11").digest() == preset("paper").digest()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("tiny:no-gam:no-wcn", "use_wcn twice"),
+        ("tiny:layout6:layout11", "layout_classes twice"),
+        ("tiny:no-wcn:no-tam", "use_tam changes nothing"),
+        ("tiny:no-gam:tau=0.1", "tau changes nothing"),
+        ("tiny:tau=0", "above 0"),
+        ("tiny:tau=cold", "no variant 'tau=cold'"),
+        ("tiny:no-hands", "no variant 'no-hands'; there are :no-tam"),
+        ("tiny:", "no variant ''"),
+    ],
+)
+def test_variants_that_make_no_sense_are_refused(name, why):
+    with pytest.raises(ConfigError, match=why):
+        preset(name)
 
 
 def test_the_rate_is_constant_then_falls_to_zero():
@@ -67,7 +93,7 @@ def test_the_digest_is_that_of_the_networks_alone():
     assert dataclasses.replace(c, tau=0.1).digest() != c.digest()
 
 
-@pytest.mark.parametrize("name", ["huge", "paper:no-such", ""])
+@pytest.mark.parametrize("name", ["huge", "huge:no-tam", ""])
 def test_an_unknown_preset_lists_the_known_ones(name):
     with pytest.raises(ConfigError, match="paper, small, tiny"):
         preset(name)

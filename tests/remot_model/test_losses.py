@@ -25,7 +25,7 @@ def test_lsgan_wants_one_for_real_and_zero_for_fake():
     config = small_config(d_layers=1)
     pair = Pair(torch.full((2, 3, 4, 4), 0.8), (torch.full((2, 3, 4, 4), 0.3), torch.full((2, 3, 4, 4), 0.3)))
     found = judge(Constant(), pair, config)
-    assert found.d.item() == pytest.approx((0.2**2 + 2 * 0.3**2) / 2)
+    assert found.d.item() == pytest.approx(2 * (0.2**2 + 0.3**2) / 2)
     assert found.gan.item() == pytest.approx(2 * 0.7**2)
     assert found.feat.item() == pytest.approx(2 * 0.5 * 4 / 2)
 
@@ -36,6 +36,7 @@ def test_one_pass_gives_the_same_as_separate_passes():
     real, final, raw = (torch.rand(3, 4, *SIZE) for _ in range(3))
     both = judge(net, Pair(real, (final, raw)), config)
     single = [judge(net, Pair(real, (fake,)), config) for fake in (final, raw)]
+    assert torch.allclose(both.d, single[0].d + single[1].d, atol=1e-5)
     assert torch.allclose(both.gan, single[0].gan + single[1].gan, atol=1e-5)
     assert torch.allclose(both.feat, single[0].feat + single[1].feat, atol=1e-5)
 
