@@ -77,6 +77,7 @@ class Config:
     tam_softmax: bool = True  # the paper names no softmax, its code has it
     tau: float = 1.0  # temperature of the TAM
     mask_frames: int = 3  # paper: 1; released: 3
+    crop_regions: bool = True  # the Region GAN sees each region's surroundings instead of the frame; docs/model.md
     clip_regions: bool = False  # multiply a generated region by its mask before the sum of equation (11)
     refine_coarse: bool = False  # the WCN's foreground is added to the coarse one; not in the paper, for short runs
     background_hole: bool = True  # the background is black where the layout is not background
@@ -210,7 +211,7 @@ class Config:
 
 _NETWORK_FIELDS = (
     "size ngf n_downsample n_blocks decoder_blocks norm layout_classes use_gam use_tam use_wcn tam_softmax tau "
-    "mask_frames clip_regions refine_coarse background_hole first_frame_raw"
+    "mask_frames crop_regions clip_regions refine_coarse background_hole first_frame_raw"
 ).split()
 # Those of them that mean nothing to the network of a stage.
 _OF_THE_WCN_ONLY = "use_tam use_wcn tam_softmax tau refine_coarse background_hole".split()
@@ -256,6 +257,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "no-wcn": {"use_wcn": False},
     "no-gam": {"use_wcn": False, "use_gam": False},
     "no-temporal": {"temporal_scales": 0},
+    "no-crops": {"crop_regions": False},
     "layout6": {"layout_classes": 6},
     "layout11": {"layout_classes": 11},
 }
@@ -266,8 +268,9 @@ def preset(name: str) -> Config:
     """The preset ``paper`` (256x192), ``small`` (128x96) or ``tiny`` (64x48; minutes on two CPU cores).
 
     Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
-    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``layout6`` or
-    ``layout11``, and ``tau=0.1`` for a temperature. They combine: ``tiny:layout6:tau=0.1``.
+    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``no-crops``
+    (the Region GAN sees whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a temperature. They combine:
+    ``tiny:layout6:tau=0.1``.
 
     Raises:
         ConfigError: for an unknown name, two variants that set one field, or one that has no meaning beside another.

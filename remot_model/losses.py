@@ -29,6 +29,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Pairs of several sizes for one discriminator; each counts by its share in `shares`."""
+
+    pairs: tuple[Pair, ...]
+    shares: tuple[float, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Judgement:
     """Losses of one discriminator: `d` for itself, `gan` and `feat` (feature matching) for the generator."""
 
@@ -37,13 +46,20 @@ class Judgement:
     feat: Tensor
 
 
-def judge(discriminator: nn.Module, pair: Pair, config: Config) -> Judgement:
+def judge(discriminator: nn.Module, pair: Pair | Pairs, config: Config) -> Judgement:
     """LSGAN and feature matching from one pass over the real and one over all fake images.
 
     `d` is half the sum of (real + fake) over the fakes, so the real images weigh as much as all fakes together.
     The same logits serve both sides: take `d`'s gradient with respect to the discriminator only, that of `gan` and
     `feat` with respect to the generator only.
     """
+    if isinstance(pair, Pairs):
+        found = [judge(discriminator, each, config) for each in pair.pairs]
+        d, gan, feat = (
+            torch.stack([share * getattr(j, name) for share, j in zip(pair.shares, found, strict=True)]).sum()
+            for name in ("d", "gan", "feat")
+        )
+        return Judgement(d, gan, feat)
     count = len(pair.fakes)
     real, fake = discriminator(pair.real), discriminator(torch.cat(pair.fakes))
     d = gan = feat = pair.real.new_zeros(())

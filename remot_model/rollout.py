@@ -17,16 +17,21 @@ from torch import Tensor, nn
 from remot_data.schemas import REGIONS, label_table
 from remot_model.alignment import Aligned, align
 from remot_model.config import Config, ConfigError
+from remot_model.cropping import Crop, crops_of, on_crops
 from remot_model.networks.layout import LayoutFrame
 from remot_model.networks.whole import WholeFrame
 
 
 @dataclass(frozen=True)
 class State:
-    """What a clip carries from one piece to the next: two conditions and two outputs, both [N, 2, c, H, W]."""
+    """What a clip carries from one piece to the next: two conditions and two outputs, both [N, 2, c, H, W].
+
+    `source` is what the Layout GAN made of the source layout, [N, C, h, w]: it is the same for the whole clip.
+    """
 
     conditions: Tensor
     outputs: Tensor
+    source: Tensor | None = None
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -63,19 +68,19 @@ def layouts(
     Returns:
         A `LayoutFrame` whose tensors are [N, T, ...], and the state for the next piece.
     """
-    code = net.encode(source_layout, windows(poses, state and state.conditions))
+    code = net.encode(source_layout, windows(poses, state and state.conditions), state and state.source)
     memory = state.outputs if state else torch.zeros_like(source_layout)[:, None].repeat(1, 2, 1, 1, 1)
     frames = []
     for t in range(poses.shape[1]):
         frames.append(net.step(t, code, memory, state is None and t == 0))
         memory = _push(memory, frames[-1].layout)
-    return _stack(LayoutFrame, frames), State(_last_two(poses, state), memory)
+    return _stack(LayoutFrame, frames), State(_last_two(poses, state), memory, code.source.detach())
 
 
 def regions(
     net: nn.Module, config: Config, labels: Tensor, aligned: Tensor, aligned_labels: Tensor, state: State | None = None
 ) -> tuple[Tensor, State]:
-    """Run the Region GAN over T frames, the five regions as one batch.
+    """Run the Region GAN over T frames, the five regions as one batch, or those whose crops have one size.
 
     Args:
         net: a `RegionGenerator`.
@@ -92,11 +97,15 @@ def regions(
     masks = _by_region(region_masks(labels))
     parts = _by_region(aligned[:, :, None] * region_masks(aligned_labels))
     context = windows(masks, state and state.conditions) if config.mask_frames == 3 else masks
-    code = net.encode(context)
+    crops = region_crops(config, labels, aligned_labels)
+    code = None if crops else net.encode(context)
     memory = state.outputs if state else torch.zeros_like(parts[:, :1]).repeat(1, 2, 1, 1, 1)
     frames = []
     for t in range(labels.shape[1]):
-        image = net.step(t, code, parts[:, t], memory)
+        if crops:
+            image = on_crops(net.frame, crops[t], context[:, t], parts[:, t], memory)
+        else:
+            image = net.step(t, code, parts[:, t], memory)
         frames.append(image * masks[:, t] if config.clip_regions else image)
         memory = _push(memory, frames[-1])
     made = torch.stack(frames, 1).unflatten(0, (-1, len(REGIONS))).transpose(1, 2)
@@ -143,6 +152,23 @@ def whole(
 def region_masks(labels: Tensor) -> Tensor:
     """Masks of the five regions: int64 [N, T, H, W] in schema remot6 -> float [N, T, 5, 1, H, W]."""
     return one_hot(labels, 6)[..., 1:, :, :].unsqueeze(-3)
+
+
+def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list[list[Crop | None]] | None:
+    """Where the regions are worked on: for each frame the N * 5 crops, or None if the configuration crops nothing.
+
+    A crop holds the region in the layout and in the aligned source, both int64 [N, T, H, W] in schema remot6. Where
+    both are empty the region is absent and comes out as zeros; but training needs one crop to have a gradient.
+    """
+    if not config.crop_regions:
+        return None
+    content = _by_region((region_masks(labels) + region_masks(aligned_labels)) > 0)[:, :, 0].transpose(0, 1)
+    cell = 2**config.n_downsample
+    crops = crops_of(content.flatten(0, 1), cell)
+    if torch.is_grad_enabled() and not any(crops):
+        crops[0] = Crop(0, 0, *(min(4 * cell, side) for side in config.size))
+    each = content.shape[1]
+    return [crops[i : i + each] for i in range(0, len(crops), each)]
 
 
 def background_of(config: Config, background: Tensor, labels: Tensor) -> Tensor:

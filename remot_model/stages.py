@@ -17,10 +17,12 @@ from remot_data.schemas import label_set
 from remot_model import rollout
 from remot_model.alignment import boxes
 from remot_model.config import Config, temporal_spacings
+from remot_model.cropping import Crop, by_size, cut_all
 from remot_model.features import Features
 from remot_model.losses import (
     Motion,
     Pair,
+    Pairs,
     crops,
     image_losses,
     layout_nll,
@@ -47,7 +49,7 @@ class Pass:
     """A chunk's result: weighted `losses`, `pairs` by discriminator, `pictures` [N, T, 3, H, W] in [-1, 1]."""
 
     losses: Tensors
-    pairs: dict[str, Pair]
+    pairs: dict[str, Pair | Pairs]
     pictures: Tensors
     carried: Carried
 
@@ -129,10 +131,14 @@ class RegionStage:
         made, state = rollout.regions(net, c, labels, aligned, aligned_labels, carried and carried.state)
         masks = region_masks(labels)
         real = clip["frames"][:, a:b, None] * masks
-        x, y = made.flatten(0, 2), real.flatten(0, 2)
-        losses = {"rec": c.lambda_rec * F.l1_loss(x, y), **image_losses(x, y, self.features, c)}
-        m = masks.flatten(0, 2)
-        pairs = {"image": Pair(torch.cat([m, y], 1), (torch.cat([m, x], 1),))}
+        groups = _same_size(rollout.region_crops(c, labels, aligned_labels), masks, made, real)
+        shares = tuple(m.numel() / masks.numel() for m, _, _ in groups)
+        terms = [image_losses(x, y, self.features, c) for _, x, y in groups]
+        losses = {"rec": c.lambda_rec * F.l1_loss(made, real)}
+        for name in terms[0] if terms else ():
+            losses[name] = torch.stack([s * term[name] for s, term in zip(shares, terms, strict=True)]).sum()
+        judged = tuple(Pair(torch.cat([m, y], 1), (torch.cat([m, x], 1),)) for m, x, y in groups)
+        pairs = {"image": Pairs(judged, shares)}
         pictures = {"aligned": aligned, "real": real.sum(2), "made": made.sum(2)}
         return Pass(losses, pairs, pictures, Carried(state, made.detach().sum(2)))
 
@@ -210,6 +216,15 @@ def needed_generators(stage: str, config: Config) -> tuple[str, ...]:
     """The earlier stages whose generators a stage runs, frozen."""
     extra = ("layout",) if stage == "whole" and config.predicted_layouts > 0 else ()
     return (*STAGES[stage].needs, *extra)
+
+
+def _same_size(crops: list[list[Crop | None]] | None, *images: Tensor) -> list[tuple[Tensor, ...]]:
+    """Images [N, T, 5, c, H, W] of all regions as batches of one size: their crops, or the frames without any."""
+    frames = [x.movedim(1, 0).flatten(0, 2) for x in images]  # by frame, then clip and region, as the crops are
+    if crops is None:
+        return [tuple(frames)]
+    flat = [crop for frame in crops for crop in frame]
+    return [tuple(cut_all(x, flat, group) for x in frames) for group in by_size(flat)]
 
 
 def _aligned(config: Config, batch: Tensors, six: Tensor) -> Tensors:

@@ -42,14 +42,16 @@ class LayoutGenerator(nn.Module):
         self.layout = nn.Sequential(DecoderTrunk(config), Head(k, config, nn.Softmax(1)))
         self.motion = nn.Sequential(DecoderTrunk(config), FlowHeads(config))
 
-    def encode(self, source_layout: Tensor, pose_windows: Tensor) -> LayoutCode:
+    def encode(self, source_layout: Tensor, pose_windows: Tensor, source: Tensor | None = None) -> LayoutCode:
         """Features of all frames at once.
 
         Args:
             source_layout: one-hot [N, K, H, W].
             pose_windows: [N, T, 9, H, W], the pose maps of frames t-2, t-1, t in [-1, 1].
+            source: F_L of an earlier piece of the clip, instead of computing it again.
         """
-        return LayoutCode(self.encode_source(source_layout), over_time(self.encode_pose, pose_windows))
+        source = self.encode_source(source_layout) if source is None else source
+        return LayoutCode(source, over_time(self.encode_pose, pose_windows))
 
     def step(self, t: int, code: LayoutCode, memory: Tensor, first: bool) -> LayoutFrame:
         """Frame `t` of the code, given the last two layouts [N, 2, K, H, W] (oldest first; zeros at the start)."""

@@ -25,6 +25,10 @@ class RegionGenerator(nn.Module):
         """F_M [N, T, C, h, w] of mask windows [N, T, mask_frames, H, W] of 0 and 1, the current frame last."""
         return over_time(self.encode_mask, mask_windows)
 
+    def frame(self, masks: Tensor, aligned: Tensor, memory: Tensor) -> Tensor:
+        """`encode` and `step` of a single frame; `masks` is [N, mask_frames, H, W]."""
+        return self.step(0, self.encode(masks[:, None]), aligned, memory)
+
     def step(self, t: int, code: Tensor, aligned: Tensor, memory: Tensor) -> Tensor:
         """The region [N, 3, H, W] of frame `t`.
 

@@ -28,11 +28,12 @@ def texture_alignment(generated: Tensor, source: Tensor, tau: float = 1.0, softm
     Softmax runs over source positions at temperature `tau`; without it the sum is divided by their number.
     Both inputs and the result are [N, C, h, w].
     """
-    q = F.normalize(generated.flatten(2).transpose(1, 2), dim=2, eps=1e-6)
-    v = source.flatten(2).transpose(1, 2)
+    q = F.normalize(generated.flatten(2).transpose(1, 2).contiguous(), dim=2, eps=1e-6)
+    v = source.flatten(2).transpose(1, 2).contiguous()
     k = F.normalize(v, dim=2, eps=1e-6)
     if softmax:
-        found = F.scaled_dot_product_attention(q, k, v, scale=1 / tau)
+        # One head, channels last in memory: only such inputs go to the kernels that keep no N x N matrix.
+        found = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=1 / tau)[:, 0]
     else:
         found = q @ (k.transpose(1, 2) @ v) / v.shape[1]
     return generated + found.transpose(1, 2).unflatten(2, generated.shape[2:])

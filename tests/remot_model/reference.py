@@ -1,0 +1,199 @@
+"""The equations of the model written down plainly: a clip, a frame and a region at a time, nothing shared or reused.
+
+Slow on purpose. Tests and `benchmarks/model_speed.py` compare the package with it. It takes the layers from the
+package's networks and does everything else itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from remot_model.config import Config
+from remot_model.features import Features
+from remot_model.warping import warp
+
+
+def with_two_before(frames: list[Tensor], before: list[Tensor] | None = None) -> list[Tensor]:
+    """Channels of the frames t-2, t-1, t for every t; the first frame stands in for those before it."""
+    padded = (before or [frames[0], frames[0]]) + frames
+    return [torch.cat(padded[t : t + 3], 1) for t in range(len(frames))]
+
+
+def layouts(net: nn.Module, config: Config, source: Tensor, poses: list[Tensor]) -> list[dict[str, Tensor]]:
+    """Equations (2a) to (2c) for source [N, K, H, W] and poses [N, 3, H, W]."""
+    out: list[dict[str, Tensor]] = []
+    memory = [torch.zeros_like(source)] * 2
+    for t, window in enumerate(with_two_before(poses)):
+        f_l, f_p, f_pre = net.encode_source(source), net.encode_pose(window), net.encode_previous(torch.cat(memory, 1))
+        raw = net.layout(f_l + f_p + f_pre)
+        flow, weight = net.motion(f_p + f_pre)
+        layout = weight * raw + (1 - weight) * warp(memory[1], flow)
+        if t == 0 and config.first_frame_raw:
+            layout = raw
+        out.append({"layout": layout, "raw": raw, "flow": flow, "weight": weight})
+        memory = [memory[1], layout.detach()]
+    return out
+
+
+def crop_of(config: Config, *masks: Tensor) -> tuple[slice, slice] | None:
+    """Rows and columns that hold all masks [1, 1, H, W] with their margin; None where all are empty."""
+    rows, columns = np.nonzero(sum(m[0, 0] for m in masks).numpy())
+    if not len(rows):
+        return None
+    cell, found = 2**config.n_downsample, []
+    for line, limit in ((rows, config.size[0]), (columns, config.size[1])):
+        begin = max(0, int(line.min()) // cell * cell - cell)
+        end = begin
+        while end < int(line.max()) + 1 + cell:
+            end += 4 * cell
+        if end > limit:
+            begin, end = max(0, begin - (end - limit)), limit
+        found.append(slice(begin, end))
+    return tuple(found)
+
+
+def region(
+    net: nn.Module, config: Config, masks: list[Tensor], aligned: list[Tensor], aligned_masks: list[Tensor]
+) -> list[Tensor]:
+    """Equation (5) for one region of one clip: masks [1, 1, H, W], the aligned source [1, 3, H, W] and its masks."""
+    out: list[Tensor] = []
+    memory = [torch.zeros_like(aligned[0])] * 2
+    windows = with_two_before(masks) if config.mask_frames == 3 else masks
+    for t, window in enumerate(windows):
+        made = torch.zeros_like(aligned[t])
+        everything = (slice(None), slice(None))
+        where = crop_of(config, masks[t], aligned_masks[t]) if config.crop_regions else everything
+        if where is not None:
+            y, x = where
+            seen = torch.cat([*memory, aligned[t] * aligned_masks[t]], 1)
+            features = net.encode_mask(window[..., y, x]) + net.encode_image(seen[..., y, x])
+            made[..., y, x] = net.image(features)
+        if config.clip_regions:
+            made = made * masks[t]
+        out.append(made)
+        memory = [memory[1], made.detach()]
+    return out
+
+
+def attention(generated: Tensor, source: Tensor, tau: float) -> Tensor:
+    """Equations (12) and (13) with the N x N matrix written out, for one image [1, C, h, w]."""
+    f_g, f_s = generated.flatten(2)[0], source.flatten(2)[0]
+    a = (f_s.T @ f_g) / (f_s.norm(dim=0)[:, None] * f_g.norm(dim=0)[None, :]).clamp(min=1e-6)
+    a = (a / tau).exp()
+    a = a / a.sum(0, keepdim=True)
+    return generated + (f_s @ a).reshape(generated.shape)
+
+
+def whole(
+    net: nn.Module,
+    config: Config,
+    poses: list[Tensor],
+    layouts: list[Tensor],
+    coarse: list[Tensor],
+    aligned: list[Tensor],
+    background: Tensor,
+) -> list[dict[str, Tensor]]:
+    """Equations (12) to (15) for one clip: one-hot six-class layouts [1, 6, H, W], everything else [1, 3, H, W]."""
+    out: list[dict[str, Tensor]] = []
+    memory = [torch.zeros_like(background)] * 2
+    windows = with_two_before([torch.cat([p, m], 1) for p, m in zip(poses, layouts, strict=True)])
+    for t, window in enumerate(windows):
+        person = 1 - layouts[t][:, :1]
+        f_c, f_s = net.encode_context(window), net.encode_source(aligned[t])
+        f_g = net.encode_generated(torch.cat([coarse[t], *memory], 1))
+        f_f = attention(f_g, f_s, config.tau) if config.use_tam else f_g + f_s
+        foreground = net.foreground(f_c + f_f)
+        if config.refine_coarse:
+            foreground = foreground + coarse[t] * person - (1 - person)
+        shared = net.shared(f_c + f_g)
+        shade, (flow, weight) = net.shade(shared), net.motion(shared)
+        behind = background * (1 - person) - person if config.background_hole else background
+        raw = foreground + shade * (behind + 1)
+        image = weight * raw + (1 - weight) * warp(memory[1], flow)
+        if t == 0 and config.first_frame_raw:
+            image = raw
+        out.append({"image": image, "raw": raw, "foreground": foreground, "shade": shade})
+        memory = [memory[1], image.detach()]
+    return out
+
+
+def discriminator_loss(net: nn.Module, real: Tensor, fakes: list[Tensor]) -> Tensor:
+    """LSGAN: half of (real to 1) + (fake to 0) for every fake, the generator left out."""
+    total = torch.zeros(())
+    for fake in fakes:
+        for scale in net(real):
+            total = total + (scale[-1] - 1).square().mean() / 2
+        for scale in net(fake.detach()):
+            total = total + scale[-1].square().mean() / 2
+    return total
+
+
+def generator_gan_loss(net: nn.Module, real: Tensor, fakes: list[Tensor], config: Config) -> tuple[Tensor, Tensor]:
+    """LSGAN's other side, and feature matching over the four layers before the last."""
+    gan = feat = torch.zeros(())
+    for fake in fakes:
+        scales = net(fake)
+        gan = gan + sum((scale[-1] - 1).square().mean() for scale in scales)
+        with torch.no_grad():
+            wanted = net(real)
+        for a, b in zip(scales, wanted, strict=True):
+            for i in range(config.d_layers + 1):
+                feat = feat + F.l1_loss(a[i], b[i]) / len(scales) * 4 / (config.d_layers + 1)
+    return gan, feat
+
+
+def perceptual(features: Callable[[Tensor], list[Tensor]], made: Tensor, real: Tensor, weights: tuple) -> Tensor:
+    """The content part of equation (7)."""
+    with torch.no_grad():
+        wanted = features(real)
+    pairs = zip(weights, features(made), wanted, strict=False)
+    return sum(w * F.l1_loss(a, b) for w, a, b in pairs)
+
+
+def region_losses(
+    net: nn.Module,
+    judge: nn.Module,
+    config: Config,
+    labels: Tensor,
+    frames: Tensor,
+    aligned: Tensor,
+    aligned_labels: Tensor,
+    features: Features | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Section 7: the generator's terms and the discriminator's loss, means over the regions and frames of one clip.
+
+    Labels are int64 [T, H, W] in remot6, images [T, 3, H, W]. With `crop_regions` a region is judged on its crop, each
+    mean still counting as one over the frame; an absent region only counts in the reconstruction, where it is right.
+    """
+    terms = {name: torch.zeros(()) for name in ("rec", "per", "gan_image", "feat_image")}
+    d_loss = torch.zeros(())
+    count = 5 * len(labels)
+    for i in range(1, 6):
+        masks = [(x == i)[None, None].float() for x in labels]
+        moved = [(x == i)[None, None].float() for x in aligned_labels]
+        made = region(net, config, masks, [x[None] for x in aligned], moved)
+        for t, image in enumerate(made):
+            real, mask = frames[t][None] * masks[t], masks[t]
+            terms["rec"] = terms["rec"] + F.l1_loss(image, real) / count
+            where = crop_of(config, mask, moved[t]) if config.crop_regions else (slice(None), slice(None))
+            if where is None:
+                continue
+            image, real, mask = (x[..., where[0], where[1]] for x in (image, real, mask))
+            share = mask.numel() / labels[0].numel() / count
+            if features is not None:
+                terms["per"] = terms["per"] + share * perceptual(features, image, real, features.weights)
+            of_real, of_made = torch.cat([mask, real], 1), torch.cat([mask, image], 1)
+            gan, feat = generator_gan_loss(judge, of_real, [of_made], config)
+            terms["gan_image"], terms["feat_image"] = (
+                terms["gan_image"] + share * gan,
+                terms["feat_image"] + share * feat,
+            )
+            d_loss = d_loss + share * discriminator_loss(judge, of_real, [of_made])
+    weights = {"rec": config.lambda_rec, "per": config.lambda_per, "gan_image": config.lambda_gan}
+    weights["feat_image"] = config.lambda_feat
+    return {name: weights[name] * value for name, value in terms.items()}, d_loss
