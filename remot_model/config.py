@@ -112,6 +112,8 @@ class Config:
     clip_grad: float = 10.0
     ema: float = 0.999  # decay of the averaged generator, which is what a run saves for inference; 0: no average
     precision: str = "float32"  # or "bfloat16", "float16": autocast in training, the latter with scaled losses
+    channels_last: bool = False  # memory layout of the weights; for tensor cores with bfloat16
+    compile: bool = False  # torch.compile of encoders, decoders and discriminators; needs a C++ compiler on a CPU
     flip: float = 0.5
     colour_jitter: bool = True
     layout: StagePlan = field(default=StagePlan(900_000, 4))

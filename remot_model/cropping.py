@@ -15,7 +15,8 @@ from torch import Tensor
 
 from remot_model.alignment import boxes
 
-_STEP = 4  # sizes are multiples of so many cells of the networks' coarsest map: fewer sizes, larger batches
+_STEP = 2  # sizes are multiples of so many cells of the networks' coarsest map: fewer sizes, larger batches
+_MARGIN = 1  # cells round the content
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def crops_of(content: Tensor, cell: int) -> list[Crop | None]:
     Args:
         content: bool [M, H, W], true where something is to be seen; H and W are multiples of `cell`.
         cell: pixels of a cell of the coarsest feature map. Crops begin at multiples of it, leave at least one cell
-            round the content where the frame allows it, and are multiples of four cells large, at most the frame.
+            round the content where the frame allows it, and are multiples of two cells large, at most the frame.
     """
     found, present = boxes(content)
     limits = content.shape[-2:]
@@ -64,8 +65,8 @@ def crops_of(content: Tensor, cell: int) -> list[Crop | None]:
 
 def _span(first: int, last: int, cell: int, limit: int) -> tuple[int, int]:
     """Begin and length of a span that holds `first` to `last` with their margin."""
-    begin = max(0, (first - cell) // cell * cell)
-    length = -(-(last + 1 + cell - begin) // (_STEP * cell)) * _STEP * cell
+    begin = max(0, (first // cell - _MARGIN) * cell)
+    length = -(-(last + 1 + _MARGIN * cell - begin) // (_STEP * cell)) * _STEP * cell
     length = min(length, limit)
     return min(begin, limit - length), length
 

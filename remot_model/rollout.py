@@ -166,7 +166,7 @@ def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list
     cell = 2**config.n_downsample
     crops = crops_of(content.flatten(0, 1), cell)
     if torch.is_grad_enabled() and not any(crops):
-        crops[0] = Crop(0, 0, *(min(4 * cell, side) for side in config.size))
+        crops[0] = Crop(0, 0, 2 * cell, 2 * cell)
     each = content.shape[1]
     return [crops[i : i + each] for i in range(0, len(crops), each)]
 
@@ -216,6 +216,8 @@ def transfer(
 ) -> tuple[Transferred, dict[str, State]]:
     """All stages over a piece of a clip: source image and driving poses -> images.
 
+    Networks that were trained in bfloat16 run in it where the device has the instructions for it.
+
     Args:
         generators: by stage; ``layout`` is needed without `labels`, ``whole`` only if the configuration has a WCN.
         config: of the run.
@@ -232,7 +234,30 @@ def transfer(
     Raises:
         ConfigError: if a generator that is needed was not trained.
     """
-    states, later = states or {}, {}
+    half = config.precision == "bfloat16" and has_bfloat16(source.device)
+    with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
+        return _transfer(generators, config, source, source_labels, poses, background, labels, states or {})
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 faster than by emulation: AVX512-BF16 or AMX on a CPU."""
+    if device.type == "cpu":
+        can = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _transfer(
+    generators: Mapping[str, nn.Module],
+    config: Config,
+    source: Tensor,
+    source_labels: Tensor,
+    poses: Tensor,
+    background: Tensor,
+    labels: Tensor | None,
+    states: Mapping[str, State],
+) -> tuple[Transferred, dict[str, State]]:
+    later = {}
     if labels is None:
         wanted = convert_labels(source_labels, "remot11", config.layout_schema)
         net = _need(generators, "layout")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from remot_model.config import Config, ConfigError, temporal_spacings
-from remot_model.networks.blocks import initialise
-from remot_model.networks.discriminator import MultiScaleDiscriminator
+from remot_model.networks.blocks import DecoderTrunk, Encoder, Upsampler, initialise
+from remot_model.networks.discriminator import MultiScaleDiscriminator, PatchDiscriminator
 from remot_model.networks.layout import LayoutGenerator
 from remot_model.networks.region import RegionGenerator
 from remot_model.networks.whole import WholeGenerator
@@ -18,7 +19,7 @@ def generator(stage: str, config: Config) -> nn.Module:
     """The generator of a stage, ``layout``, ``region`` or ``whole``, with fresh weights N(0, 0.02)."""
     if stage not in _GENERATORS:
         raise ConfigError(f"no stage is called {stage!r}; there are {', '.join(_GENERATORS)}")
-    return initialise(_GENERATORS[stage](config))
+    return _laid_out(initialise(_GENERATORS[stage](config)), config)
 
 
 def discriminators(stage: str, config: Config) -> nn.ModuleDict:
@@ -48,7 +49,18 @@ def discriminators(stage: str, config: Config) -> nn.ModuleDict:
             nets["face"] = make(1 + 3, scales=1)
     else:
         raise ConfigError(f"no stage is called {stage!r}; there are {', '.join(_GENERATORS)}")
-    return initialise(nn.ModuleDict(nets))
+    return _laid_out(initialise(nn.ModuleDict(nets)), config)
+
+
+def _laid_out(network: nn.Module, config: Config) -> nn.Module:
+    """The network as `config.channels_last` and `config.compile` want it; names and values of its weights stay."""
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if config.compile:
+        for module in network.modules():
+            if isinstance(module, (Encoder, DecoderTrunk, Upsampler, PatchDiscriminator)):
+                module.compile()
+    return network
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -50,7 +50,7 @@ def crop_of(config: Config, *masks: Tensor) -> tuple[slice, slice] | None:
         begin = max(0, int(line.min()) // cell * cell - cell)
         end = begin
         while end < int(line.max()) + 1 + cell:
-            end += 4 * cell
+            end += 2 * cell
         if end > limit:
             begin, end = max(0, begin - (end - limit)), limit
         found.append(slice(begin, end))

@@ -23,7 +23,7 @@ def test_crops_hold_their_content_with_a_margin(cells, cell, points):
         (rows.min(), rows.max(), crop.top, crop.height, size[0]),
         (columns.min(), columns.max(), crop.left, crop.width, size[1]),
     ):
-        assert begin % cell == 0 and (length % (4 * cell) == 0 or length == limit)
+        assert begin % cell == 0 and (length % (2 * cell) == 0 or length == limit)
         assert 0 <= begin <= max(0, first - cell)
         assert limit >= begin + length >= min(limit, last + 1 + cell)
 

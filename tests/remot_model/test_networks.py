@@ -177,6 +177,24 @@ def test_transfer_runs_all_stages(wcn, given):
     assert set(states) == set(config.stages) - ({"layout"} if given else set())
 
 
+def test_transfer_in_bfloat16_where_the_device_has_it(monkeypatch):
+    images = {}
+    for name, precision, has in (
+        ("exact", "float32", True),
+        ("emulated", "bfloat16", False),
+        ("half", "bfloat16", True),
+    ):
+        monkeypatch.setattr(rollout, "has_bfloat16", lambda device, has=has: has)
+        config = small_config(precision=precision)
+        torch.manual_seed(0)
+        generators = {s: networks.generator(s, config).eval() for s in config.stages}
+        labels = torch.arange(11).repeat(24 * 3)[: 32 * 24].reshape(1, 1, *SIZE)
+        given = (torch.rand(1, 3, *SIZE), labels[:, 0], torch.rand(1, 1, 3, *SIZE), torch.rand(1, 3, *SIZE), labels)
+        images[name] = rollout.transfer(generators, config, *given)[0].images
+    assert torch.equal(images["exact"], images["emulated"])
+    assert 0 < (images["half"] - images["exact"]).abs().max() < 0.1
+
+
 def test_transfer_names_the_stage_that_is_missing():
     config = small_config()
     with pytest.raises(ConfigError, match="no layout generator"):

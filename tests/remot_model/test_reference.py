@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from remot_data.stream import to_torch
-from remot_model import data, networks, rollout
+from remot_model import networks, rollout
 from remot_model.losses import Pair, judge
 from remot_model.networks.whole import texture_alignment
 from remot_model.rollout import convert_labels, one_hot
@@ -21,7 +21,7 @@ SIZE = (64, 48)
 def batch():
     """Two windows of three frames of two drawn dancers; the region "shoes" is absent from the second."""
     rows = [to_torch(Windows(clip_arrays(3, SIZE, seed), 3).window(0)) for seed in (0, 1)]
-    batch = data.stack(rows, "whole")
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     batch["source_labels"] = batch["labels"].flip(1)[:, 0].clone()  # another pose than the first
     for name in ("labels", "source_labels"):
         for shoe in (5, 6):
@@ -161,3 +161,21 @@ def test_attention_keeps_no_matrix_and_equals_the_plain_softmax(tau):
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert largest < 768 * 768 * 4
+
+
+@pytest.mark.parametrize(
+    "fields", [{"channels_last": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str
+)
+def test_switches_that_change_no_number(batch, fields):
+    """Another memory layout and compiled blocks: the same weights under the same names, the same pictures."""
+    made = []
+    for chosen in ({}, fields):
+        config = small_config(size=SIZE, **chosen)
+        assert config.digest() == small_config(size=SIZE).digest()
+        torch.manual_seed(0)
+        net = networks.generator("region", config).eval()
+        six, moved = aligned_to(config, batch)
+        with torch.no_grad():
+            made.append((list(net.state_dict()), rollout.regions(net, config, six, moved.image, moved.labels)[0]))
+    assert made[0][0] == made[1][0]
+    close(made[1][1], made[0][1])
