@@ -68,7 +68,7 @@ class Listed:
     note: str
 
 
-def _blazepose(name: str, member: str, sha256: str, size: int, note: str) -> Asset:
+def _mediapipe(name: str, member: str, sha256: str, size: int, note: str) -> Asset:
     return Asset(name, "mediapipe", "0.10.21", f"mediapipe/modules/{member}", sha256, size, "Apache-2.0", note)
 
 
@@ -81,19 +81,47 @@ def _sample(camera: int, sha256: str, size: int) -> Asset:
 ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in (
-        _blazepose(
+        _mediapipe(
             "blazepose-detector",
             "pose_detection/pose_detection.tflite",
             "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
             2959046,
             "finds people for BlazePose",
         ),
-        _blazepose(
+        _mediapipe(
             "blazepose-landmarks",
             "pose_landmark/pose_landmark_full.tflite",
             "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
             6440512,
             "33 landmarks and a person mask (full model)",
+        ),
+        _mediapipe(
+            "hand-recrop",
+            "holistic_landmark/hand_recrop.tflite",
+            "67d996ce96f9d36fe17d2693022c6da93168026ab2f028f9e2365398d8ac7d5d",
+            123792,
+            "where a hand is, for BlazePose with hands_face",
+        ),
+        _mediapipe(
+            "hand-landmarks",
+            "hand_landmark/hand_landmark_full.tflite",
+            "11c272b891e1a99ab034208e23937a8008388cf11ed2a9d776ed3d01d0ba00e3",
+            5478917,
+            "21 landmarks of a hand (full model), for BlazePose with hands_face",
+        ),
+        _mediapipe(
+            "face-detector",
+            "face_detection/face_detection_short_range.tflite",
+            "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+            229714,
+            "where a face is, for BlazePose with hands_face",
+        ),
+        _mediapipe(
+            "face-landmarks",
+            "face_landmark/face_landmark.tflite",
+            "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+            1242398,
+            "468 landmarks of a face, for BlazePose with hands_face",
         ),
         Asset(
             "efficientnet-lite0",

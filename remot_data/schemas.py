@@ -164,6 +164,14 @@ _WHOLEBODY_133 = (
     + [f"left-hand-{i}" for i in range(21)]
     + [f"right-hand-{i}" for i in range(21)]
 )
+# OpenPose's body, hands and face: wrist, then four points a finger from the thumb on; iBUG's 68 points of a face,
+# then the right and the left pupil.
+_OPENPOSE_137 = (
+    _BODY_25.split()
+    + [f"left-hand-{i}" for i in range(21)]
+    + [f"right-hand-{i}" for i in range(21)]
+    + [f"face-{i}" for i in range(70)]
+)
 
 KEYPOINTS = {
     s.name: s
@@ -188,6 +196,7 @@ KEYPOINTS = {
         KeypointSet("coco17", tuple(_COCO_17.split())),
         KeypointSet("blazepose33", tuple(_BLAZEPOSE_33.split())),
         KeypointSet("wholebody133", tuple(_WHOLEBODY_133)),
+        KeypointSet("openpose137", tuple(_OPENPOSE_137)),
     )
 }  # fmt: skip
 
@@ -195,6 +204,19 @@ KEYPOINTS = {
 _MEANS = {"neck": ("left-shoulder", "right-shoulder"), "mid-hip": ("left-hip", "right-hip")}
 # BlazePose gives one point for the front of a foot; it stands for the big toe.
 _ALIASES = {"left-big-toe": "left-foot-index", "right-big-toe": "right-foot-index"}
+
+
+def _mirrored_face() -> dict[str, str]:
+    """The point of a face that lies in the place of each after mirroring; the nose and the middles stay."""
+    jaw = [(i, 16 - i) for i in range(8)]
+    brows_and_nostrils = [(i, 43 - i) for i in range(17, 22)] + [(31, 35), (32, 34)]
+    eyes = [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46), (68, 69)]
+    mouth = [(48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)]
+    pairs = [*jaw, *brows_and_nostrils, *eyes, *mouth]
+    return {f"face-{i}": f"face-{j}" for a, b in pairs for i, j in ((a, b), (b, a))}
+
+
+_FACE_MIRROR = _mirrored_face()
 
 
 def keypoint_set(name: str) -> KeypointSet:
@@ -231,6 +253,8 @@ def mirror_keypoints(points: np.ndarray, schema: str, width: float) -> np.ndarra
     names = keypoint_set(schema).points
 
     def other(name: str) -> str:
+        if name.startswith("face-"):
+            return _FACE_MIRROR.get(name, name)
         swap = {"left": "right", "right": "left"}
         return "-".join(swap.get(word, word) for word in name.split("-"))
 

@@ -10,10 +10,6 @@ videos of few frames a second, the landmarks are computed again in its new place
 from __future__ import annotations
 
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import assets
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.detectors._hands_face import Followed, HandsFace
+from remot_data.detectors._litert import Network, Region, crop, overlaps, sigmoid, turned, weights_file
+from remot_data.detectors.base import Arrays, file_sha256
 from remot_data.schemas import convert_keypoints, keypoint_set
 
 _DETECTOR_SIZE = 224
@@ -36,33 +33,10 @@ _KERNEL = 7
 _PERIOD = 1 / 30  # seconds between frames for the filters, as MediaPipe assumes for a video
 
 
-@dataclass(frozen=True)
-class Region:
-    """A square region of interest in pixels: its centre, side and rotation in radians (clockwise)."""
-
-    x: float
-    y: float
-    side: float
-    rotation: float = 0.0
-
-    def to_tensor(self, size: int) -> np.ndarray:
-        """Affine matrix ``float64 [2, 3]`` from image pixels to the pixels of a `size` x `size` tensor."""
-        scale = size / self.side
-        cos, sin = math.cos(self.rotation) * scale, math.sin(self.rotation) * scale
-        return np.array(
-            [
-                [cos, sin, size / 2 - cos * self.x - sin * self.y],
-                [-sin, cos, size / 2 + sin * self.x - cos * self.y],
-            ]
-        )
-
-
 def region_of(centre: np.ndarray, scale_point: np.ndarray) -> Region:
     """The region round a body whose hips are at `centre` and whose enclosing circle passes `scale_point`."""
-    dx, dy = float(scale_point[0] - centre[0]), float(scale_point[1] - centre[1])
-    rotation = math.pi / 2 - math.atan2(-dy, dx)
-    rotation -= 2 * math.pi * math.floor((rotation + math.pi) / (2 * math.pi))
-    return Region(float(centre[0]), float(centre[1]), max(2 * math.hypot(dx, dy) * _MARGIN, 1.0), rotation)
+    reach = math.hypot(float(scale_point[0] - centre[0]), float(scale_point[1] - centre[1]))
+    return Region(float(centre[0]), float(centre[1]), max(2 * reach * _MARGIN, 1.0), turned(centre, scale_point))
 
 
 @dataclass(frozen=True)
@@ -110,52 +84,6 @@ class Landmarks:
     region: Region
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep LiteRT's notice of its delegate, which no setting turns off, out of the standard error."""
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
-
-
-class _Network:
-    """A LiteRT network with fixed shapes; `DetectorError` if the file holds another one."""
-
-    def __init__(
-        self, path: Path, what: str, inputs: tuple[int, ...], outputs: tuple[tuple[int, ...], ...], threads: int
-    ):
-        from ai_edge_litert.interpreter import Interpreter
-
-        try:
-            with _quiet():
-                self._interpreter = Interpreter(str(path), num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise DetectorError(
-                f"{path} is not a LiteRT file that can be run ({error}); give the {what} of MediaPipe's pose solution"
-            ) from error
-        self._input = self._interpreter.get_input_details()[0]
-        details = self._interpreter.get_output_details()
-        shapes = [tuple(int(n) for n in d["shape"]) for d in details]
-        if tuple(self._input["shape"]) != inputs or not set(outputs) <= set(shapes):
-            raise DetectorError(
-                f"{path} takes {tuple(map(int, self._input['shape']))} and gives {shapes}, but the {what} takes "
-                f"{inputs} and gives {list(outputs)}; give the file of MediaPipe's pose solution"
-            )
-        self._outputs = [details[shapes.index(shape)]["index"] for shape in outputs]
-
-    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
-        self._interpreter.set_tensor(self._input["index"], image[None])
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(i)[0] for i in self._outputs]
-
-
 @lru_cache
 def anchors() -> np.ndarray:
     """Centres float32 [2254, 2] of the detector's anchors in units of its input; their size is always 1."""
@@ -165,29 +93,6 @@ def anchors() -> np.ndarray:
         y, x = np.mgrid[:n, :n]
         cells.append(np.repeat((np.stack([x, y], -1).reshape(-1, 2) + 0.5) / n, count, axis=0))
     return np.concatenate(cells).astype(np.float32)
-
-
-def _crop(image: np.ndarray, region: Region, size: int, border: int) -> np.ndarray:
-    """The region as uint8 [size, size, 3], area-averaged first where it is shrunk to a quarter or less.
-
-    `border` is what lies outside the image, as OpenCV names it.
-    """
-    factor = int(region.side / size / 2)
-    if factor > 1:
-        reach = region.side * (abs(math.cos(region.rotation)) + abs(math.sin(region.rotation))) / 2 + factor
-        x0, y0 = max(int(region.x - reach), 0), max(int(region.y - reach), 0)
-        cut = image[y0 : int(region.y + reach) + 1, x0 : int(region.x + reach) + 1]
-        h, w = cut.shape[0] // factor, cut.shape[1] // factor
-        if h and w:
-            image = cv2.resize(cut[: h * factor, : w * factor], (w, h), interpolation=cv2.INTER_AREA)
-            x, y = (region.x - x0 + 0.5) / factor - 0.5, (region.y - y0 + 0.5) / factor - 0.5
-            region = Region(x, y, region.side / factor, region.rotation)
-    matrix = region.to_tensor(size)
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -80, 80)))
 
 
 def refine(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
@@ -203,7 +108,7 @@ def refine(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     xs, ys = cells[:, :1] + reach, cells[:, 1:] + reach
     valid = ((ys >= 0) & (ys < h))[:, :, None] & ((xs >= 0) & (xs < w))[:, None, :]
     window = heatmaps[ys.clip(0, h - 1)[:, :, None], xs.clip(0, w - 1)[:, None, :], np.arange(count)[:, None, None]]
-    weight = _sigmoid(window) * valid
+    weight = sigmoid(window) * valid
     total = weight.sum((1, 2))
     moves = inside & (weight.max((1, 2)) >= 0.5)
     safe = np.where(total > 0, total, 1)
@@ -240,13 +145,6 @@ class OneEuro:
         return self._value
 
 
-def _weights(given: str | Path | None, asset: str) -> Path:
-    path = Path(given) if given is not None else assets.fetch(asset)
-    if not path.is_file():
-        raise DetectorError(f"there is no weights file {path}; give another, or none for {asset!r} of `remot assets`")
-    return path
-
-
 class PersonDetector:
     """The detector network: where people are in an image.
 
@@ -257,10 +155,10 @@ class PersonDetector:
     """
 
     def __init__(self, weights: str | Path | None = None, threads: int = 1, threshold: float = 0.5):
-        self.path = _weights(weights, "blazepose-detector")
+        self.path = weights_file(weights, "blazepose-detector")
         self.threshold = threshold
         size, count = _DETECTOR_SIZE, len(anchors())
-        self._network = _Network(
+        self._network = Network(
             self.path, "person detector", (1, size, size, 3), ((1, count, 12), (1, count, 1)), threads
         )
 
@@ -280,9 +178,9 @@ class PersonDetector:
 
     def _raw(self, image: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores [N], face boxes [N, 4] and points [N, 4, 2] in image pixels, before merging."""
-        crop = _crop(image, region, _DETECTOR_SIZE, cv2.BORDER_CONSTANT)
-        values, logits = self._network(crop.astype(np.float32) * np.float32(2 / 255) - 1)
-        scores = _sigmoid(logits[:, 0])
+        picture = crop(image, region, _DETECTOR_SIZE, cv2.BORDER_CONSTANT)
+        values, logits = self._network(picture.astype(np.float32) * np.float32(2 / 255) - 1)
+        scores = sigmoid(logits[:, 0])
         kept = np.flatnonzero(scores >= self.threshold)
         values = values[kept].reshape(-1, 6, 2) / _DETECTOR_SIZE
         values[:, [0, 2, 3, 4, 5]] += anchors()[kept][:, None]
@@ -308,13 +206,6 @@ def _windows(image: np.ndarray) -> list[Region]:
     return [Region(x + side / 2, y + side / 2, side) for y in starts(h) for x in starts(w)]
 
 
-def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box with each of [N, 4]."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    common = (high - low).clip(0).prod(1)
-    return common / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - common).clip(1e-9)
-
-
 def _merge(scores: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> list[Detection]:
     """Weighted non-maximum suppression: face boxes that overlap by 0.3 become one detection with mean points.
 
@@ -323,7 +214,7 @@ def _merge(scores: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> list[De
     left = np.argsort(-scores, kind="stable")
     out: list[Detection] = []
     while len(left):
-        near = _overlaps(boxes[left[0]], boxes[left]) > 0.3
+        near = overlaps(boxes[left[0]], boxes[left]) > 0.3
         near[0] = True
         weight = scores[left[near]]
         mean = (points[left[near]] * weight[:, None, None]).sum(0) / weight.sum()
@@ -343,7 +234,7 @@ def _same_person(a: Detection, b: Detection) -> bool:
 def _same_body(a: Body, b: Body) -> bool:
     """Whether two boxes are of one person: they overlap well, or one of like size lies within the other."""
     areas = [(x.box[2] - x.box[0]) * (x.box[3] - x.box[1]) for x in (a, b)]
-    overlap = float(_overlaps(np.array(a.box), np.array([b.box]))[0])
+    overlap = float(overlaps(np.array(a.box), np.array([b.box]))[0])
     within = overlap * sum(areas) / (1 + overlap) / max(min(areas), 1e-9)
     return overlap > 0.5 or (within > 0.85 and min(areas) > 0.35 * max(areas))
 
@@ -352,20 +243,19 @@ class LandmarkNetwork:
     """The landmark network: 39 points, presence and person mask inside a region of interest."""
 
     def __init__(self, weights: str | Path | None = None, threads: int = 1):
-        self.path = _weights(weights, "blazepose-landmarks")
+        self.path = weights_file(weights, "blazepose-landmarks")
         size, cells = _LANDMARK_SIZE, _HEATMAP_SIZE
         outputs = ((1, _POINTS * 5), (1, 1), (1, size, size, 1), (1, cells, cells, _POINTS))
-        self._network = _Network(self.path, "landmark network", (1, size, size, 3), outputs, threads)
+        self._network = Network(self.path, "landmark network", (1, size, size, 3), outputs, threads)
 
     def __call__(self, image: np.ndarray, region: Region) -> Landmarks:
         """Landmarks of the person in a region of an image uint8 [H, W, 3]."""
-        crop = _crop(image, region, _LANDMARK_SIZE, cv2.BORDER_REPLICATE)
-        values, presence, mask, heatmaps = self._network(crop * np.float32(1 / 255))
+        picture = crop(image, region, _LANDMARK_SIZE, cv2.BORDER_REPLICATE)
+        values, presence, mask, heatmaps = self._network(picture * np.float32(1 / 255))
         values = values.reshape(_POINTS, 5)
         placed = refine(values[:, :2] / _LANDMARK_SIZE, heatmaps) * _LANDMARK_SIZE
-        inverse = cv2.invertAffineTransform(region.to_tensor(_LANDMARK_SIZE))
-        points = placed @ inverse[:, :2].T + inverse[:, 2]
-        points = np.concatenate([points, _sigmoid(values[:, 3:])], 1).astype(np.float32)
+        points = region.to_image(placed, _LANDMARK_SIZE)
+        points = np.concatenate([points, sigmoid(values[:, 3:])], 1).astype(np.float32)
         return Landmarks(points, float(presence[0]), mask[..., 0], region)
 
 
@@ -374,7 +264,7 @@ def _soft_mask(found: Landmarks, size: tuple[int, int]) -> np.ndarray:
     matrix = found.region.to_tensor(_LANDMARK_SIZE)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     logits = cv2.warpAffine(found.logits, matrix, size[::-1], flags=flags, borderValue=-80.0)
-    return np.rint(255 * _sigmoid(logits)).astype(np.uint8)
+    return np.rint(255 * sigmoid(logits)).astype(np.uint8)
 
 
 def _body25(points: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
@@ -398,12 +288,13 @@ class BlazePose:
         threads: CPU threads of LiteRT.
         threshold: keypoints of smaller confidence are stored as not seen.
         smooth: pass the keypoints through MediaPipe's one-euro filter, at 30 frames a second.
+        hands_face: find 21 points of each hand and 70 of the face besides, as OpenPose names them (``openpose137``).
+            For a hand of less than 20 pixels, or a face of less than 30, they are guesses: read the source videos.
     """
 
     name = "blazepose"
     kind = "pose"
     version = "1"
-    schema = "body25"
     needs: tuple[str, ...] = ()
     licence = "Apache-2.0"
     approximate = False
@@ -416,14 +307,19 @@ class BlazePose:
         threads: int = 1,
         threshold: float = 0.3,
         smooth: bool = False,
+        hands_face: bool = False,
     ):
         self._landmarks = LandmarkNetwork(weights, threads)
         self._detector = PersonDetector(detector_weights, threads)
         self._settings = {"threads": threads, "threshold": threshold, "smooth": smooth}
         self._threshold, self._smooth = threshold, smooth
+        self._hands_face = HandsFace(threads) if hands_face else None
+        self.schema = "openpose137" if hands_face else "body25"
 
     def fingerprint(self) -> dict[str, Any]:
+        more = {"hands_face": self._hands_face.fingerprint()} if self._hands_face else {}
         return {
+            **more,
             "detector": self.name,
             "version": self.version,
             "weights": file_sha256(self._landmarks.path),
@@ -432,16 +328,19 @@ class BlazePose:
         }
 
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`keypoints` float32 [T, 25, 3] and `mask` uint8 [T, H, W] of one person in frames uint8 [T, H, W, 3]."""
+        """`keypoints` float32 [T, 25 or 137, 3] and `mask` uint8 [T, H, W] of one person in uint8 [T, H, W, 3]."""
         count, size = len(frames), frames.shape[1:3]
         keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)
         mask = np.zeros((count, *size), np.uint8)
         track = _Track(self._landmarks, self._detector, self._smooth)
+        parts = Followed(self._hands_face) if self._hands_face else None
         for t, frame in enumerate(frames):
             found = track(frame)
             if found is not None:
-                keypoints[t] = _body25(found.points, size, self._threshold)
+                keypoints[t, :25] = _body25(found.points, size, self._threshold)
                 mask[t] = _soft_mask(found, size)
+            if parts is not None:
+                keypoints[t, 25:] = parts(frame, found.points if found is not None else None)
         return {"keypoints": keypoints, "mask": mask}
 
     def body_boxes(self, image: np.ndarray, tiles: bool = False) -> list[Body]:
