@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -47,18 +49,61 @@ _COCO_18_COLOURS = (
 _SHIFT = 4  # fractional bits of the coordinates handed to OpenCV
 
 
+# OpenPose's fingers from the wrist, thumb first, in the colours of the pose map.
+_FINGERS = (
+    ((0, 1, 2, 3, 4), (204, 0, 0)),
+    ((0, 5, 6, 7, 8), (163, 204, 0)),
+    ((0, 9, 10, 11, 12), (0, 204, 82)),
+    ((0, 13, 14, 15, 16), (0, 82, 204)),
+    ((0, 17, 18, 19, 20), (163, 0, 204)),
+)
+# Brows, nose, eyes and the outline of the mouth; the jaw is not drawn.
+_FACE_LINES = (
+    (17, 18, 19, 20, 21),
+    (22, 23, 24, 25, 26),
+    (27, 28, 29, 30),
+    (31, 32, 33, 34, 35),
+    (36, 37, 38, 39, 40, 41, 36),
+    (42, 43, 44, 45, 46, 47, 42),
+    (48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 48),
+)
+_FACE_SEEN = 0.1  # least confidence of a point of the face
+_THIN = 1 / 3  # width of the lines of hands and face over that of a limb
+
+# The set whose pose map stands for that of another, which it has more or the same points as.
+_DRAWN_AS = {"coco17": "body25", "blazepose33": "body25", "wholebody133": "openpose137"}
+
+
+@dataclass(frozen=True)
+class _Limb:
+    """A line between two points: its colour with 1 for coverage, and whether it is thin, without discs at its ends."""
+
+    a: int
+    b: int
+    colour: tuple[int, int, int, int]
+    thin: bool = False
+    least: float = 0.0
+
+
 @lru_cache
-def _limbs(schema: str) -> tuple[tuple[int, int, tuple[int, int, int, int]], ...]:
-    """The limbs drawn for a keypoint set: two point indices and a colour with 1 for coverage."""
-    if schema == "body25":
-        limbs = _BODY_25_LIMBS
-    elif schema == "coco18":
+def _limbs(schema: str) -> tuple[_Limb, ...]:
+    """The lines drawn for a keypoint set, in their order."""
+    if schema == "coco18":
         scaled = [tuple(round(0.6 * c) for c in colour) for colour in _COCO_18_COLOURS]
-        limbs = tuple((a, b, scaled[b]) for a, b in keypoint_set("coco18").limbs)
-    else:
-        keypoint_set(schema)
-        raise SchemaError(f"no pose map is defined for {schema!r}; convert the keypoints to 'body25' or 'coco18' first")
-    return tuple((a, b, (*colour, 1)) for a, b, colour in limbs)
+        return tuple(_Limb(a, b, (*scaled[b], 1)) for a, b in keypoint_set("coco18").limbs)
+    limbs = [_Limb(a, b, (*colour, 1)) for a, b, colour in _BODY_25_LIMBS]
+    if schema == "openpose137":
+        points = keypoint_set(schema)
+        for hand in ("left-hand-0", "right-hand-0"):
+            for line, colour in _FINGERS:
+                limbs += _thin_lines(points.index(hand), line, colour, 0.0)
+        for line in _FACE_LINES:
+            limbs += _thin_lines(points.index("face-0"), line, (255, 255, 255), _FACE_SEEN)
+    return tuple(limbs)
+
+
+def _thin_lines(first: int, line: Sequence[int], colour: tuple[int, int, int], least: float) -> list[_Limb]:
+    return [_Limb(first + a, first + b, (*colour, 1), True, least) for a, b in pairwise(line)]
 
 
 def pose_map(
@@ -69,39 +114,43 @@ def pose_map(
     stroke: float | None = None,
     threshold: float = 0.01,
 ) -> np.ndarray:
-    """Draw a pose as the model sees it: coloured limbs on black.
+    """Draw a pose as the model sees it: coloured limbs on black, fingers in five colours, the lines of a face white.
 
-    Where a limb crosses earlier ones, their colours are averaged. A limb with an end at or below the
+    Where a line crosses earlier ones, their colours are averaged. A line with an end at or below the
     confidence threshold is left out.
 
     Args:
         keypoints: float32 [K, 3]: x, y in pixels from the top-left corner of the image, and confidence.
-        schema: ``body25`` or ``coco18``.
+        schema: their set. Hands and face are drawn of those that have them; what has no map of its own is drawn
+            through ``body25`` or ``openpose137``.
         size: height and width of the map, the image that the coordinates are in.
         stroke: width of a limb and radius of the discs at its ends, in pixels; by default 2 at a height of
-            256, in proportion at others, and at least 1.
-        threshold: the confidence that both ends of a limb must exceed.
+            256, in proportion at others, and at least 1. Lines of hands and face have a third of it, and no discs.
+        threshold: the confidence that both ends of a line must exceed, 0.1 at least for those of a face.
 
     Returns:
         uint8 [H, W, 3], RGB.
 
     Raises:
-        SchemaError: for another keypoint set, or keypoints of another shape than it has.
+        SchemaError: for an unknown keypoint set, or keypoints of another shape than it has.
     """
     if keypoints.shape != (len(keypoint_set(schema)), 3):
         raise SchemaError(
             f"keypoints of {schema!r} have the shape [{len(keypoint_set(schema))}, 3], not {keypoints.shape}"
         )
+    if schema in _DRAWN_AS:
+        keypoints, schema = convert_keypoints(keypoints, schema, _DRAWN_AS[schema]), _DRAWN_AS[schema]
     height, width = size
     stroke = max(1.0, 2.0 * height / 256) if stroke is None else stroke
     # The fourth channel is 1 where a limb covers at least half a pixel: the anti-aliasing rounds it.
     canvas = np.zeros((height, width, 4), np.uint8)
-    points, seen = _fixed_point(keypoints, size), (keypoints[:, 2] > threshold).tolist()
-    thick, radius, margin = max(1, round(stroke)), round(stroke * (1 << _SHIFT)), int(stroke) + 3
-    for a, b, colour in _limbs(schema):
-        if not (seen[a] and seen[b]):
+    points, confidence = _fixed_point(keypoints, size), keypoints[:, 2].tolist()
+    widths = {False: max(1, round(stroke)), True: max(1, round(stroke * _THIN))}
+    radius, margin = round(stroke * (1 << _SHIFT)), int(stroke) + 3
+    for limb in _limbs(schema):
+        if min(confidence[limb.a], confidence[limb.b]) <= max(threshold, limb.least):
             continue
-        (ax, ay), (bx, by) = p, q = points[a], points[b]
+        (ax, ay), (bx, by) = p, q = points[limb.a], points[limb.b]
         left, right = (ax, bx) if ax < bx else (bx, ax)
         top, bottom = (ay, by) if ay < by else (by, ay)
         left, right = max((left >> _SHIFT) - margin, 0), (right >> _SHIFT) + margin
@@ -110,9 +159,10 @@ def pose_map(
             continue
         region = canvas[top:bottom, left:right]
         before = region.copy()
-        cv2.line(canvas, p, q, colour, thick, cv2.LINE_AA, _SHIFT)
-        cv2.circle(canvas, p, radius, colour, -1, cv2.LINE_AA, _SHIFT)
-        cv2.circle(canvas, q, radius, colour, -1, cv2.LINE_AA, _SHIFT)
+        cv2.line(canvas, p, q, limb.colour, widths[limb.thin], cv2.LINE_AA, _SHIFT)
+        if not limb.thin:
+            cv2.circle(canvas, p, radius, limb.colour, -1, cv2.LINE_AA, _SHIFT)
+            cv2.circle(canvas, q, radius, limb.colour, -1, cv2.LINE_AA, _SHIFT)
         # Pixels of the region that this limb does not touch are the mean of two equals.
         cv2.copyTo(cv2.addWeighted(before, 0.5, region, 0.5, 0), cv2.extractChannel(before, 3), region)
     return cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB)
@@ -128,12 +178,7 @@ def _fixed_point(keypoints: np.ndarray, size: tuple[int, int]) -> list[list[int]
 def draw_keypoints(
     frame: np.ndarray, keypoints: np.ndarray, schema: str = "body25", threshold: float = 0.01
 ) -> np.ndarray:
-    """A frame ``uint8 [H, W, 3]`` with the pose drawn over it, bright, for people to look at.
-
-    Any keypoint set will do: one without a pose map of its own is drawn through its BODY_25 points.
-    """
-    if schema not in ("body25", "coco18"):
-        keypoints, schema = convert_keypoints(keypoints, schema, "body25"), "body25"
+    """A frame ``uint8 [H, W, 3]`` with the pose drawn over it, bright, for people to look at."""
     drawn = pose_map(keypoints, schema, frame.shape[:2], threshold=threshold)
     coverage = drawn.max(-1, keepdims=True).astype(np.float32) / 153
     bright = np.minimum(drawn * (255 / 153), 255)

@@ -217,7 +217,9 @@ def _upto256(run: Run) -> int:
 
 
 def _eyes(run: Run, pose: str, parsing: str) -> Eyes:
-    found = {kind: detectors.load(spec) for kind, spec in (("pose", pose), ("parsing", parsing))}
+    schema = run.schemas.get("pose", "body25")
+    more = {"settings": {"hands_face": True}} if pose == "blazepose" and _has_hands(schema) else {}
+    found = {"pose": detectors.load(pose, **more), "parsing": detectors.load(parsing)}
     for kind, detector in found.items():
         if detector.kind != kind:
             raise TransferError(f"the detector {detector.name!r} makes {detector.kind}, not {kind}; choose another")
@@ -225,9 +227,13 @@ def _eyes(run: Run, pose: str, parsing: str) -> Eyes:
         raise TransferError(f"the parser {parsing!r} needs {', '.join(missing)}, which a transfer does not make")
     factor = -(-_DETECTOR_HEIGHT // run.config.size[0])
     size = run.config.size[0] * factor, run.config.size[1] * factor
-    eyes = Eyes(found["pose"], found["parsing"], size, run.schemas.get("pose", "body25"))
+    eyes = Eyes(found["pose"], found["parsing"], size, schema)
     eyes.keypoints({"keypoints": np.zeros((1, len(keypoint_set(eyes.pose.schema)), 3), np.float32)})
     return eyes
+
+
+def _has_hands(schema: str) -> bool:
+    return "left-hand-0" in keypoint_set(schema).points
 
 
 # The source
@@ -495,6 +501,9 @@ def _notes(renderer: Renderer, drive: Driving, silence: str) -> list[str]:
         notes.append(
             f"nobody was found in {renderer.without_pose} frames; they repeat the pose before them, if there is one"
         )
+    eyes = renderer.eyes
+    if _has_hands(eyes.schema) and not _has_hands(eyes.pose.schema):
+        notes.append(f"the run was trained with hands and face, which {eyes.pose.name} does not give: none are drawn")
     if drive.uneven:
         notes.append(f"the driving video's frame rate varies; the result has its mean, {drive.fps:.3f} a second")
     if silence:

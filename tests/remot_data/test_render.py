@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remot_data.render import colour_labels, draw_keypoints, flow_image, grid, overlay, panel, pose_map
-from remot_data.schemas import LABELS, SchemaError, convert_keypoints
+from remot_data.schemas import KEYPOINTS, LABELS, SchemaError, convert_keypoints
 
 
 def points(schema_size: int = 25, **seen: tuple[float, float]) -> np.ndarray:
@@ -77,7 +77,68 @@ def test_wrong_keypoints_are_refused() -> None:
     with pytest.raises(SchemaError, match="body25"):
         pose_map(np.zeros((18, 3), np.float32), "body25")
     with pytest.raises(SchemaError, match="coco17"):
-        pose_map(np.zeros((17, 3), np.float32), "coco17")
+        pose_map(np.zeros((18, 3), np.float32), "coco17")
+    with pytest.raises(SchemaError, match="no-such"):
+        pose_map(np.zeros((18, 3), np.float32), "no-such")
+
+
+def whole(**seen: tuple[float, float]) -> np.ndarray:
+    """Keypoints of openpose137 with only the named points seen, as `left_hand_3=(x, y)`."""
+    names = KEYPOINTS["openpose137"].points
+    return points(137, **{f"p{names.index(name.replace('_', '-'))}": place for name, place in seen.items()})
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("finger", "colour"), list(enumerate([(204, 0, 0), (163, 204, 0), (0, 204, 82), (0, 82, 204), (163, 0, 204)]))
+)
+def test_each_finger_is_a_line_in_its_colour_from_the_wrist(
+    side: str, finger: int, colour: tuple[int, int, int]
+) -> None:
+    joints = {f"{side}_hand_{i}": (60.5, 40 + 20.0 * (i - 4 * finger)) for i in range(4 * finger + 1, 4 * finger + 5)}
+    drawn = pose_map(whole(**{f"{side}_hand_0": (60.5, 40.5)}, **joints), "openpose137", (1024, 768))
+    assert drawn[45:115, 60].tolist() == [list(colour)] * 70
+    assert not drawn[130:].any() and not drawn[:, 70:].any()
+
+
+def test_a_face_is_drawn_white_without_its_jaw_and_pupils() -> None:
+    def drawn(*lines: range, confidence: float = 1.0) -> np.ndarray:
+        seen = {f"face_{i}": (20.5 + 20 * (i % 17), 30.5 + 20 * (i // 17)) for line in lines for i in line}
+        return pose_map(whole(**seen) * np.float32([1, 1, confidence]), "openpose137", (1024, 768))
+
+    assert not drawn(range(17), range(68, 70), range(60, 68)).any()
+    for line in (
+        range(17, 22),
+        range(22, 27),
+        range(27, 31),
+        range(31, 36),
+        range(36, 42),
+        range(42, 48),
+        range(48, 60),
+    ):
+        assert drawn(line).max((0, 1)).tolist() == [255] * 3, line
+        assert not drawn(line, confidence=0.09).any()
+    # A brow does not go on to the other, nor the bridge of the nose to the nostrils.
+    assert not drawn(range(21, 23)).any() and not drawn(range(30, 32)).any()
+
+
+def test_lines_of_hands_are_a_third_of_a_limb_and_at_least_a_pixel_wide() -> None:
+    limb = whole(neck=(30.5, 20), mid_hip=(30.5, 200))
+    finger = whole(left_hand_0=(30.5, 20), left_hand_1=(30.5, 200))
+
+    def width(keypoints: np.ndarray, size: tuple[int, int]) -> int:
+        return int((pose_map(keypoints, "openpose137", size)[110].max(-1) > 100).sum())
+
+    assert [(width(limb, size), width(finger, size)) for size in ((256, 192), (768, 576))] == [(3, 1), (7, 3)]
+
+
+def test_sets_without_a_map_of_their_own_are_drawn_through_one_that_has() -> None:
+    body = points(25, p5=(60, 60), p6=(60, 100), p7=(30, 60))
+    assert (pose_map(convert_keypoints(body, "body25", "coco17"), "coco17") == pose_map(body)).all()
+    hand = whole(left_shoulder=(60, 60), left_elbow=(60, 100), left_hand_0=(20, 20), left_hand_1=(20, 40))
+    drawn = pose_map(convert_keypoints(hand, "openpose137", "wholebody133"), "wholebody133")
+    assert (drawn == pose_map(hand, "openpose137")).all() and drawn[30, 19:21].any()
+    assert (pose_map(convert_keypoints(body, "body25", "openpose137"), "openpose137") == pose_map(body)).all()
 
 
 def test_draw_keypoints_changes_only_the_pose_and_takes_any_set() -> None:

@@ -169,6 +169,36 @@ def test_mirroring_swaps_left_and_right() -> None:
     assert out[KEYPOINTS["body25"].index("right-wrist")].tolist() == [90, 20, 1] and np.count_nonzero(out) == 3
 
 
+def test_a_mirrored_face_has_its_points_in_the_places_of_the_other_side() -> None:
+    """On a face that is symmetric about x = 50, mirrored at that line, no point moves."""
+    right = {17: 20, 21: 40, 36: 30, 37: 33, 38: 36, 39: 40, 40: 36, 41: 33, 31: 45, 48: 40, 49: 43, 50: 47, 68: 35}
+    left = {26: 80, 22: 60, 45: 70, 44: 67, 43: 64, 42: 60, 47: 64, 46: 67, 35: 55, 54: 60, 53: 57, 52: 53, 69: 65}
+    jaw = {i: 10 + 5 * i for i in range(17)}
+    middle = {i: 50 for i in (27, 28, 29, 30, 33, 51, 57, 62, 66)}
+    for name in ("openpose137", "wholebody133"):
+        known = {f"face-{i}": x for i, x in {**right, **left, **jaw, **middle}.items()}
+        points = np.zeros((len(KEYPOINTS[name]), 3), np.float32)
+        for i, point in enumerate(KEYPOINTS[name].points):
+            if point in known:
+                points[i] = known[point], 7, 1
+        assert np.array_equal(mirror_keypoints(points, name, 100), points)
+
+
+def test_mirroring_swaps_the_hands() -> None:
+    points = np.zeros((137, 3), np.float32)
+    points[KEYPOINTS["openpose137"].index("left-hand-8")] = 10, 20, 1
+    out = mirror_keypoints(points, "openpose137", 100)
+    assert out[KEYPOINTS["openpose137"].index("right-hand-8")].tolist() == [90, 20, 1]
+    assert np.count_nonzero(out) == 3
+
+
+def test_openpose137_is_body_hands_and_face_in_the_order_of_openpose() -> None:
+    names = KEYPOINTS["openpose137"].points
+    assert names[:25] == KEYPOINTS["body25"].points
+    assert (names[25], names[46], names[67], names[136]) == ("left-hand-0", "right-hand-0", "face-0", "face-69")
+    assert set(KEYPOINTS["wholebody133"].points) <= set(names)
+
+
 @pytest.mark.parametrize("name", ["body25", "coco18"])
 def test_limbs_name_existing_points(name: str) -> None:
     chosen = KEYPOINTS[name]

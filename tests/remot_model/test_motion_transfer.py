@@ -68,7 +68,7 @@ class Seer:
 def seers(monkeypatch):
     real = detectors.load
     found = {"blazepose": Seer("pose"), "pose-guided": Seer("parsing", ("pose",))}
-    monkeypatch.setattr(detectors, "load", lambda spec: found[spec] if spec in found else real(spec))
+    monkeypatch.setattr(detectors, "load", lambda spec, **more: found[spec] if spec in found else real(spec, **more))
     people._finder.cache_clear()
     yield
     people._finder.cache_clear()
@@ -124,6 +124,17 @@ def test_every_frame_comes_out_at_the_same_rate(run, files):
     assert summary["frames"] == 21 and summary["size"] == [32, 24] and summary["notes"] == []
     assert seen[-1] == (21, 21)
     assert [p.name for p in files.folder.iterdir()] == ["result.mp4"]
+
+
+def test_a_run_trained_with_hands_asks_the_default_detector_for_them(run, files, monkeypatch):
+    hands = Run(run.folder, run.config, run.generators, {"pose": "openpose137", "labels": "remot11"}, {})
+    asked = []
+    seers = detectors.load
+    monkeypatch.setattr(detectors, "load", lambda spec, **more: asked.append((spec, more)) or seers(spec, **more))
+    summary = transfer.transfer(hands, files.source, files.driving, files.out)
+    assert ("blazepose", {"settings": {"hands_face": True}}) in asked and ("pose-guided", {}) in asked
+    # What stands for the detector here knows the body alone.
+    assert any("trained with hands and face" in note for note in summary["notes"])
 
 
 def test_side_by_side_shows_source_driving_and_result_at_256_pixels(run, files):
