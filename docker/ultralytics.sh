@@ -18,5 +18,7 @@ python=${venv:+$venv/bin/}python3
 # build and wants a display's libraries; ultralytics-platform is the client of a paid service. The rest of the list:
 "$python" -m pip install 'ultralytics-thop==2.2.3' 'matplotlib>=3.3' 'pillow>=7.1.2' 'requests>=2.23' 'polars>=0.20' \
   'nvidia-ml-py>=12'
+# The library's trackers want lap, and would install it in the middle of a run.
+"$python" -m pip install 'lap==0.5.13'
 "$python" -m pip install --no-deps 'ultralytics==8.4.190'
 "$python" -c 'import remot_data.detectors.ultralytics_pose as d; print("ultralytics", d._ultralytics().__version__)'

@@ -23,7 +23,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remot_data import child, video
+from remot_data import child, people, video
 from remot_data.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
@@ -70,6 +70,7 @@ def build(
     retry: Collection[str] = (),
     limit_rejects: float | None = None,
     limits: child.Limits | None = None,
+    finder: str | None = None,
     wait: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -88,6 +89,8 @@ def build(
         retry: reason codes; videos and clips refused for these are tried again.
         limit_rejects: share of the inputs (of at least 20) that may be refused before the build stops.
         limits: time and memory that reading one video may take.
+        finder: what finds the persons, see `people.open_finder`; its fingerprint becomes part of the policy. None for
+            the default detector.
         wait: if somebody else is writing the store, wait until they are done.
 
     Raises:
@@ -98,6 +101,8 @@ def build(
         raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
     inputs, ignored = find_inputs(videos, root)
     policy = policy or stored_policy(out) or Policy()
+    if finder is not None:
+        policy = dataclasses.replace(policy, finder=people.open_finder(finder).fingerprint())
     config = {"policy": policy.to_json(), "size": policy.size}
     store = check_store(out, config)
     seconds: dict[str, float] = {}
@@ -106,7 +111,7 @@ def build(
         store = create_store(out, config)
         store.sweep("", "ledger", "frames")
         started = time.monotonic()
-        lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress)
+        lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)
         seconds["look through"] = time.monotonic() - started
         existing = []
         if store.files.exists("clips.parquet"):
@@ -183,6 +188,7 @@ def scan_all(
     limit: float | None = None,
     limits: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    finder: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What each input holds, in the order of the inputs, and what the ledger knows of other videos.
 
@@ -198,9 +204,13 @@ def scan_all(
         return not any(r["what"] == "video" and r["code"] in retry for r in line["rejects"])
 
     fresh = [item for item in inputs if not is_known(item)]
-    tasks = [
-        {"item": i.to_json(), "policy": policy.to_json(), "limits": limits, "seen": wanted[i.path][1]} for i in fresh
-    ]
+    if fresh and policy.finder is not None and finder is None:
+        raise StoreError(
+            f"{store.url} has videos to look through, and its persons are found by {policy.finder.get('detector')} "
+            f"(weights {str(policy.finder.get('weights'))[:12]}); give that again with --finder"
+        )
+    common = {"policy": policy.to_json(), "limits": limits, "finder": finder}
+    tasks = [{"item": i.to_json(), "seen": wanted[i.path][1], **common} for i in fresh]
     with store.log("videos") as log:
         refused = Counter[str]()
         for seen, line in enumerate(engine.map(scan, tasks, "look through"), 1):

@@ -51,6 +51,9 @@ def build(
     shard_frames: Annotated[int | None, typer.Option(help="Frames after which a shard is full; 4096.")] = None,
     test: Annotated[float | None, typer.Option(help="Share of the videos whose split is 'test'; 0.1.")] = None,
     decoder: Annotated[str | None, typer.Option(help="pyav, or decord where it was proved to agree.")] = None,
+    finder: Annotated[
+        str | None, typer.Option(help="What finds the persons: ultralytics[:model or weights file], file.py:Class.")
+    ] = None,
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
@@ -89,7 +92,7 @@ def build(
     given = {name: value for name, value in given.items() if value is not None}
     if fps is not None:
         given["fps"] = None if fps == "source" else float(fps)
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)})
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
     if given.get("decoder", "pyav") not in ("pyav", "decord"):
@@ -114,6 +117,7 @@ def build(
             retry=[code for code in retry.split(",") if code],
             limit_rejects=limit_rejects,
             limits=Limits(stall=timeout, memory=int(memory * 2**30)),
+            finder=finder,
             wait=wait,
             workers=workers,
             scheduler=scheduler,
@@ -412,10 +416,10 @@ def synthetic(
 @app.command()
 def detectors() -> None:
     """List the detectors, and which library, extra and weights each needs."""
-    from remot_data.detectors.base import DEFAULTS, known
+    from remot_data.detectors.base import DEFAULTS, FINDERS, known
 
     table = Table("name", "layer", "default", "library", "needs", box=None)
-    for name, entry in sorted(known().items(), key=lambda item: (item[1].kind, item[0])):
+    for name, entry in sorted([*known().items(), *FINDERS.items()], key=lambda item: (item[1].kind, item[0])):
         needs = ", ".join([entry.install] * bool(entry.install) + list(entry.weights))
         default = "yes" if DEFAULTS.get(entry.kind) == name else ""
         library = "here" if entry.is_here else "missing"

@@ -10,11 +10,11 @@ import itertools
 import math
 from array import array
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -27,12 +27,28 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Person:
-    """One person found in one frame: body box, score in [0, 1], and `sharpness` in the box where it was measured."""
+    """One person found in one frame: body box, score in [0, 1], and `sharpness` in the box where it was measured.
+
+    `track` is the number that a finder with a tracker of its own knows the person by.
+    """
 
     frame: int
     box: Box
     score: float
     sharpness: float = math.inf
+    track: int | None = None
+
+
+class Finder(Protocol):
+    """What finds persons in whole pictures in place of the default detector.
+
+    `follow` begins a video. What it returns is called with each picture, uint8 [H, W, 3], RGB, the number of its frame
+    and the size (W, H) of the picture that it was made smaller from, and gives what `find` gives.
+    """
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def follow(self) -> Callable[[np.ndarray, int, tuple[int, int]], list[Person]]: ...
 
 
 class ShotFinder:
@@ -109,8 +125,11 @@ def height(box: Box) -> float:
 def tracks(seen: Sequence[Sequence[Person]], least_overlap: float = 0.2, most_missed: int = 3) -> list[list[Person]]:
     """Link the persons of successive looks into tracks, each box to the track it overlaps most.
 
-    A track that was missed in more than `most_missed` looks ends.
+    A track that was missed in more than `most_missed` looks ends. Where the finder has tracked them, its tracks are
+    taken instead; a person that it could not place in one stands alone.
     """
+    if any(person.track is not None for look in seen for person in look):
+        return _tracks_found(seen)
     done: list[list[Person]] = []
     open_tracks: list[tuple[int, list[Person]]] = []
     for look, persons in enumerate(seen):
@@ -128,6 +147,17 @@ def tracks(seen: Sequence[Sequence[Person]], least_overlap: float = 0.2, most_mi
         open_tracks = [(last, track) for last, track in open_tracks if look - last <= most_missed]
         open_tracks += [(look, [p]) for j, p in enumerate(persons) if j not in used_persons]
     return done + [track for _, track in open_tracks]
+
+
+def _tracks_found(seen: Sequence[Sequence[Person]]) -> list[list[Person]]:
+    tracked: dict[int, list[Person]] = {}
+    alone: list[list[Person]] = []
+    for person in itertools.chain.from_iterable(seen):
+        if person.track is None:
+            alone.append([person])
+        else:
+            tracked.setdefault(person.track, []).append(person)
+    return [*tracked.values(), *alone]
 
 
 def main_track(seen: Sequence[Sequence[Person]]) -> list[Person]:
@@ -276,6 +306,7 @@ def watching(
     end_pts: int | None = None,
     fps: float | None = None,
     probe: video.Probe | None = None,
+    finder: str | None = None,
 ) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
 
@@ -284,6 +315,7 @@ def watching(
     Args:
         start_pts, end_pts, fps: as for `video.read`.
         probe: of this video, if it was probed before.
+        finder: what finds the persons, see `open_finder`; None for the default.
 
     Raises:
         VideoError: as `video.read`, and ``no-frames`` where none comes.
@@ -293,22 +325,23 @@ def watching(
     base_seconds = probe.time_base[0] / probe.time_base[1]
     scale = min(1.0, _LONGEST / max(probe.size))
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
-    finder, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
+    look = open_finder(finder).follow() if finder else find
+    shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
     pts, at, looks, cells, next_look = array("q"), [], [], [], -math.inf
     for stamp, frame in video.read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps):
         time = stamp * base_seconds
         if time >= next_look:
             at.append(len(pts))
-            looks.append(_look(path, frame, len(pts), probe.size))
+            looks.append(_look(path, look, frame, len(pts), probe.size))
             cells.append(_cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8))
             next_look = time + 1 / rate - 1e-6
-        moments.see(time, finder.see(frame))
+        moments.see(time, shots.see(frame))
         pts.append(stamp)
         if len(pts) % _SIGN == 0:
             yield len(pts)
     if not pts:
         raise video.VideoError("no-frames", f"{path}: no frame could be decoded")
-    return Watched(probe, np.array(pts), finder.shots(), at, looks, np.stack(cells), moments.pictures())
+    return Watched(probe, np.array(pts), shots.shots(), at, looks, np.stack(cells), moments.pictures())
 
 
 def watch(path: str | Path, **options: Any) -> Watched:
@@ -321,9 +354,15 @@ def watch(path: str | Path, **options: Any) -> Watched:
             return end.value
 
 
-def _look(path: str | Path, image: np.ndarray, frame: int, size: tuple[int, int]) -> list[Person]:
+def _look(
+    path: str | Path,
+    look: Callable[[np.ndarray, int, tuple[int, int]], list[Person]],
+    image: np.ndarray,
+    frame: int,
+    size: tuple[int, int],
+) -> list[Person]:
     try:
-        return find(image, frame, size)
+        return look(image, frame, size)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise base.DetectorError(f"{path}: finding persons in frame {frame} failed: {what}") from error
@@ -340,9 +379,32 @@ def find(image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None)
     ]
 
 
-def prepare() -> None:
-    """Load the detector that finds persons; raises `DetectorError` or `AssetError` where that cannot be had here."""
-    _finder()
+def prepare(finder: str | None = None, expected: Mapping[str, Any] | None = None) -> None:
+    """Load what finds persons, and check that it is the one with the fingerprint `expected`.
+
+    Raises:
+        DetectorError, AssetError: it cannot be had here, or is another.
+    """
+    if finder is None:
+        _finder()
+        return
+    have, expected = open_finder(finder).fingerprint(), dict(expected or {})
+    if have != expected:
+        different = ", ".join(sorted(k for k in {**have, **expected} if have.get(k) != expected.get(k)))
+        raise base.DetectorError(
+            f"the finder {finder!r} is here another than the store is built with ({different}); use the same version "
+            "and weights on all machines"
+        )
+
+
+@lru_cache(maxsize=1)
+def open_finder(spec: str) -> Finder:
+    """What finds persons: ``ultralytics``, ``ultralytics:yolo11m``, ``ultralytics:FILE.pt`` or ``file.py:Class``.
+
+    Raises:
+        DetectorError: it cannot be had.
+    """
+    return base.load_finder(spec)
 
 
 # Persons are found as well in pictures of this longest side, and shots need no more.

@@ -54,6 +54,8 @@ class Policy(Record):
         shard_frames: frames after which a shard is full.
         test: share of the videos whose split is ``test`` where a manifest does not say.
         decoder: ``pyav``, or ``decord`` for the files where it was proved to give the same frames.
+        finder: fingerprint of what finds the persons (with its version and the sha256 of its weights), None for the
+            default detector.
     """
 
     size: tuple[int, int] = (256, 192)
@@ -71,6 +73,7 @@ class Policy(Record):
     shard_frames: int = 4096
     test: float = 0.1
     decoder: str = "pyav"
+    finder: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
@@ -78,6 +81,10 @@ class Policy(Record):
             object.__setattr__(self, name, value if value is None else float(value))
         if self.duplicates not in ("pictures", "bytes"):
             raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        # The default finder is not named: policies keep the bytes they had before there was a choice.
+        return {name: value for name, value in super().to_json().items() if name != "finder" or value is not None}
 
 
 # The file
@@ -149,6 +156,7 @@ def scan(
     policy: Mapping[str, Any],
     limits: Mapping[str, Any] | None = None,
     seen: str | None = None,
+    finder: str | None = None,
 ) -> dict[str, Any]:
     """The task: look through one input.
 
@@ -156,6 +164,7 @@ def scan(
         item, policy: an `Input` and a `Policy` as JSON.
         limits: what it may take, `child.Limits` as JSON.
         seen: the `stamp` of the file where the task was made.
+        finder: what finds the persons, see `people.open_finder`; its fingerprint is that of the policy.
 
     Returns:
         Plain values: input, stamp, video, clips, rejects, frames, signature, seconds.
@@ -171,8 +180,8 @@ def scan(
     if refusal:
         line.update(_refused(source, *refusal))
     else:
-        people.prepare()
-        line.update(_looked_through(source, policy, child.Limits.from_json(limits or {})))
+        people.prepare(finder, policy.get("finder"))
+        line.update(_looked_through(source, policy, child.Limits.from_json(limits or {}), finder))
     line["seconds"] = round(time.monotonic() - started, 3)
     return line
 
@@ -199,9 +208,11 @@ def _refused(source: Input, code: str, detail: str) -> dict[str, Any]:
     return {"video": None, "clips": [], "rejects": [reject.to_json()], "frames": frames, "signature": ""}
 
 
-def _looked_through(source: Input, policy: Mapping[str, Any], limits: child.Limits) -> dict[str, Any]:
+def _looked_through(
+    source: Input, policy: Mapping[str, Any], limits: child.Limits, finder: str | None
+) -> dict[str, Any]:
     """The part of the line that the child makes, or that of the reject it ended with."""
-    arguments = {"item": source.to_json(), "policy": dict(policy)}
+    arguments = {"item": source.to_json(), "policy": dict(policy), "finder": finder}
     killed = False
     while True:
         try:
@@ -218,14 +229,16 @@ def _looked_through(source: Input, policy: Mapping[str, Any], limits: child.Limi
             return _refused(source, "detector-failed", str(error))
 
 
-def looking(item: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def looking(
+    item: Mapping[str, Any], policy: Mapping[str, Any], finder: str | None = None
+) -> Iterator[tuple[dict[str, Any], bytes]]:
     """What the child does: signs of life, and last the line with video, clips, rejects, frames and signature.
 
     Raises:
         VideoError, DetectorError: what the video is refused for.
     """
     cv2.setNumThreads(1)
-    steps = _look_through(Input.from_json(item), Policy.from_json(policy))
+    steps = _look_through(Input.from_json(item), Policy.from_json(policy), finder)
     while True:
         try:
             yield {"frames": next(steps)}, b""
@@ -234,13 +247,13 @@ def looking(item: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tupl
             return
 
 
-def _look_through(source: Input, policy: Policy) -> Generator[int, None, dict[str, Any]]:
+def _look_through(source: Input, policy: Policy, finder: str | None = None) -> Generator[int, None, dict[str, Any]]:
     probe = video.probe(source.path, source.fps)
     yield 0
     if probe.size[1] < policy.min_height:
         detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
         raise video.VideoError("too-small", detail)
-    seen = yield from people.watching(source.path, probe=probe, rate=policy.looks, fps=source.fps)
+    seen = yield from people.watching(source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder)
     try:
         sha = yield from _hashing(source.path)
     except OSError as error:

@@ -114,6 +114,12 @@ BUILTIN |= {
     ),
     "ptlflow": Entry("flow", f"{_ADAPTERS}.ptlflow_flow:PTLFlow", extra="ptlflow", library="ptlflow"),
 }
+# What can find persons while videos are looked through, in place of the default pose detector.
+FINDERS = {
+    "ultralytics": Entry(
+        "persons", f"{_ADAPTERS}.ultralytics_pose:UltralyticsFinder", extra="ultralytics", library="ultralytics"
+    )
+}
 
 
 def file_sha256(path: str | Path) -> str:
@@ -142,26 +148,43 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
     options: dict[str, Any] = dict(settings or {})
     if weights is not None:
         options["weights"] = weights
+    detector = _made(spec, known(), options)
+    if not isinstance(detector, Detector):
+        raise DetectorError(f"{spec!r} is no detector: it lacks one of {', '.join(Detector.__annotations__)}")
+    return detector
+
+
+def load_finder(spec: str) -> Any:
+    """What finds persons in whole pictures (`remot_data.people.Finder`), by a name of `FINDERS` or as for `load`.
+
+    Raises:
+        DetectorError: as `load`.
+    """
+    finder = _made(spec, FINDERS, {})
+    if not all(callable(getattr(finder, name, None)) for name in ("fingerprint", "follow")):
+        raise DetectorError(f"{spec!r} does not find persons: it lacks the methods fingerprint and follow")
+    return finder
+
+
+def _made(spec: str, entries: Mapping[str, Entry], options: dict[str, Any]) -> Any:
+    """An object of the class that `spec` names."""
     name, _, model = spec.partition(":")
     if name.endswith(".py"):
         factory, install = _from_file(Path(name), model), ""
     else:
-        entry = known().get(name)
+        entry = entries.get(name)
         if entry is None:
-            raise DetectorError(f"no detector is called {name!r}; `remot detectors` lists {', '.join(sorted(known()))}")
+            raise DetectorError(f"no detector is called {name!r}; `remot detectors` lists {', '.join(sorted(entries))}")
         if model:
             options["model"] = model
         factory, install = _from_target(entry, name), entry.install
     try:
-        detector = factory(**options)
+        return factory(**options)
     except ImportError as error:
         hint = f"; get it with {install}" if install else ""
         raise DetectorError(f"detector {spec!r} needs a library that is not installed ({error}){hint}") from error
     except TypeError as error:
         raise DetectorError(f"detector {spec!r} does not take these settings: {error}") from error
-    if not isinstance(detector, Detector):
-        raise DetectorError(f"{spec!r} is no detector: it lacks one of {', '.join(Detector.__annotations__)}")
-    return detector
 
 
 def short_id(detector: Detector, seen: Mapping[str, Any]) -> str:

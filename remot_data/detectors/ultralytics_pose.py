@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +116,17 @@ class UltralyticsPose:
 
 
 class UltralyticsFinder:
-    """Finds persons in whole pictures; its `find` gives what `remot_data.people.find` gives.
+    """Finds persons in whole pictures and follows them over a video with the library's ByteTrack.
 
     Args:
         model: a detection model of Ultralytics, as ``yolo11m``; downloaded where no weights are given.
         weights: a ``.pt`` file of a detection model whose first class is ``person``.
         size: longer side in pixels that a picture is scaled to for the network.
-        person: smallest score of a person.
+        person: smallest score of a person that is not yet followed.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
 
     Raises:
-        DetectorError: as `UltralyticsPose`.
+        DetectorError: as `UltralyticsPose`, or if the package ``lap`` is missing.
     """
 
     name = "ultralytics"
@@ -143,8 +143,11 @@ class UltralyticsFinder:
         device: str | None = None,
     ):
         self.device = _device(device)
-        self._settings = {"size": size, "person": person}
-        self._model = _Model("detect", weights or model, size, person, self.device, 1)
+        self._tracking = _tracking()
+        self._settings = {"size": size, "person": person, "tracker": self._tracking}
+        # ByteTrack holds on to a person by boxes of smaller scores than one that begins a track.
+        least = min(person, self._tracking["track_low_thresh"])
+        self._model = _Model("detect", weights or model, size, least, self.device, 1)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -160,14 +163,47 @@ class UltralyticsFinder:
 
         Boxes are in pixels of the image, or of a picture `size` = (W, H) that it was made smaller from.
         """
-        width, height = size or image.shape[1::-1]
-        grow = np.array([width / image.shape[1], height / image.shape[0]] * 2)
+        return self._look(image, frame, size or image.shape[1::-1], None)
+
+    def follow(self) -> Callable[[np.ndarray, int, tuple[int, int]], list[Person]]:
+        """`find` for the pictures of one video in order, which also gives each person its `track`.
+
+        Who was not linked to a track, as somebody seen for the first time in the middle of a video, has none.
+        """
+        from ultralytics.trackers.byte_tracker import BYTETracker
+        from ultralytics.utils import IterableSimpleNamespace
+
+        tracker = BYTETracker(IterableSimpleNamespace(**self._tracking))
+        return lambda image, frame, size: self._look(image, frame, size, tracker)
+
+    def _look(self, image: np.ndarray, frame: int, size: tuple[int, int], tracker: Any) -> list[Person]:
+        grow = np.array([size[0] / image.shape[1], size[1] / image.shape[0]] * 2)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        found = sorted(_persons(self._model(image[None])[0], frame), key=lambda p: -p.score)
-        return [
-            Person(frame, tuple((np.array(p.box) * grow).tolist()), p.score, people.sharpness(grey, p.box))
-            for p in found
+        result = self._model(image[None])[0]
+        rows = tracker.update(result.boxes.cpu().numpy(), image) if tracker is not None else ()
+        tracks = {int(row[-1]): int(row[4]) for row in rows}  # a row ends with the number of its detection
+        found = [
+            Person(
+                frame, tuple((np.array(p.box) * grow).tolist()), p.score, people.sharpness(grey, p.box), tracks.get(i)
+            )
+            for i, p in enumerate(_persons(result, frame))
         ]
+        found = [p for p in found if p.track is not None or p.score >= self._settings["person"]]
+        return sorted(found, key=lambda p: -p.score)
+
+
+def _tracking() -> dict[str, Any]:
+    """The library's settings of ByteTrack."""
+    try:
+        import lap  # noqa: F401 - the library would install it by itself
+    except ImportError as error:
+        raise DetectorError(
+            "ultralytics: its trackers need the package lap, which is not installed; get it with pip install lap"
+        ) from error
+    from ultralytics.utils import YAML
+    from ultralytics.utils.checks import check_yaml
+
+    return dict(YAML.load(check_yaml("bytetrack.yaml")))
 
 
 def main_person(looks: Sequence[Sequence[Person]], size: tuple[int, int]) -> list[int | None]:

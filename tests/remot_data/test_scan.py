@@ -256,6 +256,82 @@ def test_a_failing_finder_is_a_detector_error_with_its_words(small, monkeypatch)
         look(small)
 
 
+# Another finder
+
+RED_FINDER = """
+import numpy as np
+from remot_data.people import Person
+
+
+class Red:
+    \"\"\"Finds what is red on the left and on the right, and knows each by a number.\"\"\"
+
+    def fingerprint(self):
+        return {"detector": "red", "weights": "WEIGHTS"}
+
+    def follow(self):
+        def look(image, frame, size):
+            found = []
+            for number, part in enumerate(np.hsplit(image, 2)):
+                y, x = np.nonzero((part[..., 0] > 150) & (part[..., 1] < 100))
+                if len(x):
+                    x = x + number * part.shape[1]
+                    grow = size[0] / image.shape[1]
+                    box = tuple(float(v) * grow for v in (x.min(), y.min(), x.max() + 1, y.max() + 1))
+                    found.append(Person(frame, box, 0.9, 0.5, number))
+            return found
+
+        return look
+"""
+
+
+@pytest.fixture
+def red(tmp_path):
+    """Spec of a finder of red things, and a video of 40 frames in which two of them, of different height, dance."""
+    (tmp_path / "red.py").write_text(RED_FINDER)
+    with video.VideoWriter(tmp_path / "red.mp4", 20, (240, 320)) as writer:
+        for t in range(40):
+            frame = np.full((240, 320, 3), 90, np.uint8)
+            step = 10 if t % 8 < 4 else 0
+            frame[60:200, 60 + step : 100 + step] = frame[100:200, 220 + step : 250 + step] = (220, 30, 30)
+            writer.write(frame)
+    return f"{tmp_path / 'red.py'}:Red", tmp_path / "red.mp4"
+
+
+def test_another_finder_gives_the_persons_and_its_fingerprint_is_checked(red):
+    spec, path = red
+    policy = Policy(finder={"detector": "red", "weights": "WEIGHTS"})
+    line = scan.scan({"path": str(path)}, policy.to_json(), finder=spec)
+    (clip,) = line["clips"]
+    x, _, wide, tall = clip["crop"]
+    assert tall == pytest.approx(1.2 * 140, abs=8) and x < 60 and x + wide > 110
+    assert "no-person" in reasons(scan.scan({"path": str(path)}, Policy().to_json()))
+    with pytest.raises(DetectorError, match=r"another than the store is built with \(weights\)"):
+        scan.scan({"path": str(path)}, Policy(finder={"detector": "red", "weights": "x"}).to_json(), finder=spec)
+
+
+def test_tracks_of_the_finder_are_taken_as_they_are():
+    here, far = (0.0, 0.0, 40.0, 100.0), (500.0, 0.0, 540.0, 100.0)
+    looks = [[Person(0, here, 0.9, track=3), Person(0, far, 0.5)], [Person(1, far, 0.9, track=3)]]
+    assert people.tracks(looks) == [[looks[0][0], looks[1][0]], [looks[0][1]]]
+    assert [p.frame for p in people.main_track(looks)] == [0, 1]
+
+
+def test_what_is_no_finder_is_named(tmp_path):
+    (tmp_path / "none.py").write_text("class Nothing: pass")
+    with pytest.raises(DetectorError, match="lacks the methods fingerprint and follow"):
+        people.open_finder(f"{tmp_path / 'none.py'}:Nothing")
+    with pytest.raises(DetectorError, match="no detector is called 'nobody'.*ultralytics"):
+        people.open_finder("nobody")
+
+
+def test_the_default_finder_leaves_the_policy_as_it_was():
+    assert "finder" not in Policy().to_json()
+    assert Policy.from_json(Policy().to_json()) == Policy()
+    other = Policy(finder={"detector": "red"})
+    assert Policy.from_json(json.loads(json.dumps(other.to_json()))) == other
+
+
 # Duplicates
 
 
@@ -497,7 +573,7 @@ def test_a_limit_of_time_ends_it(small):
 
 
 def test_a_machine_without_a_finder_stops_the_build(small, monkeypatch):
-    def none():
+    def none(finder, expected):
         raise DetectorError("no weights here")
 
     monkeypatch.setattr(people, "prepare", none)

@@ -14,7 +14,7 @@ import pytest
 
 from remot_data import assets, people, video
 from remot_data.detectors import base
-from remot_data.detectors.base import Detector, DetectorError, load
+from remot_data.detectors.base import Detector, DetectorError, load, load_finder
 from remot_data.detectors.ultralytics_pose import UltralyticsFinder, main_person, seen_points
 from remot_data.people import Person
 
@@ -177,9 +177,58 @@ def test_the_finder_gives_what_people_find_gives(models: dict[str, Path], frames
     assert here and all(isinstance(p, Person) and p.frame == 7 for p in here)
     assert [p.score for p in here] == sorted((p.score for p in here), reverse=True)
     assert np.array(there[0].box) == pytest.approx(2 * np.array(here[0].box))
+    assert all(p.track is None for p in here)
     grey = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
     assert here[0].sharpness == people.sharpness(grey, here[0].box)
     assert finder.fingerprint()["weights"] == base.file_sha256(models["yolo11n"])
+
+
+@pytest.mark.slow
+def test_the_finder_follows_each_person_with_the_tracker_of_the_library(
+    models: dict[str, Path], frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from ultralytics.engine.results import Results
+
+    finder = UltralyticsFinder(weights=models["yolo11n"], person=0.25, device="cpu")
+
+    def result(*rows: tuple[float, ...]) -> Results:
+        boxes = torch.tensor([[*row, 0.0] for row in rows]).reshape(-1, 6)
+        return Results(np.zeros((256, 192, 3), np.uint8), "", {0: "person"}, boxes=boxes)
+
+    def at(x: float, score: float) -> tuple[float, ...]:
+        return (x, 20.0, x + 50, 220.0, score)
+
+    # They pass each other, each time listed in another order; in the third look one is hardly seen.
+    seen = [result(at(10, 0.9), at(130, 0.8)), result(at(120, 0.8), at(20, 0.9)), result(at(110, 0.15), at(30, 0.9))]
+    looks = []
+    follow = finder.follow()
+    for t, found in enumerate(seen):
+        monkeypatch.setattr(finder, "_model", lambda images, found=found: [found])
+        looks.append(follow(frames[0], t, (384, 512)))
+    tracks = people.tracks(looks)
+    assert [[p.box[0] for p in track] for track in tracks] == [[20, 40, 60], [260, 240, 220]]
+    assert [p.score for p in tracks[1]] == pytest.approx([0.8, 0.8, 0.15])
+    # Without a track so low a score is nobody, and another video begins anew.
+    assert [p.box[0] for p in finder.find(frames[0])] == [30]
+    assert {p.track for p in finder.follow()(frames[0], 0, (192, 256))} == {1}
+
+
+@pytest.mark.slow
+def test_a_video_is_looked_through_with_the_real_library(models: dict[str, Path]) -> None:
+    finder = f"ultralytics:{models['yolo11n']}"
+    mark = people.open_finder(finder).fingerprint()
+    assert mark["weights"] == base.file_sha256(models["yolo11n"]) and mark["settings"]["tracker"]
+    people.prepare(finder, json.loads(json.dumps(mark)))
+    seen = people.watch(assets.fetch("sample-cam02"), rate=3.0, finder=finder)
+    assert len(seen.looks) == 5 and not any(seen.looks)  # random weights are sure of nobody
+
+
+def test_without_lap_the_finder_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ultralytics")
+    monkeypatch.setitem(sys.modules, "lap", None)
+    with pytest.raises(DetectorError, match="need the package lap.*pip install lap"):
+        load_finder("ultralytics")
 
 
 @pytest.mark.slow
