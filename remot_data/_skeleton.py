@@ -23,14 +23,22 @@ class Body:
     Body axes before turning: x to the dancer's left, y down, z to the front; all in body heights.
     """
 
-    def __init__(self, dancer: Dancer, seconds: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        dancer: Dancer,
+        seconds: np.ndarray,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        turned: float | None = None,
+        crossed: bool = False,
+    ) -> None:
         self.dancer = dancer
         self.unit = dancer.height * size[0]
         wave = _Waves(rng, seconds)
-        self.yaw, self.lean = _turning(rng, seconds, wave), wave(0.12, 1)
+        self.yaw, self.lean = _turning(rng, seconds, wave, turned), wave(0.12, 1)
         self.head_yaw = self.yaw + wave(0.35, 0.6)
         self.head_roll = self.lean * np.cos(self.yaw) + wave(0.13, 1)
-        local = _upper_joints(dancer, wave, self.lean) | _legs(dancer, wave, rng, seconds)
+        local = _upper_joints(dancer, wave, self.lean, crossed) | _legs(dancer, wave, rng, seconds, crossed)
         self.space = {name: _turn(point, self.yaw) for name, point in local.items()}
         self.flat = {name: p[:, :2] + [0, _PITCH] * p[:, 2:] for name, p in self.space.items()}
         feet = [f"{side}-{point}" for side in ("left", "right") for point in ("ankle", "big-toe", "heel")]
@@ -88,10 +96,15 @@ class _Waves:
         return centre + amplitude * (share * drift + (1 - share) * swing)
 
 
-def _turning(rng: np.random.Generator, seconds: np.ndarray, wave: _Waves) -> np.ndarray:
-    """The angle of the body to the camera, in radians: swaying, spinning, from behind or from the side."""
+def _turning(rng: np.random.Generator, seconds: np.ndarray, wave: _Waves, turned: float | None) -> np.ndarray:
+    """The angle of the body to the camera, in radians: swaying, spinning, from behind or from the side.
+
+    With `turned` it sways about that angle, by less than half.
+    """
     style = rng.random()
     sway = wave(rng.uniform(0.2, 0.7), 0.7)
+    if turned is not None:
+        return turned + 0.5 * sway
     if style < 0.6:
         return sway
     if style < 0.85:
@@ -104,7 +117,7 @@ def _direction(side: int, out: np.ndarray, forward: np.ndarray) -> np.ndarray:
     return np.stack([side * np.sin(out) * np.cos(forward), np.cos(out) * np.cos(forward), np.sin(forward)], -1)
 
 
-def _upper_joints(dancer: Dancer, wave: _Waves, lean: np.ndarray) -> dict[str, np.ndarray]:
+def _upper_joints(dancer: Dancer, wave: _Waves, lean: np.ndarray, crossed: bool) -> dict[str, np.ndarray]:
     """Everything above the hips, [T, 3] each, relative to the middle of the hips."""
     up = np.stack([np.sin(lean), -np.cos(lean), wave(0.05, 1, 0.02)], -1)
     across = np.stack([np.cos(lean), np.sin(lean), np.zeros_like(lean)], -1)
@@ -116,13 +129,18 @@ def _upper_joints(dancer: Dancer, wave: _Waves, lean: np.ndarray) -> dict[str, n
         out = np.clip(wave(1.25, 0.8, raised), 0.08, 2.9)
         forward = wave(0.45, 0.9, 0.15)
         bent_out, bent_forward = np.clip(wave(0.9, 1, 0.5), -0.35, 1.6), np.clip(wave(0.5, 0.9, 0.3), 0, 0.9)
+        if crossed:
+            out, forward = 0.1 + 0.15 * out, 0.5 + 0.3 * forward
+            bent_out, bent_forward = -1.6 - 0.15 * bent_out, 0.1 + 0.2 * bent_forward
         elbow = shoulder + UPPER_ARM * _direction(side, out, forward)
         wrist = elbow + FOREARM * _direction(side, out + bent_out, forward + bent_forward)
         joints |= {f"{name}-shoulder": shoulder, f"{name}-elbow": elbow, f"{name}-wrist": wrist}
     return joints
 
 
-def _legs(dancer: Dancer, wave: _Waves, rng: np.random.Generator, seconds: np.ndarray) -> dict[str, np.ndarray]:
+def _legs(
+    dancer: Dancer, wave: _Waves, rng: np.random.Generator, seconds: np.ndarray, crossed: bool
+) -> dict[str, np.ndarray]:
     """Hips, knees, ankles and feet, [T, 3] each: steps, kicks and squats, relative to the middle of the hips."""
     step, kick = rng.uniform(0.2, 0.9), rng.uniform(0, 0.8)
     squat = rng.uniform(0.1, 0.75) * np.maximum(np.sin(np.pi * wave.beat * seconds + rng.uniform(0, 6)), 0) ** 2
@@ -131,6 +149,8 @@ def _legs(dancer: Dancer, wave: _Waves, rng: np.random.Generator, seconds: np.nd
         lift = np.maximum(side * np.sin(np.pi * wave.beat * seconds), 0) ** 2
         out = wave(0.06, 1, rng.uniform(0.08, 0.2)) + kick * lift + 0.35 * squat
         forward = step * lift + squat
+        if crossed:
+            out, forward = out - 0.4, forward + 0.15 * side
         hip = np.broadcast_to([side * dancer.hips, 0.0, 0.0], (len(seconds), 3))
         knee = hip + THIGH * _direction(side, out, forward)
         ankle = knee + SHIN * _direction(side, out * 0.6 - 0.35 * squat, forward - 1.5 * step * lift - 1.9 * squat)

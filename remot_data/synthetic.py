@@ -56,6 +56,8 @@ def dance(
     fps: float = 30.0,
     seed: int = 0,
     background: np.ndarray | None = None,
+    turned: float | None = None,
+    crossed: bool = False,
 ) -> Scene:
     """Draw `dancer` dancing; `seed` chooses the dance and the background.
 
@@ -63,6 +65,9 @@ def dance(
         frames: how many, at least 1.
         size: height and width, each at least 16.
         background: uint8 [H, W, 3] to stand before, instead of a drawn one.
+        turned: angle to the camera that the body sways about, in radians: 0 from the front, pi / 2 from the side, pi
+            from behind; without it the seed chooses.
+        crossed: whether the arms cross before the chest, and the legs.
 
     Raises:
         ValueError: for fewer frames, a smaller size, or a background of another shape.
@@ -75,7 +80,7 @@ def dance(
         if background.shape != (*size, 3) or background.dtype != np.uint8:
             raise ValueError(f"the background must be uint8 {[*size, 3]}, not {background.dtype} {background.shape}")
         drawn = background
-    body = Body(dancer, np.arange(frames) / fps, size, rng)
+    body = Body(dancer, np.arange(frames) / fps, size, rng, turned, crossed)
     parts = figure_parts(dancer, body, size[0] * dancer.height * _SUPERSAMPLE)
     images, labels, owners = _paint(parts, drawn, frames)
     flow, visible = _flow(parts, owners)
