@@ -182,7 +182,9 @@ def measure(detector: Detector, clips: Iterator[Scene], sheet: list[np.ndarray])
         found = detector(scene.frames, **{kind: {"pose": pose}[kind] for kind in detector.needs})["labels"]
         tally.add(scene, found, detector.schema, time.perf_counter() - start)
         t = len(found) // 2
-        truth, made = (overlay(scene.frames[t], m[t], s) for m, s in ((scene.labels, "atr18"), (found, detector.schema)))
+        truth, made = (
+            overlay(scene.frames[t], m[t], s) for m, s in ((scene.labels, "atr18"), (found, detector.schema))
+        )
         sheet.append(np.concatenate([scene.frames[t], truth, made], 1))
     return tally
 

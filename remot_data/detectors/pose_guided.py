@@ -1,16 +1,18 @@
-"""An approximate human parser that needs no network: the pose says which part, the colour says skin or cloth.
+"""An approximate human parser that needs no network: the pose says which part, colours say what covers it.
 
-Every pixel of the person goes to the limb it is nearest to, measured in widths of that limb. Skin is then
-told from cloth by the colour that face, hands and forearms have over the whole clip, and small patches are
-voted away. Rules that the label set forces or that keep the parts whole:
+Every pixel of the person goes to the limb it is nearest to, measured in widths of that limb (`_limbs`). What is seen
+there, top, bottom, skin, shoe or hair, is decided by colours and by place, both learnt from the whole clip: what colours
+each has, how far sleeves, trousers and boots reach along the limbs, where the waist is, and whether a skirt is worn.
+Labels are carried from frame to frame along a coarse flow, so that they flicker little. Rules that the label set forces
+or that keep the parts whole:
 
-- a torso is always ``upper-clothes``, bare or not, because ATR has no label for its skin;
+- a torso is always ``upper-clothes`` (or ``dress``), bare or not, because ATR has no label for its skin;
 - a foot is always a shoe, bare or not;
-- what lies below the waist and is not skin is ``pants``: skirts and dresses are not told apart;
-- the head is ``face`` where it has the colour of skin or lies between eyes, nose and ears of a face that is
-  seen, and otherwise ``hair``, or ``hat`` where its colour is no colour of hair.
+- what hangs between or beside the legs makes a ``skirt``, or a ``dress`` where top and skirt have the same colours;
+- which way the head looks follows from left and right of ears and nose: from behind it is hair, or ``hat`` where its
+  colour is no colour of hair.
 
-It fails where clothes have the colour of skin, and where the pose is wrong.
+It fails where the pose is wrong, and where neither colour nor place tells: on a bare arm before a bare torso.
 """
 
 from __future__ import annotations
@@ -21,328 +23,240 @@ from typing import Any
 import cv2
 import numpy as np
 
+from remot_data.detectors._limbs import PARTS, Place, as_body25, locate, person_mask, torso_lengths, with_extras
 from remot_data.detectors.base import Arrays
-from remot_data.schemas import KEYPOINTS, SchemaError, convert_keypoints, keypoint_set, label_set
+from remot_data.detectors.dis import one_opencv_thread
+from remot_data.schemas import label_set
 
 _ATR = {name: np.uint8(i) for i, name in enumerate(label_set("atr18").labels)}
-_P = {name: i for i, name in enumerate(keypoint_set("body25").points)}
 
-# Points the capsules need beside those of BODY_25, appended after them.
-_HEAD, _LEFT_HAND, _RIGHT_HAND, _LEFT_TOE, _RIGHT_TOE, _LEFT_THIGH, _RIGHT_THIGH = range(len(_P), len(_P) + 7)
+STUFFS = ("top", "bottom", "skin", "shoe", "hair")
+_TOP, _BOTTOM, _SKIN, _SHOE, _HAIR = range(len(STUFFS))
+_NEVER = -20.0
+_LIMB = np.array([part.partition("-")[2] or part for part in PARTS])
 
-
-@dataclass(frozen=True)
-class Capsule:
-    """A limb from point `a` to point `b`, with its half width at either end in torso lengths."""
-
-    part: str
-    a: int
-    b: int
-    width_a: float
-    width_b: float
-
-
-def _side(side: str, toe: int, hand: int, thigh: int) -> tuple[Capsule, ...]:
-    def p(name: str) -> int:
-        return _P[f"{side}-{name}"]
-
-    return (
-        Capsule("torso", p("shoulder"), p("hip"), 0.20, 0.22),
-        Capsule(f"{side}-upper-arm", p("shoulder"), p("elbow"), 0.16, 0.13),
-        Capsule(f"{side}-forearm", p("elbow"), p("wrist"), 0.13, 0.09),
-        Capsule(f"{side}-hand", p("wrist"), hand, 0.09, 0.09),
-        Capsule(f"{side}-thigh", thigh, p("knee"), 0.24, 0.17),
-        Capsule(f"{side}-shin", p("knee"), p("ankle"), 0.17, 0.10),
-        Capsule(f"{side}-foot", p("ankle"), toe, 0.10, 0.09),
-        Capsule(f"{side}-foot", p("heel"), toe, 0.10, 0.09),
-    )
+# How much less likely a stuff is on a part than what usually covers it, as a logarithm; in the order of `STUFFS`.
+_ODDS = {
+    "head": (-5, _NEVER, 0, _NEVER, 0),
+    "neck": (-1, _NEVER, 0, _NEVER, -0.5),
+    "torso": (0, 0, _NEVER, _NEVER, -2),
+    "upper-arm": (0, _NEVER, 0, _NEVER, -3),
+    "forearm": (0, -3, 0, _NEVER, _NEVER),
+    "hand": (-2, -3, 0, _NEVER, _NEVER),
+    "thigh": (-2, 0, 0, _NEVER, _NEVER),
+    "shin": (_NEVER, 0, 0, 0, _NEVER),
+    "foot": (_NEVER, -1, _NEVER, 0, _NEVER),
+}
+_PRIOR = np.float32([_ODDS[limb] for limb in _LIMB])
 
 
-CAPSULES = (
-    Capsule("head", _HEAD, _HEAD, 0.33, 0.33),
-    Capsule("neck", _P["neck"], _HEAD, 0.16, 0.16),
-    Capsule("torso", _P["neck"], _P["mid-hip"], 0.30, 0.30),
-    *_side("left", _LEFT_TOE, _LEFT_HAND, _LEFT_THIGH),
-    *_side("right", _RIGHT_TOE, _RIGHT_HAND, _RIGHT_THIGH),
-)
-PARTS = tuple(dict.fromkeys(c.part for c in CAPSULES))
-_PART_OF = np.array([PARTS.index(c.part) for c in CAPSULES], np.uint8)
-_A, _B = np.array([(c.a, c.b) for c in CAPSULES]).T
-_WIDTHS = np.array([(c.width_a, c.width_b) for c in CAPSULES], np.float32)
-# A limb in front of the torso is nearer than the torso within this share of its width.
-_FLOOR = np.where([c.part == "torso" for c in CAPSULES], 0.75, 0.0).astype(np.float32)
-
-
-def _bare(part: str) -> np.uint8:
-    """The label of a part where it is skin."""
+def _label(part: str, stuff: str) -> np.uint8:
     side, _, limb = part.partition("-")
-    kinds = {"upper-arm": "arm", "forearm": "arm", "hand": "arm", "thigh": "leg", "shin": "leg", "foot": "shoe"}
-    return _ATR[f"{side}-{kinds[limb]}"] if limb else _ATR["upper-clothes" if part == "torso" else "face"]
+    if limb == "foot" or (limb == "shin" and stuff == "shoe"):
+        return _ATR["pants" if stuff == "bottom" else f"{side}-shoe"]
+    skin = {"thigh": "leg", "shin": "leg"}.get(limb, "arm")
+    return _ATR[{"top": "upper-clothes", "bottom": "pants", "skin": f"{side}-{skin}" if limb else "face",
+                 "shoe": "upper-clothes", "hair": "hair"}[stuff]]  # fmt: skip
 
 
-def _clothed(part: str) -> np.uint8:
-    """The label of a part where it is not skin; hands and feet stay what they are."""
-    if part.endswith(("hand", "foot")):
-        return _bare(part)
-    return _ATR["pants" if part.endswith(("thigh", "shin")) else "upper-clothes"]
+_LABEL = np.array([[_label(part, stuff) for stuff in STUFFS] for part in PARTS])
 
 
-_SKIN_LABEL = np.array([_bare(part) for part in PARTS])
-_CLOTH_LABEL = np.array([_clothed(part) for part in PARTS])
-_IS_LEG = np.array([part.endswith(("thigh", "shin")) for part in PARTS])
+def _is(place: Place, *limbs: str) -> np.ndarray:
+    return np.isin(_LIMB, limbs)[place.part]
 
 
-def as_body25(keypoints: np.ndarray) -> np.ndarray:
-    """Keypoints float32 [..., K, 3] of any known set as BODY_25; the set is told by K."""
-    for name, points in KEYPOINTS.items():
-        if keypoints.shape[-2] == len(points):
-            return convert_keypoints(keypoints, name, "body25")
-    raise SchemaError(
-        f"no known keypoint set has {keypoints.shape[-2]} points; known: "
-        + ", ".join(f"{name} ({len(points)})" for name, points in KEYPOINTS.items())
-    )
-
-
-def with_extras(keypoints: np.ndarray) -> np.ndarray:
-    """BODY_25 keypoints [T, 25, 3] with head centre, finger tips, toes and thighs appended: float32 [T, 32, 3].
-
-    A finger tip goes on from the wrist along the forearm, a toe that the detector does not give along the shin.
-    A thigh starts a fifth below the hip: what is above belongs to the trunk.
-    """
-    out = np.zeros((len(keypoints), _RIGHT_THIGH + 1, 3), np.float32)
-    out[:, : len(_P)] = keypoints
-    out[:, _HEAD] = _head(keypoints)
-    for side, hand, toe, thigh in (
-        ("left", _LEFT_HAND, _LEFT_TOE, _LEFT_THIGH),
-        ("right", _RIGHT_HAND, _RIGHT_TOE, _RIGHT_THIGH),
-    ):
-        out[:, thigh] = _beyond(keypoints, f"{side}-knee", f"{side}-hip", -0.2)
-        out[:, hand] = _beyond(keypoints, f"{side}-elbow", f"{side}-wrist", 0.35)
-        seen = keypoints[:, _P[f"{side}-big-toe"]]
-        out[:, toe] = np.where(seen[:, 2:] > 0, seen, _beyond(keypoints, f"{side}-knee", f"{side}-ankle", 0.25))
-    return out
-
-
-def _beyond(keypoints: np.ndarray, start: str, end: str, share: float) -> np.ndarray:
-    """Points [T, 3] a share of a limb's length past its end, absent where the limb is."""
-    a, b = keypoints[:, _P[start]], keypoints[:, _P[end]]
-    confidence = np.minimum(a[:, 2], b[:, 2])
-    point = b[:, :2] + share * (b[:, :2] - a[:, :2])
-    return np.concatenate([point * (confidence > 0)[:, None], confidence[:, None]], 1)
-
-
-def _head(keypoints: np.ndarray) -> np.ndarray:
-    """Centre of the head [T, 3]: between the ears, else the mean of the face's points, else above the neck."""
-    face = keypoints[:, [_P[n] for n in ("nose", "left-eye", "right-eye", "left-ear", "right-ear")]]
-    weight = (face[..., 2] > 0) * np.float32([1, 1, 1, 4, 4])
-    total = weight.sum(1)
-    centre = (face[..., :2] * weight[..., None]).sum(1) / np.maximum(total, 1)[:, None]
-    neck, hips = keypoints[:, _P["neck"]], keypoints[:, _P["mid-hip"]]
-    above = neck[:, :2] + 0.45 * (neck[:, :2] - hips[:, :2])
-    known = np.minimum(neck[:, 2], hips[:, 2])
-    point = np.where((total > 0)[:, None], centre, above)
-    confidence = np.where(total > 0, face[..., 2].max(1), known)
-    return np.concatenate([point * (confidence > 0)[:, None], confidence[:, None]], 1)
-
-
-# Limbs and their usual length in torso lengths.
-_LENGTHS = (
-    ("neck", "mid-hip", 1.0),
-    ("left-shoulder", "right-shoulder", 0.75),
-    ("left-hip", "left-knee", 0.85),
-    ("right-hip", "right-knee", 0.85),
-    ("left-knee", "left-ankle", 0.8),
-    ("right-knee", "right-ankle", 0.8),
-)
-
-
-def torso_lengths(keypoints: np.ndarray) -> np.ndarray:
-    """The person's scale float32 [T]: a torso length in pixels, as the least foreshortened limb shows it.
-
-    Each frame stays within a quarter of the clip's median; 0 in a clip without any limb.
-    """
-    found = np.zeros(len(keypoints), np.float32)
-    for a, b, usual in _LENGTHS:
-        p, q = keypoints[:, _P[a]], keypoints[:, _P[b]]
-        length = np.hypot(*(p[:, :2] - q[:, :2]).T) / usual
-        found = np.maximum(found, length * ((p[:, 2] > 0) & (q[:, 2] > 0)))
-    if not (found > 0).any():
-        return found
-    middle = np.median(found[found > 0])
-    return np.where(found > 0, found.clip(0.8 * middle, 1.25 * middle), middle).astype(np.float32)
-
-
-def nearest_parts(points: np.ndarray, unit: float, pixels: np.ndarray) -> np.ndarray:
-    """The part that each pixel belongs to.
-
-    Args:
-        points: float32 [32, 3], see `with_extras`.
-        unit: torso length in pixels.
-        pixels: float32 [2, N], x and y of the pixels' centres.
-
-    Returns:
-        uint8 [N], index into `PARTS` of the limb whose axis is nearest in widths of that limb.
-    """
-    present = (points[_A, 2] > 0) & (points[_B, 2] > 0)
-    kept = np.flatnonzero(present)
-    a, b = points[_A[kept], :2], points[_B[kept], :2]
-    along = b - a
-    length2 = np.maximum((along**2).sum(1), 1e-6)
-    dx, dy = pixels[0] - a[:, :1], pixels[1] - a[:, 1:]
-    t = dx * (along[:, :1] / length2[:, None])
-    t += dy * (along[:, 1:] / length2[:, None])
-    np.clip(t, 0, 1, out=t)
-    dx -= t * along[:, :1]
-    dy -= t * along[:, 1:]
-    width = _WIDTHS[kept] * unit
-    dx *= dx
-    dy *= dy
-    dx += dy
-    distance = np.sqrt(dx, out=dx)
-    t *= width[:, 1:] - width[:, :1]
-    t += width[:, :1]
-    distance /= t
-    np.maximum(distance, _FLOOR[kept][:, None], out=distance)
-    return _PART_OF[kept][distance.argmin(0)]
+# --- what a clip tells --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a clip tells about its person: colours, whether the head wears a hat, and where the waist is.
+    """What a clip tells about its person.
 
-    Colours are float32 [N, 3] in OpenCV's 8-bit Lab: `skin` has one or, where no skin is seen, none; `top` and
-    `bottom` have some each. `waist` is in torso lengths above the hips.
+    Attributes:
+        colours: for each of `STUFFS`, its colours float32 [K, 3] in OpenCV's 8-bit Lab; none where it is not seen.
+        waist: in torso lengths above the hips.
+        sleeve: how far sleeves reach along the arm, 0 to 2 as `Place.along` counts.
+        hem: how far trousers or a skirt reach along the leg; from `boot` on it is shoe.
+        boot: see `hem`.
+        skirt: whether the bottom is a skirt, `dress` whether that and the top are one.
+        hat: whether the head wears a hat.
     """
 
-    skin: np.ndarray
-    top: np.ndarray
-    bottom: np.ndarray
-    hat: bool
+    colours: tuple[np.ndarray, ...]
     waist: float
+    sleeve: float
+    hem: float
+    boot: float
+    skirt: bool
+    dress: bool
+    hat: bool
 
 
-def _skin_like(lab: np.ndarray) -> np.ndarray:
+# Lab distances count in these: light and shade change lightness much and hue little.
+_SPREAD = np.float32([40, 7, 8])
+_WORST = 12.0
+
+
+def score(colours: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Logarithm of how well colours float32 [N, 3] fit the nearest of some references [K, 3]: float32 [N], at most 0.
+
+    It ends at -6, which is also what no references give.
+    """
+    best = np.full(len(colours), _WORST, np.float32)
+    scaled = colours / _SPREAD
+    for reference in references / _SPREAD:
+        delta = scaled - reference
+        np.minimum(best, np.einsum("nc,nc->n", delta, delta), out=best)
+    return -0.5 * best
+
+
+def skin_like(lab: np.ndarray) -> np.ndarray:
     """A wide gate for skin of any tone in Lab (8 bits a channel) [N, 3]: red and yellow, and not black."""
     light, a, b = (lab[:, i].astype(np.float32) for i in range(3))
     a, b = a - 128, b - 128
     return (light > 30) & (a > 3) & (a < 40) & (b > 2) & (b < 45) & (b > 0.3 * a)
 
 
-def _samples(lab: np.ndarray, points: np.ndarray, unit: float, spots: tuple[tuple[int, int, float], ...]) -> np.ndarray:
-    """Colours [N, 3] of small squares at points a share of the way from a to b, for spots (a, b, share)."""
-    h, w = lab.shape[:2]
-    reach = max(round(0.04 * unit), 1)
-    out = []
-    for a, b, share in spots:
-        if points[a, 2] >= 0.5 and points[b, 2] >= 0.5:
-            x, y = ((1 - share) * points[a, :2] + share * points[b, :2]).astype(int)
-            out.append(lab[max(y - reach, 0) : min(y + reach + 1, h), max(x - reach, 0) : min(x + reach + 1, w)])
-    return np.concatenate([o.reshape(-1, 3) for o in out]) if out else np.zeros((0, 3), np.uint8)
+def find_look(colours: np.ndarray, place: Place) -> Look:
+    """The look of a clip from pixels of some of its frames: Lab colours float32 [N, 3] and where each lies."""
+    skin = _skin_colours(colours, place)
+    trunk = _is(place, "torso") & (place.trunk < 1.1)
+    top = centres(colours[trunk & (place.height > 0.35) & (place.height < 0.9)], 3)
+    bottom = centres(colours[(trunk & (place.height < 0)) | (_is(place, "thigh") & (place.along < 0.4))], 3)
+    shoe = centres(colours[_is(place, "foot") & (place.away < 1)], 2)
+    hair, hat = _hair_colours(colours, place, skin)
+    refs = (top, bottom, skin, shoe, hair)
+    scores = np.stack([score(colours, r) for r in refs])
+    arm = _is(place, "upper-arm", "forearm", "hand") & (place.away < 0.8) & (place.trunk > 1)
+    sleeve = _reach(place.along[arm], (scores[_TOP] - scores[_SKIN])[arm])
+    hem, boot = _trousers(scores, place)
+    belly = trunk & (place.height > -0.25) & (place.height < 0.5)
+    waist = 0.5 - 0.375 * _reach(2 - (place.height[belly] + 0.25) / 0.375, (scores[_TOP] - scores[_BOTTOM])[belly], 1)
+    skirt = _wears_skirt(place)
+    return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
 
 
-def _spots(sides: bool, *spots: tuple[int | str, int | str, float]) -> tuple[tuple[int, int, float], ...]:
-    """Spots (a, b, share) with the names of points as indices; with `sides`, each on the left and on the right."""
-
-    def index(point: int | str, side: str) -> int:
-        return point if isinstance(point, int) else _P[f"{side}-{point}" if sides else point]
-
-    return tuple((index(a, s), index(b, s), share) for s in ("left", "right")[: 1 + sides] for a, b, share in spots)
-
-
-_FACE_SPOTS = tuple((_P["nose"], b, 0.5) for _, b, _ in _spots(True, ("eye", "eye", 0), ("ear", "ear", 0)))
-_WRISTS = ((_P["left-wrist"], _LEFT_HAND), (_P["right-wrist"], _RIGHT_HAND))
-_HAND_SPOTS = tuple((wrist, tip, share) for wrist, tip in _WRISTS for share in (0.4, 0.7))
-_ARM_SPOTS = _spots(True, ("elbow", "wrist", 0.4), ("elbow", "wrist", 0.6), ("elbow", "wrist", 0.8))
-_TOP_SPOTS = (
-    _spots(False, ("neck", "mid-hip", 0.25), ("neck", "mid-hip", 0.5)),
-    _spots(True, ("shoulder", "hip", 0.3)),
-    _spots(True, ("shoulder", "hip", 0.6)),
-)
-_BOTTOM_SPOTS = (
-    _spots(False, ("left-hip", "right-hip", 0.5), ("left-hip", "right-hip", 0.2), ("left-hip", "right-hip", 0.8)),
-    _spots(True, ("hip", "knee", 0.2)),
-)
+def _skin_colours(colours: np.ndarray, place: Place) -> np.ndarray:
+    """One colour of skin, from the face if it is seen, else from hands, else from forearms; none where nothing is."""
+    for where in (
+        _is(place, "head") & (place.face > 0.6),
+        _is(place, "hand") & (place.away < 0.8),
+        _is(place, "forearm") & (place.away < 0.8),
+    ):
+        seen = colours[where]
+        like = skin_like(seen)
+        if len(seen) > 20 and like.mean() > 0.5:
+            return np.median(seen[like], 0, keepdims=True).astype(np.float32)
+    return np.zeros((0, 3), np.float32)
 
 
-def find_look(labs: list[np.ndarray], masks: list[np.ndarray], points: np.ndarray, units: np.ndarray) -> Look:
-    """The look of a clip from some of its frames: Lab images, person masks bool, points, torso lengths."""
-    frames = list(zip(labs, masks, points, units, strict=True))
-
-    def colours(spots: tuple[tuple[int, int, float], ...]) -> np.ndarray:
-        return np.concatenate([_samples(lab, p, unit, spots) for lab, _, p, unit in frames])
-
-    def medians(groups: tuple[tuple[tuple[int, int, float], ...], ...]) -> np.ndarray:
-        found = [np.median(c, 0) for c in map(colours, groups) if len(c)]
-        return np.array(found, np.float32).reshape(-1, 3)
-
-    skin = np.zeros((0, 3), np.float32)
-    for spots in (_FACE_SPOTS, _HAND_SPOTS, _ARM_SPOTS):
-        seen = colours(spots)
-        like = _skin_like(seen)
-        if len(seen) and like.mean() > 0.5:
-            skin = np.median(seen[like], 0, keepdims=True).astype(np.float32)
-            break
-    return Look(skin, medians(_TOP_SPOTS), medians(_BOTTOM_SPOTS), _wears_hat(frames), _waist(frames))
+def _hair_colours(colours: np.ndarray, place: Place, skin: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Colours of hair, and whether it is a hat: green, blue, violet or deep red."""
+    above = _is(place, "head") & (((place.face < -0.2) & (place.crown > -0.1)) | (place.crown > 0.2))
+    seen = colours[above]
+    apart = seen[score(seen, skin) < -1]
+    hair = apart if len(apart) > 0.25 * len(seen) else seen
+    a, b = np.median(seen[:, 1:], 0) - 128 if len(seen) else (0, 0)
+    return centres(hair, 2), bool(b < -8 or a < -8 or (a > 30 and a > b))
 
 
-def _wears_hat(frames: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]) -> bool:
-    """Whether the crown of the head is green, blue or violet, or deep red: no colour of hair."""
-    crowns = [_crown(*frame) for frame in frames]
-    colours = np.concatenate([c for c in crowns if len(c)] or [np.zeros((0, 3))]).astype(np.float32)
+def centres(colours: np.ndarray, count: int) -> np.ndarray:
+    """Cluster centres float32 [K <= count, 3] of colours [N, 3] by k-means; starts far apart, so without chance."""
     if not len(colours):
+        return np.zeros((0, 3), np.float32)
+    colours = colours[:: max(len(colours) // 2000, 1)] / _SPREAD
+    found = np.median(colours, 0, keepdims=True)
+    for _ in range(count - 1):
+        distance = ((colours[:, None] - found) ** 2).sum(-1).min(1)
+        # Not the very farthest: that may be a speck of something else.
+        found = np.concatenate([found, colours[[np.argsort(distance)[int(0.9 * len(distance))]]]])
+    for _ in range(6):
+        owner = ((colours[:, None] - found) ** 2).sum(-1).argmin(1)
+        found = np.stack([colours[owner == k].mean(0) if (owner == k).any() else found[k] for k in range(len(found))])
+    share = np.bincount(owner, minlength=len(found)) / len(owner)
+    return (found[share > 0.06] * _SPREAD).astype(np.float32)
+
+
+_STEP = 0.1
+
+
+def _profile(along: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of values [N, ...] in each tenth of a limb, of 0 to 2 along arm or leg, [20, ...]; 0 where there are none."""
+    bins = (along / _STEP).astype(int).clip(0, 19)
+    count = np.bincount(bins, minlength=20)
+    return np.bincount(bins, values, 20) / np.maximum(count, 30)
+
+
+def _reach(along: np.ndarray, evidence: np.ndarray, usual: float | None = None) -> float:
+    """How far along a limb a cover reaches: `evidence` [N], clipped to 2, is for it where positive."""
+    profile = _profile(along, evidence.clip(-2, 2))
+    gain = np.concatenate([[0], np.cumsum(profile)]) - np.concatenate([np.cumsum(profile[::-1])[::-1], [0]])
+    if usual is not None:
+        gain -= 0.5 * np.abs(np.arange(21) * _STEP - usual) / 0.3
+    return float(gain.argmax() * _STEP)
+
+
+def _trousers(scores: np.ndarray, place: Place) -> tuple[float, float]:
+    """`Look.hem` and `Look.boot`: the best way to cut the leg into cloth, skin and shoe, in this order."""
+    leg = _is(place, "thigh", "shin") & (place.away < 0.8)
+    sums = []
+    for stuff in (_BOTTOM, _SKIN, _SHOE):
+        others = np.max([scores[s] for s in (_BOTTOM, _SKIN, _SHOE) if s != stuff], 0)
+        profile = _profile(place.along[leg], (scores[stuff] - others)[leg].clip(-2, 2))
+        sums.append(np.concatenate([[0], np.cumsum(profile)]))
+    cloth, skin, shoe = sums
+    best, found = -np.inf, (2.0, 2.0)
+    for boot in range(12, 21):
+        for hem in range(boot + 1):
+            gain = cloth[hem] + skin[boot] - skin[hem] + shoe[20] - shoe[boot] - 0.3 * (20 - boot)
+            if gain > best:
+                best, found = gain, (hem * _STEP, boot * _STEP)
+    return found
+
+
+def _wears_skirt(place: Place) -> bool:
+    thighs = _is(place, "thigh") & (place.along > 0.3)
+    return bool(thighs.any() and (place.away[thighs] > 1.2).mean() > 0.12)
+
+
+def _alike(top: np.ndarray, bottom: np.ndarray) -> bool:
+    """Whether two sets of colours are those of one cloth."""
+    if not len(top) or not len(bottom):
         return False
-    a, b = np.median(colours[:, 1]) - 128, np.median(colours[:, 2]) - 128
-    return bool(b < -8 or a < -8 or (a > 30 and a > b))
+    return bool(score(bottom, top).mean() + score(top, bottom).mean() > -2)
 
 
-def _crown(lab: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float) -> np.ndarray:
-    """Colours [N, 3] of the person at the top of the head."""
-    head, neck = points[_HEAD], points[_P["neck"]]
-    if min(head[2], neck[2]) < 0.3:
-        return np.zeros((0, 3), lab.dtype)
-    up = head[:2] - neck[:2]
-    x, y = (head[:2] + up / max(float(np.hypot(*up)), 1e-6) * 0.22 * unit).astype(int)
-    reach = max(round(0.08 * unit), 1)
-    window = (slice(max(y - reach, 0), max(y + reach + 1, 0)), slice(max(x - reach, 0), max(x + reach + 1, 0)))
-    return lab[window][mask[window]]
+# --- the labels of a frame ----------------------------------------------------------------------------------
 
 
-_WAISTS = np.arange(-0.15, 0.41, 0.05)
-_WAIST = 0.12  # where the colours do not tell
-
-
-def _waist(frames: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]) -> float:
-    """Height of the waist above the hips in torso lengths, where the colour along the torso changes most."""
-    steps = np.arange(_WAISTS[0] - 0.2, _WAISTS[-1] + 0.21, 0.05)
-    rows = []
-    for lab, mask, points, _ in frames:
-        neck, hips = points[_P["neck"]], points[_P["mid-hip"]]
-        if min(neck[2], hips[2]) >= 0.5:
-            up = neck[:2] - hips[:2]
-            across = np.array([up[1], -up[0]])
-            places = hips[:2] + steps[:, None, None] * up + np.array([-0.08, 0, 0.08])[None, :, None] * across
-            x, y = places[..., 0].astype(int), places[..., 1].astype(int)
-            inside = (x >= 0) & (y >= 0) & (x < lab.shape[1]) & (y < lab.shape[0])
-            x, y = x.clip(0, lab.shape[1] - 1), y.clip(0, lab.shape[0] - 1)
-            colour = lab[y, x].astype(np.float32)
-            colour[~(inside & mask[y, x])] = np.nan
-            rows.append(colour.reshape(len(steps), -1))
-    if not rows:
-        return _WAIST
-    with np.errstate(all="ignore"):
-        profile = np.stack(rows, 1)
-    contrast = np.array([_contrast(profile, i + 4) for i in range(len(_WAISTS))])
-    best = int(contrast.argmax())
-    return float(_WAISTS[best]) if contrast[best] > 12 else _WAIST
-
-
-def _contrast(profile: np.ndarray, i: int) -> float:
-    """Distance of the mean colours of the 0.2 torso lengths above and below step `i` of a profile [S, F, 9]."""
-    above, below = profile[i : i + 4].reshape(-1, 3), profile[i - 4 : i].reshape(-1, 3)
-    above, below = above[~np.isnan(above[:, 0])], below[~np.isnan(below[:, 0])]
-    if len(above) < 12 or len(below) < 12:
-        return 0.0
-    return float(np.linalg.norm(above.mean(0) - below.mean(0)))
+def odds(place: Place, look: Look) -> np.ndarray:
+    """Logarithm of how likely each of `STUFFS` is by place alone, up to a constant: float32 [5, N]."""
+    out = np.ascontiguousarray(_PRIOR[place.part].T)
+    arm = np.flatnonzero(_is(place, "upper-arm", "forearm"))
+    past = 10 * (place.along[arm] - look.sleeve)
+    out[_TOP, arm] -= past.clip(0, 3)
+    out[_SKIN, arm] -= (-past).clip(0, 3)
+    leg = np.flatnonzero(_is(place, "thigh", "shin"))
+    past, boot = 10 * (place.along[leg] - look.hem), 10 * (place.along[leg] - look.boot)
+    out[_BOTTOM, leg] -= past.clip(0, 3)
+    out[_SKIN, leg] -= np.maximum(-past, boot).clip(0, 3)
+    out[_SHOE, leg] -= (-boot).clip(0, 3)
+    trunk = np.flatnonzero(_is(place, "torso"))
+    above = 20 * (place.height[trunk] - look.waist)
+    out[_BOTTOM, trunk] -= above.clip(0, 4)
+    out[_TOP, trunk] -= (-above).clip(0, 4)
+    hair = np.flatnonzero(_is(place, "torso", "upper-arm", "neck"))
+    out[_HAIR, hair] -= (4 * (-place.crown[hair] - 0.6)).clip(0, 20)
+    head = np.flatnonzero(_is(place, "head"))
+    face = np.minimum(8 * (place.face[head] - 0.25), 12 * (0.17 - place.crown[head]))
+    out[_SKIN, head] -= (-face).clip(0, 3)
+    out[_HAIR, head] -= face.clip(0, 3)
+    if look.skirt:
+        beside = leg[place.away[leg] > 1.15]
+        out[_SKIN, beside] -= 3
+        out[_BOTTOM, beside] = 0
+    return out
 
 
 class PoseGuidedParser:
@@ -355,7 +269,7 @@ class PoseGuidedParser:
 
     name = "pose-guided"
     kind = "parsing"
-    version = "1"
+    version = "2"
     schema = "atr18"
     needs = ("pose",)
     licence = "Apache-2.0"
@@ -376,129 +290,127 @@ class PoseGuidedParser:
 
         `needed["pose"]` has `keypoints` float32 [T, K, 3] and, if there is one, `mask` uint8 [T, H, W].
         """
-        pose = needed["pose"]
-        keypoints = as_body25(pose["keypoints"])
+        keypoints = as_body25(needed["pose"]["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)
         seen = np.flatnonzero(((keypoints[..., 2] > 0).sum(1) >= 3) & (units > 0))
         labels = np.zeros(frames.shape[:3], np.uint8)
         if not len(seen):
             return {"labels": labels}
+        soft = needed["pose"].get("mask")
 
-        def mask(t: int) -> np.ndarray:
-            soft = pose["mask"][t] if "mask" in pose else None
-            return person_mask(points[t], float(units[t]), soft, frames.shape[1:3], self.mask_threshold)
+        def person(t: int) -> Person | None:
+            mask = person_mask(
+                points[t], float(units[t]), None if soft is None else soft[t], labels.shape[1:], self.mask_threshold
+            )
+            return Person.found(frames[t], mask, points[t], float(units[t]))
 
-        some = seen[np.unique(np.linspace(0, len(seen) - 1, min(self.samples, len(seen))).astype(int))]
-        look = find_look([_lab(frames[t]) for t in some], [mask(t) for t in some], points[some], units[some])
-        for t in seen:
-            labels[t] = parse(frames[t], mask(t), points[t], float(units[t]), look)
+        with one_opencv_thread():
+            some = seen[np.unique(np.linspace(0, len(seen) - 1, min(self.samples, len(seen))).astype(int))]
+            sampled = {int(t): person(t) for t in some}
+            look = _look_of([p for p in sampled.values() if p is not None])
+            carry = Carry()
+            for t in seen:
+                found = sampled[t] if t in sampled else person(t)
+                if found is not None and look is not None:
+                    labels[t] = found.labels(look, carry.to(frames[t], t))
+                carry.keep(labels[t], t)
         return {"labels": labels}
 
 
-def _lab(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+def _look_of(people: list[Person]) -> Look | None:
+    if not people:
+        return None
+    thin = [p.thinned() for p in people]
+    places = [p for _, p in thin]
+    joined = Place(*(np.concatenate([getattr(p, f) for p in places]) for f in Place.__dataclass_fields__))
+    return find_look(np.concatenate([c for c, _ in thin]), joined)
 
 
-def person_mask(
-    points: np.ndarray, unit: float, soft: np.ndarray | None, size: tuple[int, int], threshold: int = 128
-) -> np.ndarray:
-    """The pixels of the person, bool [H, W].
+@dataclass(frozen=True)
+class Person:
+    """The person of one frame: its box, its mask in it bool [h, w], and colour and place of each pixel of that."""
 
-    Of a soft mask uint8 [H, W] the pieces count that the skeleton touches; without one, capsules of the limbs'
-    usual widths.
-    """
-    skeleton = np.zeros(size, np.uint8)
-    for capsule in CAPSULES:
-        if points[[capsule.a, capsule.b], 2].min() > 0:
-            width = 0.04 if soft is not None else capsule.width_a + capsule.width_b
-            _line(skeleton, points, capsule, width * unit)
-    if soft is None:
-        return skeleton > 0
-    _, pieces = cv2.connectedComponents((soft >= threshold).astype(np.uint8))
-    touched = np.bincount(pieces[skeleton > 0], minlength=int(pieces.max()) + 1) > 0
-    touched[0] = False
-    return touched[pieces]
+    box: tuple[slice, slice]
+    size: tuple[int, int]
+    mask: np.ndarray
+    unit: float
+    lab: np.ndarray
+    place: Place
 
+    @classmethod
+    def found(cls, frame: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float) -> Person | None:
+        x0, y0, w, h = cv2.boundingRect(mask.view(np.uint8))
+        if not w:
+            return None
+        box = (slice(y0, y0 + h), slice(x0, x0 + w))
+        inside = mask[box]
+        rows, columns = np.nonzero(inside)
+        pixels = np.stack([columns + (x0 + 0.5), rows + (y0 + 0.5)]).astype(np.float32)
+        lab = cv2.cvtColor(frame[box], cv2.COLOR_RGB2LAB)[inside].astype(np.float32)
+        return cls(box, mask.shape, inside, unit, lab, locate(points, unit, pixels))
 
-def _line(image: np.ndarray, points: np.ndarray, capsule: Capsule, width: float) -> None:
-    a, b = (tuple(int(v) for v in points[i, :2]) for i in (capsule.a, capsule.b))
-    cv2.line(image, a, b, 255, max(round(width), 1))
+    def thinned(self) -> tuple[np.ndarray, Place]:
+        """Colours and places of at most some 2000 of its pixels."""
+        step = slice(None, None, max(len(self.lab) // 2000, 1))
+        return self.lab[step], self.place[step]
 
-
-def parse(frame: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float, look: Look) -> np.ndarray:
-    """ATR-18 labels uint8 [H, W] of one frame; `mask` is bool [H, W], `points` as `with_extras` gives them."""
-    out = np.zeros(mask.shape, np.uint8)
-    x0, y0, w, h = cv2.boundingRect(mask.view(np.uint8))
-    if not w:
+    def labels(self, look: Look, before: np.ndarray | None) -> np.ndarray:
+        """ATR-18 labels uint8 [H, W]; `before` are those of the frame before, brought here, where they are known."""
+        window = 2 * round(0.05 * self.unit) + 1
+        by_place = odds(self.place, look)
+        label = _LABEL[self.place.part]
+        if look.hat:
+            label = np.where(label == _ATR["hair"], _ATR["hat"], label)
+        if look.skirt:
+            label[label == _ATR["pants"]] = _ATR["dress" if look.dress else "skirt"]
+        if look.dress:
+            label[label == _ATR["upper-clothes"]] = _ATR["dress"]
+        total = np.empty_like(by_place)
+        image = np.zeros(self.mask.shape, np.float32)
+        weight = cv2.boxFilter(self.mask.astype(np.float32), -1, (window, window))[self.mask]
+        for k, references in enumerate(look.colours):
+            image[self.mask] = score(self.lab, references)
+            total[k] = cv2.boxFilter(image, -1, (window, window))[self.mask] / weight + by_place[k]
+        if before is not None:
+            total += 0.7 * (label.T == before[self.box][self.mask])
+        image8 = np.zeros(self.mask.shape, np.uint8)
+        image8[self.mask] = np.take_along_axis(label, total.argmax(0)[:, None], 1)[:, 0]
+        out = np.zeros(self.size, np.uint8)
+        out[self.box] = vote(image8, self.mask, window)
         return out
-    box = (slice(y0, y0 + h), slice(x0, x0 + w))
-    mask = mask[box]
-    rows, columns = np.nonzero(mask)
-    pixels = np.stack([columns + (x0 + 0.5), rows + (y0 + 0.5)]).astype(np.float32)
-    part = nearest_parts(points, unit, pixels)
-    skin = _skin(_lab(frame[box]), mask, part, unit, look)
-    labels = np.where(skin, _SKIN_LABEL[part], _CLOTH_LABEL[part])
-    head, face = part == PARTS.index("head"), _on_face(points, unit, pixels)
-    labels[head & ~skin] = _ATR["hat" if look.hat else "hair"]
-    labels[(head | (part == PARTS.index("neck"))) & face] = _ATR["face"]
-    labels[(part == PARTS.index("torso")) & _below_waist(points, pixels, look.waist)] = _ATR["pants"]
-    image = np.zeros((h, w), np.uint8)
-    image[mask] = labels
-    out[box] = vote(image, mask, 2 * round(0.06 * unit) + 1)
-    return out
 
 
-# Lab distances count in these: light and shade change lightness much and hue little.
-_SPREAD = np.float32([60, 11, 13])
+class Carry:
+    """Brings the labels of one frame to the next along a coarse flow."""
 
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._labels: np.ndarray | None = None
+        self._small: np.ndarray | None = None
+        self._frame: int = -2
 
-def _distance2(colours: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Squared distance float32 [N] of colours [N, 3] from the nearest of some references [R, 3]."""
-    best = np.full(len(colours), np.inf, np.float32)
-    for reference in references:
-        delta = (colours - reference) / _SPREAD
-        np.minimum(best, np.einsum("nc,nc->n", delta, delta), out=best)
-    return best
+    def to(self, frame: np.ndarray, t: int) -> np.ndarray | None:
+        """The labels kept of frame t - 1 as they lie in frame t, uint8 [H, W], 255 where the two look different."""
+        h, w = frame.shape[:2]
+        small = cv2.cvtColor(cv2.resize(frame, (max(w // 2, 1), max(h // 2, 1)), interpolation=cv2.INTER_AREA),
+                             cv2.COLOR_RGB2GRAY)  # fmt: skip
+        last, self._small = self._small, small
+        if self._labels is None or self._frame != t - 1 or last is None or min(small.shape) < 16:
+            return None
+        flow = self._flow.calc(small, last, None)
+        columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in small.shape[::-1]))
+        x, y = columns + flow[..., 0], rows + flow[..., 1]
+        differs = cv2.absdiff(small, cv2.remap(last, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)) > 12
+        scale = np.float32([w / small.shape[1], h / small.shape[0]])
+        flow = cv2.resize(flow, (w, h), interpolation=cv2.INTER_LINEAR) * scale
+        columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (w, h)))
+        carried = cv2.remap(self._labels, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_NEAREST,
+                            borderMode=cv2.BORDER_CONSTANT, borderValue=255)  # fmt: skip
+        carried[cv2.resize(differs.view(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0] = 255
+        return carried
 
-
-def _skin(lab: np.ndarray, mask: np.ndarray, part: np.ndarray, unit: float, look: Look) -> np.ndarray:
-    """Which pixels of the mask are skin, bool [N]: nearer to the colour of skin than to that of the clothes beside,
-    in the eyes of most of a small window."""
-    colours = lab[mask].astype(np.float32)
-    to_skin = _distance2(colours, look.skin)
-    below = _IS_LEG[part]
-    to_cloth = np.where(below, _distance2(colours, look.bottom), _distance2(colours, _not_skin(look)))
-    to_cloth[part == PARTS.index("head")] = 1.0
-    like = np.zeros(mask.shape, np.uint8)
-    like[mask] = (to_skin < to_cloth) & (to_skin < 6)
-    size = (2 * round(0.06 * unit) + 1,) * 2
-    share = cv2.boxFilter(like, cv2.CV_32F, size, normalize=False)
-    return 2 * share[mask] > cv2.boxFilter(mask.view(np.uint8), cv2.CV_32F, size, normalize=False)[mask]
-
-
-def _not_skin(look: Look) -> np.ndarray:
-    """The colours of the top without those of skin, in any light: a bare torso is no cloth to tell an arm from."""
-    shadeless = look.skin * np.float32([0, 1, 1]), look.top * np.float32([0, 1, 1])
-    return look.top[(_distance2(shadeless[1], shadeless[0]) > 1) | ~_skin_like(look.top)]
-
-
-def _on_face(points: np.ndarray, unit: float, pixels: np.ndarray) -> np.ndarray:
-    """Whether pixels float32 [2, N] lie on a face that looks into the camera, bool [N]."""
-    features = points[[_P["nose"], _P["left-eye"], _P["right-eye"]]]
-    if features[:, 2].min() < 0.5:
-        return np.zeros(pixels.shape[1], bool)
-    x, y = features[:, :2].mean(0)
-    return (pixels[0] - x) ** 2 + (pixels[1] - y) ** 2 < (0.15 * unit) ** 2
-
-
-def _below_waist(points: np.ndarray, pixels: np.ndarray, waist: float) -> np.ndarray:
-    """Whether pixels float32 [2, N] lie below the waist, along the torso's axis, bool [N]."""
-    neck, hips = points[_P["neck"]], points[_P["mid-hip"]]
-    if min(neck[2], hips[2]) == 0:
-        return np.zeros(pixels.shape[1], bool)
-    up = neck[:2] - hips[:2]
-    height = (pixels[0] - hips[0]) * up[0] + (pixels[1] - hips[1]) * up[1]
-    return height < waist * float(up @ up)
+    def keep(self, labels: np.ndarray, t: int) -> None:
+        self._labels, self._frame = labels, t
 
 
 def vote(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
