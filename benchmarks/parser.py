@@ -39,11 +39,11 @@ FLOOR, MEAN = 0.6, 0.8
 
 
 def _skirt(d: Dancer, rng: np.random.Generator) -> Dancer:
-    return replace(d, bottom="skirt", hem=rng.uniform(0.5, 1.3), lower=Dancer.random(int(rng.integers(1 << 30))).lower)
+    return replace(d, bottom="skirt", hem=rng.uniform(0.5, 1.3), belt=False)
 
 
 def _dress(d: Dancer, rng: np.random.Generator) -> Dancer:
-    return replace(d, bottom="dress", hem=rng.uniform(0.5, 1.6), lower=d.top)
+    return replace(d, bottom="dress", hem=rng.uniform(0.5, 1.6), lower=d.top, belt=False)
 
 
 def _bare(d: Dancer, rng: np.random.Generator) -> Dancer:

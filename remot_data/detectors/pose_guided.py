@@ -94,7 +94,7 @@ class Look:
 
 
 # Lab distances count in these: light and shade change lightness much and hue little.
-_SPREAD = np.float32([40, 7, 8])
+_SPREAD = np.float32([32, 5, 6])
 _WORST = 12.0
 
 
@@ -115,21 +115,25 @@ def skin_like(lab: np.ndarray) -> np.ndarray:
     """A wide gate for skin of any tone in Lab (8 bits a channel) [N, 3]: red and yellow, and not black."""
     light, a, b = (lab[:, i].astype(np.float32) for i in range(3))
     a, b = a - 128, b - 128
-    return (light > 30) & (a > 3) & (a < 40) & (b > 2) & (b < 45) & (b > 0.3 * a)
+    return (light > 30) & (a > 1) & (a < 40) & (b > 0) & (b < 45) & (b > 0.3 * a)
 
 
 def find_look(colours: np.ndarray, place: Place) -> Look:
     """The look of a clip from pixels of some of its frames: Lab colours float32 [N, 3] and where each lies."""
-    skin = _skin_colours(colours, place)
     trunk = _is(place, "torso") & (place.trunk < 1.1)
-    top = centres(colours[trunk & (place.height > 0.35) & (place.height < 0.9)], 3)
     bottom = centres(colours[(trunk & (place.height < 0)) | (_is(place, "thigh") & (place.along < 0.4))], 3)
     shoe = centres(colours[_is(place, "foot") & (place.away < 1)], 2)
+    skin = _skin_colours(colours, place, bottom)
     hair, hat = _hair_colours(colours, place, skin)
+    chest = _without(colours[trunk & (place.height > 0.35) & (place.height < 0.9)], hair)
+    top = centres(chest, 3)
     refs = (top, bottom, skin, shoe, hair)
     scores = np.stack([score(colours, r) for r in refs])
-    arm = _is(place, "upper-arm", "forearm", "hand") & (place.away < 0.8) & (place.trunk > 1)
-    sleeve = _reach(place.along[arm], (scores[_TOP] - scores[_SKIN])[arm])
+    bare = len(chest) > 0 and np.median(score(chest, skin)) > -0.6
+    arm = _is(place, "upper-arm", "forearm", "hand") & (place.away < 0.8)
+    # Where an arm crosses the torso it may be hidden.
+    sleeved = (scores[_TOP] - scores[_SKIN]).clip(-2, 2)[arm] * np.where(place.trunk[arm] > 1, 1, 0.3)
+    sleeve = 0.0 if bare else _reach(place.along[arm], sleeved)
     hem, boot = _trousers(scores, place)
     belly = trunk & (place.height > -0.25) & (place.height < 0.5)
     waist = 0.5 - 0.375 * _reach(2 - (place.height[belly] + 0.25) / 0.375, (scores[_TOP] - scores[_BOTTOM])[belly], 1)
@@ -137,28 +141,41 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
 
 
-def _skin_colours(colours: np.ndarray, place: Place) -> np.ndarray:
-    """One colour of skin, from the face if it is seen, else from hands, else from forearms; none where nothing is."""
-    for where in (
-        _is(place, "head") & (place.face > 0.6),
-        _is(place, "hand") & (place.away < 0.8),
-        _is(place, "forearm") & (place.away < 0.8),
-    ):
-        seen = colours[where]
-        like = skin_like(seen)
-        if len(seen) > 20 and like.mean() > 0.5:
-            return np.median(seen[like], 0, keepdims=True).astype(np.float32)
-    return np.zeros((0, 3), np.float32)
+def _skin_colours(colours: np.ndarray, place: Place, bottom: np.ndarray) -> np.ndarray:
+    """Colours of skin: those that face, hands, forearms, shins and neck agree on most; none where nothing tells."""
+    head, free = _is(place, "head"), (place.away < 0.8) & (place.trunk > 1)
+    spots = [head & (place.face > 0.6), _is(place, "hand") & free, _is(place, "forearm") & free]
+    spots += [_is(place, "shin") & free, _is(place, "neck") & (place.away < 0.8) & (place.height > 1.05)]
+    enough = [max(8, 0.1 * head.sum()), 8, 8, 8, 8]
+    seen = {i: colours[where] for i, where in enumerate(spots) if where.sum() >= enough[i]}
+    middles = {i: np.median(c, 0) for i, c in seen.items()}
+    # Shins of the colour of the hips are likely covered.
+    if 3 in middles and score(middles[3][None], bottom)[0] > -1.5:
+        del middles[3]
+    if not middles:
+        return np.zeros((0, 3), np.float32)
+    every = np.stack(list(middles.values()))
+    votes = {i: (score(every, m[None]) > -1.5).sum() + (skin_like(seen[i]).mean() > 0.5) for i, m in middles.items()}
+    best = max(votes, key=lambda i: votes[i])
+    if votes[best] < 2:
+        return np.zeros((0, 3), np.float32)
+    # All but face and hands may be covered: they only count where nothing else is seen.
+    shown = np.concatenate([c for i, c in seen.items() if i in (0, 1, best)])
+    return centres(shown[score(shown, middles[best][None]) > -1], 2)
+
+
+def _without(seen: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Colours [N, 3] without those of something else, unless that leaves little."""
+    clear = seen[score(seen, others) < -1]
+    return clear if len(clear) > 0.3 * len(seen) else seen
 
 
 def _hair_colours(colours: np.ndarray, place: Place, skin: np.ndarray) -> tuple[np.ndarray, bool]:
     """Colours of hair, and whether it is a hat: green, blue, violet or deep red."""
     above = _is(place, "head") & (((place.face < -0.2) & (place.crown > -0.1)) | (place.crown > 0.2))
     seen = colours[above]
-    apart = seen[score(seen, skin) < -1]
-    hair = apart if len(apart) > 0.25 * len(seen) else seen
     a, b = np.median(seen[:, 1:], 0) - 128 if len(seen) else (0, 0)
-    return centres(hair, 2), bool(b < -8 or a < -8 or (a > 30 and a > b))
+    return centres(_without(seen, skin), 2), bool(b < -8 or a < -8 or (a > 30 and a > b))
 
 
 def centres(colours: np.ndarray, count: int) -> np.ndarray:
@@ -217,7 +234,7 @@ def _trousers(scores: np.ndarray, place: Place) -> tuple[float, float]:
 
 def _wears_skirt(place: Place) -> bool:
     thighs = _is(place, "thigh") & (place.along > 0.3)
-    return bool(thighs.any() and (place.away[thighs] > 1.2).mean() > 0.12)
+    return bool(thighs.any() and (place.away[thighs] > 1.2).mean() > 0.06)
 
 
 def _alike(top: np.ndarray, bottom: np.ndarray) -> bool:
@@ -247,7 +264,7 @@ def odds(place: Place, look: Look) -> np.ndarray:
     out[_BOTTOM, trunk] -= above.clip(0, 4)
     out[_TOP, trunk] -= (-above).clip(0, 4)
     hair = np.flatnonzero(_is(place, "torso", "upper-arm", "neck"))
-    out[_HAIR, hair] -= (4 * (-place.crown[hair] - 0.6)).clip(0, 20)
+    out[_HAIR, hair] -= (4 * (-place.crown[hair] - 0.8)).clip(0, 20)
     head = np.flatnonzero(_is(place, "head"))
     face = np.minimum(8 * (place.face[head] - 0.25), 12 * (0.17 - place.crown[head]))
     out[_SKIN, head] -= (-face).clip(0, 3)
