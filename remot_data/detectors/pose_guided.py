@@ -93,9 +93,15 @@ class Look:
     hat: bool
 
 
-# Lab distances count in these: light and shade change lightness much and hue little.
-_SPREAD = np.float32([32, 5, 6])
-_WORST = 12.0
+# Where a score ends: what fits worse does not matter more.
+_WORST = -6.0
+
+
+def spread(references: np.ndarray) -> np.ndarray:
+    """How much Lab colours float32 [K, 3] of one thing vary: light and shade change lightness much and hue little, and
+    all in proportion to the light."""
+    light = references[:, :1]
+    return np.concatenate([8 + 0.2 * light, 3 + 0.018 * light, 3.5 + 0.022 * light], 1)
 
 
 def score(colours: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -103,10 +109,9 @@ def score(colours: np.ndarray, references: np.ndarray) -> np.ndarray:
 
     It ends at -6, which is also what no references give.
     """
-    best = np.full(len(colours), _WORST, np.float32)
-    scaled = colours / _SPREAD
-    for reference in references / _SPREAD:
-        delta = scaled - reference
+    best = np.full(len(colours), -2 * _WORST, np.float32)
+    for reference, scale in zip(references, spread(references), strict=True):
+        delta = (colours - reference) / scale
         np.minimum(best, np.einsum("nc,nc->n", delta, delta), out=best)
     return -0.5 * best
 
@@ -127,13 +132,17 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     hair, hat = _hair_colours(colours, place, skin)
     chest = _without(colours[trunk & (place.height > 0.35) & (place.height < 0.9)], hair)
     top = centres(chest, 3)
+    bare = _is_bare(chest, skin)
+    if bare:
+        skin = np.concatenate([skin, top])
     refs = (top, bottom, skin, shoe, hair)
     scores = np.stack([score(colours, r) for r in refs])
-    bare = len(chest) > 0 and np.median(score(chest, skin)) > -0.6
     arm = _is(place, "upper-arm", "forearm", "hand") & (place.away < 0.8)
     # Where an arm crosses the torso it may be hidden.
     sleeved = (scores[_TOP] - scores[_SKIN]).clip(-2, 2)[arm] * np.where(place.trunk[arm] > 1, 1, 0.3)
     sleeve = 0.0 if bare else _reach(place.along[arm], sleeved)
+    if _alike(shoe, skin):
+        scores[_SHOE] = _WORST  # feet without shoes
     hem, boot = _trousers(scores, place)
     belly = trunk & (place.height > -0.25) & (place.height < 0.5)
     waist = 0.5 - 0.375 * _reach(2 - (place.height[belly] + 0.25) / 0.375, (scores[_TOP] - scores[_BOTTOM])[belly], 1)
@@ -164,6 +173,16 @@ def _skin_colours(colours: np.ndarray, place: Place, bottom: np.ndarray) -> np.n
     return centres(shown[score(shown, middles[best][None]) > -1], 2)
 
 
+def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
+    """Whether the chest has the colours of skin, or its hue, in proportion to the lightness, which differs."""
+    if not len(chest) or not len(skin) or skin_like(chest).mean() < 0.5:
+        return False
+    if np.median(score(chest, skin)) > -0.75:
+        return True
+    here, there = (np.median((c[:, 1:] - 128) / np.maximum(c[:, :1], 8), 0) for c in (chest, skin))
+    return bool((np.abs(here - there) < [0.07, 0.03]).all())
+
+
 def _without(seen: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Colours [N, 3] without those of something else, unless that leaves little."""
     clear = seen[score(seen, others) < -1]
@@ -182,7 +201,9 @@ def centres(colours: np.ndarray, count: int) -> np.ndarray:
     """Cluster centres float32 [K <= count, 3] of colours [N, 3] by k-means; starts far apart, so without chance."""
     if not len(colours):
         return np.zeros((0, 3), np.float32)
-    colours = colours[:: max(len(colours) // 2000, 1)] / _SPREAD
+    colours = colours[:: max(len(colours) // 2000, 1)]
+    scale = spread(np.median(colours, 0, keepdims=True))
+    colours = colours / scale
     found = np.median(colours, 0, keepdims=True)
     for _ in range(count - 1):
         distance = ((colours[:, None] - found) ** 2).sum(-1).min(1)
@@ -192,7 +213,7 @@ def centres(colours: np.ndarray, count: int) -> np.ndarray:
         owner = ((colours[:, None] - found) ** 2).sum(-1).argmin(1)
         found = np.stack([colours[owner == k].mean(0) if (owner == k).any() else found[k] for k in range(len(found))])
     share = np.bincount(owner, minlength=len(found)) / len(owner)
-    return (found[share > 0.06] * _SPREAD).astype(np.float32)
+    return (found[share > 0.06] * scale).astype(np.float32)
 
 
 _STEP = 0.1
@@ -210,7 +231,7 @@ def _reach(along: np.ndarray, evidence: np.ndarray, usual: float | None = None) 
     profile = _profile(along, evidence.clip(-2, 2))
     gain = np.concatenate([[0], np.cumsum(profile)]) - np.concatenate([np.cumsum(profile[::-1])[::-1], [0]])
     if usual is not None:
-        gain -= 0.5 * np.abs(np.arange(21) * _STEP - usual) / 0.3
+        gain -= ((np.arange(21) * _STEP - usual) / 0.4) ** 2
     return float(gain.argmax() * _STEP)
 
 
@@ -263,6 +284,8 @@ def odds(place: Place, look: Look) -> np.ndarray:
     above = 20 * (place.height[trunk] - look.waist)
     out[_BOTTOM, trunk] -= above.clip(0, 4)
     out[_TOP, trunk] -= (-above).clip(0, 4)
+    neck = np.flatnonzero(_is(place, "neck"))
+    out[_SKIN, neck] -= (20 * (1 - place.height[neck])).clip(0, 3)
     hair = np.flatnonzero(_is(place, "torso", "upper-arm", "neck"))
     out[_HAIR, hair] -= (4 * (-place.crown[hair] - 0.8)).clip(0, 20)
     head = np.flatnonzero(_is(place, "head"))
