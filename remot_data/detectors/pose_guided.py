@@ -18,6 +18,7 @@ It fails where the pose is wrong, and where neither colour nor place tells: on a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -81,6 +82,8 @@ class Look:
         boot: see `hem`.
         skirt: whether the bottom is a skirt, `dress` whether that and the top are one.
         hat: whether the head wears a hat.
+        scores: float32 [bins, 5], how well the colours of each bin fit each of `STUFFS`.
+        labels: uint8 [parts, 5], the label of each of `STUFFS` on each of `PARTS`.
     """
 
     colours: tuple[np.ndarray, ...]
@@ -91,6 +94,21 @@ class Look:
     skirt: bool
     dress: bool
     hat: bool
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        return np.stack([score_table(references) for references in self.colours], 1)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        out, skirt = _LABEL.copy(), _ATR["dress" if self.dress else "skirt"]
+        if self.hat:
+            out[out == _ATR["hair"]] = _ATR["hat"]
+        if self.skirt:
+            out[out == _ATR["pants"]] = skirt
+        if self.dress:
+            out[out == _ATR["upper-clothes"]] = skirt
+        return out
 
 
 # Where a score ends: what fits worse does not matter more.
@@ -114,6 +132,22 @@ def score(colours: np.ndarray, references: np.ndarray) -> np.ndarray:
         delta = (colours - reference) / scale
         np.minimum(best, np.einsum("nc,nc->n", delta, delta), out=best)
     return -0.5 * best
+
+
+# Bins of Lab for looking scores up: 8 levels of lightness and 3 of either hue, as far as hues go in practice.
+_LEVEL = np.arange(256)
+_HUE = ((_LEVEL - 56) // 3).clip(0, 47)
+_BIN = tuple(bins.astype(np.int32) for bins in (_LEVEL // 8 * 48 * 48, _HUE * 48, _HUE))
+_CENTRES = (np.arange(32, dtype=np.float32) * 8 + 3.5, *2 * (np.arange(48, dtype=np.float32) * 3 + 57,))
+
+
+def score_table(references: np.ndarray) -> np.ndarray:
+    """`score` at the middle of every bin, float32 [32 * 48 * 48]."""
+    best = np.full((32, 48, 48), -2 * _WORST, np.float32)
+    for reference, scale in zip(references, spread(references), strict=True):
+        light, a, b = (((c - r) / s) ** 2 for c, r, s in zip(_CENTRES, reference, scale, strict=True))
+        np.minimum(best, light[:, None, None] + a[:, None] + b, out=best)
+    return -0.5 * best.ravel()
 
 
 def skin_like(lab: np.ndarray) -> np.ndarray:
@@ -368,14 +402,24 @@ def _look_of(people: list[Person]) -> Look | None:
 
 @dataclass(frozen=True)
 class Person:
-    """The person of one frame: its box, its mask in it bool [h, w], and colour and place of each pixel of that."""
+    """The person of one frame.
+
+    Attributes:
+        box: the part of the image that holds the person, h x w pixels; `size` is that of the image.
+        pixels: int [N], indices into the box of the person's pixels.
+        unit: torso length in pixels.
+        lab: uint8 [h, w, 3], the box in Lab.
+        place: where the cells of a grid lie on the body: a large person is located in cells of 2 x 2 pixels.
+        cell: int [N], the cell of each pixel.
+    """
 
     box: tuple[slice, slice]
     size: tuple[int, int]
-    mask: np.ndarray
+    pixels: np.ndarray
     unit: float
     lab: np.ndarray
     place: Place
+    cell: np.ndarray
 
     @classmethod
     def found(cls, frame: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float) -> Person | None:
@@ -383,41 +427,54 @@ class Person:
         if not w:
             return None
         box = (slice(y0, y0 + h), slice(x0, x0 + w))
-        inside = mask[box]
-        rows, columns = np.nonzero(inside)
-        pixels = np.stack([columns + (x0 + 0.5), rows + (y0 + 0.5)]).astype(np.float32)
-        lab = cv2.cvtColor(frame[box], cv2.COLOR_RGB2LAB)[inside].astype(np.float32)
-        return cls(box, mask.shape, inside, unit, lab, locate(points, unit, pixels))
+        pixels = np.flatnonzero(mask[box])
+        side = 2 if unit >= 40 else 1
+        columns = w // side + 1
+        cell = pixels // w // side * columns + pixels % w // side
+        number = np.zeros((h // side + 1) * columns, np.int32)
+        number[cell] = 1
+        cells = np.flatnonzero(number)
+        number[cells] = np.arange(len(cells))
+        centres = np.stack([x0 + (cells % columns + 0.5) * side, y0 + (cells // columns + 0.5) * side])
+        place = locate(points, unit, centres.astype(np.float32))
+        return cls(box, mask.shape, pixels, unit, cv2.cvtColor(frame[box], cv2.COLOR_RGB2LAB), place, number[cell])
 
     def thinned(self) -> tuple[np.ndarray, Place]:
-        """Colours and places of at most some 2000 of its pixels."""
-        step = slice(None, None, max(len(self.lab) // 2000, 1))
-        return self.lab[step], self.place[step]
+        """Colours and places of at most some 1500 of its pixels."""
+        step = slice(None, None, max(len(self.pixels) // 1500, 1))
+        return self.lab.reshape(-1, 3)[self.pixels[step]].astype(np.float32), self.place[self.cell[step]]
 
     def labels(self, look: Look, before: np.ndarray | None) -> np.ndarray:
         """ATR-18 labels uint8 [H, W]; `before` are those of the frame before, brought here, where they are known."""
-        window = 2 * round(0.05 * self.unit) + 1
-        by_place = odds(self.place, look)
-        label = _LABEL[self.place.part]
-        if look.hat:
-            label = np.where(label == _ATR["hair"], _ATR["hat"], label)
-        if look.skirt:
-            label[label == _ATR["pants"]] = _ATR["dress" if look.dress else "skirt"]
-        if look.dress:
-            label[label == _ATR["upper-clothes"]] = _ATR["dress"]
-        total = np.empty_like(by_place)
-        image = np.zeros(self.mask.shape, np.float32)
-        weight = cv2.boxFilter(self.mask.astype(np.float32), -1, (window, window))[self.mask]
-        for k, references in enumerate(look.colours):
-            image[self.mask] = score(self.lab, references)
-            total[k] = cv2.boxFilter(image, -1, (window, window))[self.mask] / weight + by_place[k]
+        window = (2 * round(0.05 * self.unit) + 1,) * 2
+        shape = self.lab.shape[:2]
+        mask = np.zeros(shape, np.float32)
+        mask.ravel()[self.pixels] = 1
+        bins = np.zeros(shape, np.int32)
+        for channel, of_level in zip(cv2.split(self.lab), _BIN, strict=True):
+            bins += of_level[channel]
+        scores = np.take(look.scores, bins, axis=0) * mask[..., None]
+        weight = np.take(cv2.boxFilter(mask, -1, window).ravel(), self.pixels)
+        total = np.take(cv2.boxFilter(scores, -1, window).reshape(-1, len(STUFFS)), self.pixels, axis=0)
+        total /= weight[:, None]
+        total += np.take(odds(self.place, look).T, self.cell, axis=0)
+        part = self.place.part[self.cell]
         if before is not None:
-            total += 0.7 * (label.T == before[self.box][self.mask])
-        image8 = np.zeros(self.mask.shape, np.uint8)
-        image8[self.mask] = np.take_along_axis(label, total.argmax(0)[:, None], 1)[:, 0]
+            total += 0.7 * (look.labels[part] == before[self.box].ravel()[self.pixels][:, None])
+        image = np.zeros(shape, np.uint8)
+        image.ravel()[self.pixels] = look.labels[part, _argmax(total)]
         out = np.zeros(self.size, np.uint8)
-        out[self.box] = vote(image8, self.mask, window)
+        out[self.box] = vote(image, mask > 0, window[0])
         return out
+
+
+def _argmax(values: np.ndarray) -> np.ndarray:
+    """Index of the greatest of few columns of values [N, K]: NumPy's own takes longest where K is small."""
+    best, found = values[:, 0].copy(), np.zeros(len(values), np.uint8)
+    for k in range(1, values.shape[1]):
+        found[values[:, k] > best] = k
+        np.maximum(best, values[:, k], out=best)
+    return found
 
 
 class Carry:
@@ -426,31 +483,28 @@ class Carry:
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._labels: np.ndarray | None = None
-        self._small: np.ndarray | None = None
-        self._frame: int = -2
+        self._grey: np.ndarray | None = None
+        self._kept = -2
 
     def to(self, frame: np.ndarray, t: int) -> np.ndarray | None:
         """The labels kept of frame t - 1 as they lie in frame t, uint8 [H, W], 255 where the two look different."""
         h, w = frame.shape[:2]
-        small = cv2.cvtColor(cv2.resize(frame, (max(w // 2, 1), max(h // 2, 1)), interpolation=cv2.INTER_AREA),
-                             cv2.COLOR_RGB2GRAY)  # fmt: skip
-        last, self._small = self._small, small
-        if self._labels is None or self._frame != t - 1 or last is None or min(small.shape) < 16:
+        half = (max(w // 2, 1), max(h // 2, 1))
+        grey = cv2.cvtColor(cv2.resize(frame, half, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        last, self._grey = self._grey, grey
+        if self._labels is None or last is None or self._kept != t - 1 or min(half) < 16:
             return None
-        flow = self._flow.calc(small, last, None)
-        columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in small.shape[::-1]))
-        x, y = columns + flow[..., 0], rows + flow[..., 1]
-        differs = cv2.absdiff(small, cv2.remap(last, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)) > 12
-        scale = np.float32([w / small.shape[1], h / small.shape[0]])
-        flow = cv2.resize(flow, (w, h), interpolation=cv2.INTER_LINEAR) * scale
-        columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (w, h)))
-        carried = cv2.remap(self._labels, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_NEAREST,
-                            borderMode=cv2.BORDER_CONSTANT, borderValue=255)  # fmt: skip
-        carried[cv2.resize(differs.view(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0] = 255
-        return carried
+        to = self._flow.calc(grey, last, None)
+        to[..., 0] += np.arange(half[0], dtype=np.float32)
+        to[..., 1] += np.arange(half[1], dtype=np.float32)[:, None]
+        differs = cv2.absdiff(grey, cv2.remap(last, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)) > 12
+        small = cv2.resize(self._labels, half, interpolation=cv2.INTER_NEAREST)
+        carried = cv2.remap(small, to, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=255)
+        carried[differs] = 255
+        return cv2.resize(carried, (w, h), interpolation=cv2.INTER_NEAREST)
 
     def keep(self, labels: np.ndarray, t: int) -> None:
-        self._labels, self._frame = labels, t
+        self._labels, self._kept = labels, t
 
 
 def vote(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
