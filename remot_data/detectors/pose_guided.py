@@ -1,8 +1,8 @@
 """An approximate human parser that needs no network: the pose says which part, colours say what covers it.
 
 Every pixel of the person goes to the limb it is nearest to, measured in widths of that limb (`_limbs`). What is seen
-there, top, bottom, skin, shoe or hair, is decided by colours and by place, both learnt from the whole clip: what colours
-each has, how far sleeves, trousers and boots reach along the limbs, where the waist is, and whether a skirt is worn.
+there, top, bottom, skin, shoe or hair, is decided by colours and by place, both learnt from the whole clip: what
+colours each has, how far sleeves, trousers and boots reach along the limbs, where the waist is, if there is a skirt.
 Labels are carried from frame to frame along a coarse flow, so that they flicker little. Rules that the label set forces
 or that keep the parts whole:
 
@@ -254,7 +254,7 @@ _STEP = 0.1
 
 
 def _profile(along: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean of values [N, ...] in each tenth of a limb, of 0 to 2 along arm or leg, [20, ...]; 0 where there are none."""
+    """Mean of values [N, ...] in each tenth of a limb, 0 to 2 along arm or leg, [20, ...]; 0 where there are none."""
     bins = (along / _STEP).astype(int).clip(0, 19)
     count = np.bincount(bins, minlength=20)
     return np.bincount(bins, values, 20) / np.maximum(count, 30)

@@ -203,7 +203,7 @@ def test_processes_share_it_and_fetch_each_block_once(served, wanted, tmp_path):
 def hold(url, folder, ready):
     files, cache = Files(url), Cache(folder)
     cache._fetched = None  # nothing but the lock
-    with cache._claimed([cache._path("0.tar-%d" % BLOCK, n) for n in range(5)]):
+    with cache._claimed([cache._path(f"0.tar-{BLOCK}", n) for n in range(5)]):
         ready.set()
         time.sleep(1000)
     files.read("never")
