@@ -151,6 +151,35 @@ def test_a_detector_gets_the_layers_it_needs_and_the_snapshot_can_switch(own_dan
     assert own_dancers.snapshot("main") == before
 
 
+def test_switching_and_back_gives_the_same_windows_to_the_bit(own_dancers, file):
+    def windows():
+        return [(w.id, {k: v.tobytes() for k, v in w.arrays.items()}) for w in stream(own_dancers.url, split=None)]
+
+    before, old = windows(), own_dancers.snapshot("main").layers["parsing"]
+    done = annotate(own_dancers, "parsing", f"{file}:Bright", snapshot="main", workers=0)
+    switched = windows()
+    assert [key for key, _ in switched] == [key for key, _ in before]
+    changed = {name for (_, a), (_, b) in zip(before, switched, strict=True) for name in a if a[name] != b[name]}
+    assert changed == {"labels", "source_labels"}
+    switch(own_dancers, "main", {"parsing": old})
+    assert windows() == before and done.id != old
+
+
+def test_making_one_layer_again_reads_the_frames_and_no_other_layer(own_dancers, file, monkeypatch):
+    from remot_data.files import Files
+
+    opened = set()
+    for name in ("open", "read", "parts"):
+        plain = getattr(Files, name)
+        monkeypatch.setattr(
+            Files, name, lambda self, path, *a, _f=plain, **k: opened.add(path) or _f(self, path, *a, **k)
+        )
+    done = annotate(own_dancers.url, "parsing", f"{file}:Bright", workers=0)
+    tars = {path for path in opened if path.endswith(".tar")}
+    assert tars == {f"frames/shard-{n:05d}.tar" for n in range(3)}
+    assert {path for path in opened if path.startswith("layers/") and done.id not in path} == set()
+
+
 def test_a_missing_input_layer_is_named(own_dancers, file):
     with pytest.raises(StoreError, match="reads the layer flow"):
         plan_job(own_dancers, "parsing", f"{file}:Needy", available={"pose": "a"})
