@@ -172,15 +172,18 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     refs = (top, bottom, skin, shoe, hair)
     scores = np.stack([score(colours, r) for r in refs])
     arm = _is(place, "upper-arm", "forearm", "hand") & (place.away < 0.8)
-    # Where an arm crosses the torso it may be hidden.
-    sleeved = (scores[_TOP] - scores[_SKIN]).clip(-2, 2)[arm] * np.where(place.trunk[arm] > 1, 1, 0.3)
+    # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
+    sleeved = (scores[_TOP] - scores[_SKIN]).clip(-2, 2)[arm]
+    sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = 0.0 if bare else _reach(place.along[arm], sleeved)
     if _alike(shoe, skin):
         scores[_SHOE] = _WORST  # feet without shoes
     hem, boot = _trousers(scores, place)
     belly = trunk & (place.height > -0.25) & (place.height < 0.5)
     waist = 0.5 - 0.375 * _reach(2 - (place.height[belly] + 0.25) / 0.375, (scores[_TOP] - scores[_BOTTOM])[belly], 1)
-    skirt = _wears_skirt(place)
+    skirt, reach = _skirt(place)
+    if skirt:
+        hem = min(hem, reach)
     return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
 
 
@@ -287,9 +290,14 @@ def _trousers(scores: np.ndarray, place: Place) -> tuple[float, float]:
     return found
 
 
-def _wears_skirt(place: Place) -> bool:
-    thighs = _is(place, "thigh") & (place.along > 0.3)
-    return bool(thighs.any() and (place.away[thighs] > 1.2).mean() > 0.06)
+def _skirt(place: Place) -> tuple[bool, float]:
+    """Whether enough of the person is beside the legs for a skirt, and how far down the legs that goes."""
+    leg = _is(place, "thigh", "shin") & (place.along > 0.3)
+    beside = place.away[leg] > 1.2
+    thigh = place.along[leg] < 1
+    share = _profile(place.along[leg], beside)
+    reach = _STEP * (np.flatnonzero(share > 0.08).max(initial=0) + 2)
+    return bool(thigh.any() and beside[thigh].mean() > 0.06), reach
 
 
 def _alike(top: np.ndarray, bottom: np.ndarray) -> bool:
@@ -509,7 +517,11 @@ class Carry:
 
 def vote(labels: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
     """Each pixel of the mask takes the label that most pixels of its window have; 0 outside the mask."""
-    present = np.flatnonzero(np.bincount(labels[mask], minlength=1))
-    counts = np.stack([cv2.boxFilter((labels == k).view(np.uint8), cv2.CV_16S, (size, size), normalize=False,
-                                     borderType=cv2.BORDER_CONSTANT) for k in present])  # fmt: skip
-    return np.where(mask, present.astype(np.uint8)[counts.argmax(0)], np.uint8(0))
+    most, winner = np.zeros(labels.shape, np.int16), np.zeros(labels.shape, np.uint8)
+    for k in np.flatnonzero(np.bincount(labels[mask], minlength=1)):
+        count = cv2.boxFilter((labels == k).view(np.uint8), cv2.CV_16S, (size, size), normalize=False,
+                              borderType=cv2.BORDER_CONSTANT)  # fmt: skip
+        winner[count > most] = k
+        np.maximum(most, count, out=most)
+    winner[~mask] = 0
+    return winner
