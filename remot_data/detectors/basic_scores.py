@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from remot_data.detectors._limbs import as_body25
 from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.detectors.blazepose import PersonDetector
-from remot_data.detectors.pose_guided import as_body25
 
 # Nose, neck, shoulders, elbows, wrists, hips, knees, ankles: what every body detector can give.
 _MAIN = slice(0, 15)
