@@ -52,6 +52,7 @@ CAPSULES = (
 PARTS = tuple(dict.fromkeys(c.part for c in CAPSULES))
 _PART_OF = np.array([PARTS.index(c.part) for c in CAPSULES], np.uint8)
 _A, _B = np.array([(c.a, c.b) for c in CAPSULES]).T
+_IS_ARM = np.array([part.endswith(("arm", "hand")) for part in PARTS])
 _IS_TORSO = np.array([c.part == "torso" for c in CAPSULES])
 # Where a capsule begins and ends on an arm or a leg.
 _SPAN = {"upper-arm": (0, 1), "forearm": (1, 2), "hand": (2, 2), "thigh": (0.2, 1), "shin": (1, 2), "foot": (2, 2)}
@@ -151,6 +152,7 @@ class Place:
         away: float32, that distance; 1 at the limb's usual edge.
         along: float32, on arms and legs from 0 at the shoulder or hip over 1 at elbow or knee to 2 at wrist or ankle.
         trunk: float32, distance from the axis of the torso in its half widths.
+        behind: bool, whether the torso, seen from its back, likely hides it: what lies nearest to an arm there.
         height: float32, above the hips along the torso, in torso lengths; 1 where the torso is not known.
         crown: float32, up from the centre of the head along its axis, in torso lengths.
         face: float32, on a head taken as a sphere, the cosine of the angle from where the face looks; -1 elsewhere.
@@ -160,6 +162,7 @@ class Place:
     away: np.ndarray
     along: np.ndarray
     trunk: np.ndarray
+    behind: np.ndarray
     height: np.ndarray
     crown: np.ndarray
     face: np.ndarray
@@ -184,7 +187,20 @@ def locate(points: np.ndarray, unit: float, pixels: np.ndarray) -> Place:
     along = _START[capsule] + along * (_END - _START)[capsule]
     part = _PART_OF[capsule]
     crown, face = _on_head(points, unit, pixels, part == PARTS.index("head"))
-    return Place(part, np.take_along_axis(distance, nearest, 0)[0], along, trunk, _height(points, pixels), crown, face)
+    away = np.take_along_axis(distance, nearest, 0)[0]
+    behind = _IS_ARM[part] & (trunk < 1) & _from_behind(points, unit)
+    return Place(part, away, along, trunk, behind, _height(points, pixels), crown, face)
+
+
+def _from_behind(points: np.ndarray, unit: float) -> bool:
+    """Whether the left shoulder is clearly on the left of the right one, seen with the head up."""
+    left, right = points[_P["left-shoulder"]], points[_P["right-shoulder"]]
+    neck, hips = points[_P["neck"]], points[_P["mid-hip"]]
+    if min(left[2], right[2], neck[2], hips[2]) == 0:
+        return False
+    up = neck[:2] - hips[:2]
+    across = np.float32([-up[1], up[0]]) / max(float(np.hypot(*up)), 1e-6)
+    return bool((left[:2] - right[:2]) @ across < -0.2 * unit)
 
 
 def _to_capsules(points: np.ndarray, unit: float, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

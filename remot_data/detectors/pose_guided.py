@@ -162,9 +162,10 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     trunk = _is(place, "torso") & (place.trunk < 1.1)
     bottom = centres(colours[(trunk & (place.height < 0)) | (_is(place, "thigh") & (place.along < 0.4))], 3)
     shoe = centres(colours[_is(place, "foot") & (place.away < 1)], 2)
-    skin = _skin_colours(colours, place, bottom)
+    torso = trunk & (place.height > 0.35) & (place.height < 0.9)
+    skin = _skin_colours(colours, place, centres(colours[torso], 3), bottom)
     hair, hat = _hair_colours(colours, place, skin)
-    chest = _without(colours[trunk & (place.height > 0.35) & (place.height < 0.9)], hair)
+    chest = _without(colours[torso], hair)
     top = centres(chest, 3)
     bare = _is_bare(chest, skin)
     if bare:
@@ -187,9 +188,11 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
 
 
-def _skin_colours(colours: np.ndarray, place: Place, bottom: np.ndarray) -> np.ndarray:
+def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """Colours of skin: those that face, hands, forearms, shins and neck agree on most; none where nothing tells."""
-    head, free = _is(place, "head"), (place.away < 0.8) & (place.trunk > 1)
+    head = _is(place, "head")
+    apart = np.maximum(score(colours, top), score(colours, bottom)) < -1.5
+    free = (place.away < 0.8) & ((place.trunk > 1) | (apart & ~place.behind))
     spots = [head & (place.face > 0.6), _is(place, "hand") & free, _is(place, "forearm") & free]
     spots += [_is(place, "shin") & free, _is(place, "neck") & (place.away < 0.8) & (place.height > 1.05)]
     enough = [max(8, 0.1 * head.sum()), 8, 8, 8, 8]
@@ -330,6 +333,7 @@ def odds(place: Place, look: Look) -> np.ndarray:
     out[_SKIN, neck] -= (20 * (1 - place.height[neck])).clip(0, 3)
     hair = np.flatnonzero(_is(place, "torso", "upper-arm", "neck"))
     out[_HAIR, hair] -= (4 * (-place.crown[hair] - 0.8)).clip(0, 20)
+    out[_SKIN, place.behind] -= 2
     head = np.flatnonzero(_is(place, "head"))
     face = np.minimum(8 * (place.face[head] - 0.25), 12 * (0.17 - place.crown[head]))
     out[_SKIN, head] -= (-face).clip(0, 3)
