@@ -7,7 +7,7 @@ classes of the layout (`remot6`), intersections and unions summed over all frame
 lacks is left out of its mean. Two kinds of flicker, in percent of the person's pixels seen in the frame before too:
 `still` is how many of those that the true flow moves by less than a quarter pixel change their label, `moving` how many
 of all differ from the label that the true flow brings there; the truth's own change is taken out by leaving out pixels
-where the true label changes. Times are of one thread.
+where the true label changes. Times are processor time on one thread.
 
 The dancers keep to the rules of the labels that the docs of the pose-guided parser state: the skin of a bare torso is
 `upper-clothes`. They share no constant with the parser.
@@ -178,9 +178,9 @@ def measure(detector: Detector, clips: Iterator[Scene], sheet: list[np.ndarray])
     tally = Tally()
     for scene in clips:
         pose = {"keypoints": scene.keypoints, "mask": scene.mask}
-        start = time.perf_counter()
+        start = time.process_time()
         found = detector(scene.frames, **{kind: {"pose": pose}[kind] for kind in detector.needs})["labels"]
-        tally.add(scene, found, detector.schema, time.perf_counter() - start)
+        tally.add(scene, found, detector.schema, time.process_time() - start)
         t = len(found) // 2
         truth, made = (
             overlay(scene.frames[t], m[t], s) for m, s in ((scene.labels, "atr18"), (found, detector.schema))

@@ -1,18 +1,19 @@
 """An approximate human parser that needs no network: the pose says which part, colours say what covers it.
 
 Every pixel of the person goes to the limb it is nearest to, measured in widths of that limb (`_limbs`). What is seen
-there, top, bottom, skin, shoe or hair, is decided by colours and by place, both learnt from the whole clip: what
-colours each has, how far sleeves, trousers and boots reach along the limbs, where the waist is, if there is a skirt.
-Labels are carried from frame to frame along a coarse flow, so that they flicker little. Rules that the label set forces
-or that keep the parts whole:
+there, top, bottom, skin, shoe or hair, is decided by colours and by place, both learnt from the whole clip: which
+colours each has, how far sleeves, trousers and boots reach along the limbs, where the waist is, and whether a skirt is
+worn. Labels are carried from frame to frame along a coarse flow of the parser's own, so that they flicker less and no
+other layer is needed. Rules that the label set forces or that keep the parts whole:
 
 - a torso is always ``upper-clothes`` (or ``dress``), bare or not, because ATR has no label for its skin;
 - a foot is always a shoe, bare or not;
-- what hangs between or beside the legs makes a ``skirt``, or a ``dress`` where top and skirt have the same colours;
+- what hangs beside the legs makes a ``skirt``, or a ``dress`` where top and skirt have the same colours;
 - which way the head looks follows from left and right of ears and nose: from behind it is hair, or ``hat`` where its
   colour is no colour of hair.
 
-It fails where the pose is wrong, and where neither colour nor place tells: on a bare arm before a bare torso.
+It fails where the pose is wrong, and where neither colour nor place tells: a sleeve in the very tone of the skin is
+taken for a bare arm, a skirt no wider than the legs for trousers.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Look:
     Attributes:
         colours: for each of `STUFFS`, its colours float32 [K, 3] in OpenCV's 8-bit Lab; none where it is not seen.
         waist: in torso lengths above the hips.
-        sleeve: how far sleeves reach along the arm, 0 to 2 as `Place.along` counts.
+        sleeve: how far sleeves reach along the arm, 0 to 2 as `Place.along` counts; below 0 on a bare torso.
         hem: how far trousers or a skirt reach along the leg; from `boot` on it is shoe.
         boot: see `hem`.
         skirt: whether the bottom is a skirt, `dress` whether that and the top are one.
@@ -176,7 +177,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
     sleeved = (scores[_TOP] - scores[_SKIN]).clip(-2, 2)[arm]
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
-    sleeve = 0.0 if bare else _reach(place.along[arm], sleeved)
+    sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
     if _alike(shoe, skin):
         scores[_SHOE] = _WORST  # feet without shoes
     hem, boot = _trousers(scores, place)
@@ -260,7 +261,7 @@ _STEP = 0.1
 
 
 def _profile(along: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean of values [N, ...] in each tenth of a limb, 0 to 2 along arm or leg, [20, ...]; 0 where there are none."""
+    """Mean of values [N] in each of 20 steps along arm or leg: float64 [20], shrunk to 0 where there are few."""
     bins = (along / _STEP).astype(int).clip(0, 19)
     count = np.bincount(bins, minlength=20)
     return np.bincount(bins, values, 20) / np.maximum(count, 30)
@@ -271,7 +272,7 @@ def _reach(along: np.ndarray, evidence: np.ndarray, usual: float | None = None) 
     profile = _profile(along, evidence.clip(-2, 2))
     gain = np.concatenate([[0], np.cumsum(profile)]) - np.concatenate([np.cumsum(profile[::-1])[::-1], [0]])
     if usual is not None:
-        gain -= ((np.arange(21) * _STEP - usual) / 0.4) ** 2
+        gain -= ((np.arange(21) * _STEP - usual) / 0.3) ** 2
     return float(gain.argmax() * _STEP)
 
 
