@@ -78,8 +78,10 @@ def with_extras(keypoints: np.ndarray) -> np.ndarray:
     """BODY_25 keypoints [T, 25, 3] with head centre, finger tips, toes and thighs appended: float32 [T, 32, 3].
 
     A finger tip goes on from the wrist along the forearm, a toe that the detector does not give along the shin.
-    A thigh starts a fifth below the hip: what is above belongs to the trunk.
+    A thigh starts a fifth below the hip: what is above belongs to the trunk. Hips that are not seen, as in a picture of
+    the upper body, are put where they would be below the shoulders.
     """
+    keypoints = _with_hips(keypoints)
     out = np.zeros((len(keypoints), _RIGHT_THIGH + 1, 3), np.float32)
     out[:, : len(_P)] = keypoints
     out[:, _HEAD] = _head(keypoints)
@@ -91,6 +93,20 @@ def with_extras(keypoints: np.ndarray) -> np.ndarray:
         out[:, hand] = _beyond(keypoints, f"{side}-elbow", f"{side}-wrist", 0.35)
         seen = keypoints[:, _P[f"{side}-big-toe"]]
         out[:, toe] = np.where(seen[:, 2:] > 0, seen, _beyond(keypoints, f"{side}-knee", f"{side}-ankle", 0.25))
+    return out
+
+
+def _with_hips(keypoints: np.ndarray) -> np.ndarray:
+    """BODY_25 keypoints with hips where only shoulders are seen: a torso length from the neck, away from the head."""
+    out, head, neck = keypoints.copy(), _head(keypoints), keypoints[:, _P["neck"]]
+    missing = (keypoints[:, _P["mid-hip"], 2] == 0) & (neck[:, 2] > 0)
+    down = np.where(head[:, 2:] > 0, neck[:, :2] - head[:, :2], np.float32([0, 1]))
+    down /= np.maximum(np.linalg.norm(down, axis=1, keepdims=True), 1e-6)
+    middle = neck[:, :2] + torso_lengths(keypoints)[:, None] * down
+    half = (keypoints[:, _P["left-shoulder"], :2] - keypoints[:, _P["right-shoulder"], :2]) * 0.3
+    for name, aside in (("mid-hip", 0), ("left-hip", 1), ("right-hip", -1)):
+        hip = np.concatenate([middle + aside * half, neck[:, 2:]], 1)
+        out[:, _P[name]] = np.where(missing[:, None], hip, keypoints[:, _P[name]])
     return out
 
 

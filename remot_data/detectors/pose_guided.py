@@ -297,7 +297,7 @@ def _trousers(scores: np.ndarray, place: Place) -> tuple[float, float]:
 def _skirt(place: Place) -> tuple[bool, float]:
     """Whether enough of the person is beside the legs for a skirt, and how far down the legs that goes."""
     leg = _is(place, "thigh", "shin") & (place.along > 0.3)
-    beside = place.away[leg] > 1.2
+    beside = (place.away[leg] > 1.2) & (place.height[leg] < 0)
     thigh = place.along[leg] < 1
     share = _profile(place.along[leg], beside)
     reach = _STEP * (np.flatnonzero(share > 0.08).max(initial=0) + 2)

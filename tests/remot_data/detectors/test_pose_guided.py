@@ -147,6 +147,15 @@ def test_without_a_mask_the_limbs_stand_for_it(scene: Scene) -> None:
     assert (person & truth).sum() > 0.6 * (person | truth).sum()
 
 
+def test_a_picture_of_the_upper_body_has_a_top(scene: Scene) -> None:
+    rows = int(scene.keypoints[:, 8, 1].min()) - 8
+    keypoints = np.where(scene.keypoints[..., 1:2] < rows, scene.keypoints, 0)
+    assert not keypoints[:, 8].any()
+    cut = replace(scene, frames=scene.frames[:, :rows], keypoints=keypoints, labels=scene.labels[:, :rows])
+    found = overlap(parsed(cut, mask=scene.mask[:, :rows]), cut.labels)
+    assert found["top"] > 0.8 and found["head"] > 0.8, found
+
+
 def test_a_bystander_in_the_mask_is_left_out(scene: Scene) -> None:
     mask = scene.mask.copy()
     x = 0 if mask[:, :, :12].sum() == 0 else 180
