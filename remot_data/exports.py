@@ -239,7 +239,7 @@ def _solodance_video(view: _View, clip: Clip, which: range, folder: Path, split:
     points = view.arrays("pose", clip)["keypoints"]
     schema = view.infos["pose"].schema
     frontal = which[int(np.argmax(frontality(points, schema)[which.start : which.stop]))]
-    points = convert_keypoints(points, schema, "body25")
+    points = convert_keypoints(points, schema, "openpose137")
     labels = _twenty(view.infos["parsing"].schema)[view.arrays("parsing", clip)["labels"]]
     frames = view.arrays("frames", clip)["frames"]
     stored = view.members("frames", clip, [frontal])["jpg"][0]
@@ -267,11 +267,16 @@ def _solodance_video(view: _View, clip: Clip, which: range, folder: Path, split:
 
 
 def _openpose(points: np.ndarray) -> dict[str, Any]:
-    """Keypoints [25, 3] as OpenPose writes them; nobody where none was found."""
-    others = ("face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d")
-    numbers = [round(float(v), 3) for v in points.ravel()]
-    person = {"person_id": [-1], "pose_keypoints_2d": numbers, **{name: [] for name in others}}
+    """Keypoints [137, 3] as OpenPose writes them, without hands or face that were not found; nobody where none was."""
+    body, left, right, face = np.split(points, (25, 46, 67))
+    person: dict[str, Any] = {"person_id": [-1], "pose_keypoints_2d": _numbers(body)}
+    for name, part in (("face", face), ("hand_left", left), ("hand_right", right)):
+        person[f"{name}_keypoints_2d"] = _numbers(part) if part[:, 2].any() else []
     return {"version": 1.3, "people": [person] if points[:, 2].any() else []}
+
+
+def _numbers(points: np.ndarray) -> list[float]:
+    return [round(float(v), 3) for v in points.ravel()]
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -100,7 +100,7 @@ def import_layer(
             ``flo-backward`` and ``flo-forward``: Middlebury flow from each frame to the one before or after it.
         name: first part of the layer's id, the form by default.
         schema: the label set of ``labels``; of keypoints ``body25``, ``coco18`` or ``coco17`` is told by their number,
-            ``wholebody133`` takes hands and face too.
+            ``openpose137`` and ``wholebody133`` take hands and face too.
         first: number of the first frame in the names of the files of a video, 0 or 1, where they do not show it.
         snapshot: name of a snapshot to make or to switch to the new layer.
         wait: if somebody else is making this layer, wait until they are done.
@@ -189,7 +189,7 @@ def _schema(kind: str, schema: str | None, looked: Sequence[Mapping[str, Any]]) 
     if schema is None:
         fitting = set(counts) if len(counts) == 1 else set()
     else:
-        fitting = set(_BY_COUNT) if schema == "wholebody133" else {len(keypoint_set(schema))}
+        fitting = set(_BY_COUNT) if schema in _WHOLE else {len(keypoint_set(schema))}
     if not set(counts) <= fitting & set(_BY_COUNT):
         sizes = " and ".join(map(str, counts))
         raise StoreError(f"the files hold {sizes} points a body; that is not {schema or 'body25, coco18 or coco17'}")
@@ -197,6 +197,7 @@ def _schema(kind: str, schema: str | None, looked: Sequence[Mapping[str, Any]]) 
 
 
 _BY_COUNT = {25: "body25", 18: "coco18", 17: "coco17"}
+_WHOLE = ("openpose137", "wholebody133")  # sets with hands and face, which OpenPose writes beside the body
 
 
 class _Import:
@@ -548,7 +549,7 @@ def _pose(store: Store, clip: Clip, files: Sequence[str | None], schema: str) ->
     points = np.zeros((clip.frames, len(keypoint_set(schema)), 3), np.float32)
     for t, number in enumerate(chosen):
         if number is not None:
-            points[t] = _whole_body(found[t][number]) if schema == "wholebody133" else found[t][number]["body"]
+            points[t] = _whole_body(found[t][number], schema) if schema in _WHOLE else found[t][number]["body"]
     extent = max((p["body"][:, :2].max() for persons in found for p in persons), default=0.0)
     if 0 < extent <= 1:
         raise _Unusable(f"the keypoints of {next(filter(None, files))} are no pixels; have them written unscaled")
@@ -583,13 +584,14 @@ _PARTS = (
 )
 
 
-def _whole_body(person: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Body, feet, face and hands of a person as float32 [133, 3]; OpenPose's two pupils are left out."""
+def _whole_body(person: Mapping[str, np.ndarray], schema: str) -> np.ndarray:
+    """Body, feet, face and hands of a person as float32 [K, 3]; `wholebody133` has no place for the two pupils."""
     body = person["body"]
-    whole = convert_keypoints(body, _BY_COUNT[len(body)], "wholebody133")
-    names = keypoint_set("wholebody133")
-    for part, count in (("face", 68), ("left-hand", 21), ("right-hand", 21)):
-        start, points = names.index(f"{part}-0"), person[part][:count]
+    whole = convert_keypoints(body, _BY_COUNT[len(body)], schema)
+    names = keypoint_set(schema)
+    for part in ("face", "left-hand", "right-hand"):
+        start, count = names.index(f"{part}-0"), sum(name.startswith(f"{part}-") for name in names.points)
+        points = person[part][:count]
         whole[start : start + len(points)] = points
     return whole
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from remot_data import cli
+from remot_data.detectors import base
+from remot_data.layers import frames, parsing
 from remot_data.store import open_store
 
 
@@ -54,8 +57,51 @@ def test_a_wrong_snapshot_is_refused_and_not_written(own_dancers, capsys, option
     assert "bad" not in open_store(own_dancers.url).snapshots
 
 
+def test_a_store_keeps_to_the_finder_that_it_was_built_with(red, tmp_path, capsys):
+    finder, path = red
+    common = f"build {path} --out {tmp_path / 'store'} --no-layers --size 64x48 --workers 0"
+    assert run(f"{common} --finder {finder}", capsys)[0] == 0
+    store = open_store(str(tmp_path / "store"))
+    assert store.config["policy"]["finder"] == {"detector": "red", "weights": "WEIGHTS"} and len(store.clips) == 1
+    assert run(common, capsys)[0] == 0  # nothing to look through
+    (tmp_path / "more.mp4").write_bytes(path.read_bytes())
+    status, _, err = run(f"{common} {tmp_path / 'more.mp4'}", capsys)
+    assert status == 2 and "found by red (weights WEIGHTS); give that again with --finder" in err
+    other = tmp_path / "other.py"
+    other.write_text((tmp_path / "red.py").read_text().replace("WEIGHTS", "others"))
+    status, _, err = run(f"{common} --finder {other}:Red", capsys)
+    assert status == 2 and "another policy (weights: 'WEIGHTS'" in err
+    assert run(f"{common} --rule finder=red", capsys)[0] == 2
+
+
+def test_a_package_of_somebody_else_offers_a_detector(monkeypatch, capsys):
+    point = EntryPoint("theirs", "tests.remot_data.test_cli:Theirs", "remot.detectors")
+    monkeypatch.setattr(base, "entry_points", lambda group: [point] if group == "remot.detectors" else [])
+    assert "theirs" in run("detectors", capsys)[1]
+    with pytest.raises(base.DetectorError, match="'theirs' is no detector"):
+        base.load("theirs")
+
+
+class Theirs:
+    """No detector, but it can be made."""
+
+
+def test_the_template_of_an_own_detector_runs(own_dancers, capsys):
+    template = Path(__file__).parents[2] / "docs" / "own_detector.py"
+    line = f"annotate {own_dancers.url} --layer parsing --with {template}:Bright --setting threshold=60 --workers 0"
+    status, out, err = run(f"{line} --snapshot mine", capsys)
+    assert status == 0, err
+    store = open_store(own_dancers.url)
+    layer, clip = store.snapshot("mine").layers["parsing"], store.clips[0]
+    frame = frames.decode("jpg", store.read_members("frames", clip, "jpg", [0])[0])
+    labels = parsing.decode("png", store.read_members(f"layers/parsing/{layer}", clip, "png", [0])[0])
+    assert layer.startswith("bright-") and ((labels == 4) == (frame.mean(-1) > 60)).all()
+    assert 0 < (labels == 4).mean() < 1
+
+
 def test_listings_name_defaults_licences_and_packages(capsys):
-    assert "blazepose" in run("detectors", capsys)[1]
+    listing = run("detectors", capsys)[1]
+    assert "blazepose" in listing and "persons" in listing and "docker/mmpose.sh" in listing
     listing = run("assets", capsys)[1]
     assert "mediapipe==0.10.21" in listing and "BSD-3-Clause" in listing
     status, _, err = run("assets nothing", capsys)

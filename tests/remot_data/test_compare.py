@@ -7,6 +7,8 @@ import pytest
 from remot_data import cli
 from remot_data.annotate import annotate
 from remot_data.compare import compare, flow_agreement, label_agreement, pose_agreement
+from remot_data.layers import pose
+from remot_data.schemas import convert_keypoints
 from remot_data.store import StoreError
 
 SHIFTED = '''
@@ -47,6 +49,21 @@ def test_a_layer_agrees_with_itself(dancers, tmp_path):
         made = compare(dancers, kind, layers[kind], layers[kind], tmp_path / kind, workers=0)
         assert (made.agreement, made.clips, made.frames) == (1.0, 5, 100)
         assert (tmp_path / kind / "index.html").stat().st_size > 10_000
+
+
+def test_bodies_with_and_without_hands_are_compared_by_the_points_both_sets_have(dancers):
+    clip = dancers.clips[0]
+    layer = dancers.snapshot("main").layers["pose"]
+    body = np.stack(
+        [pose.decode("npy", m) for m in dancers.read_members(f"layers/pose/{layer}", clip, "npy", range(4))]
+    )
+    whole = convert_keypoints(body, "body25", "openpose137")
+    whole[:, 25:] = 30, 20, 0.9
+    rows = pose_agreement({"keypoints": body}, {"keypoints": whole}, "body25", "openpose137", (64, 48))
+    assert (rows["agreement"] == 1).all() and not rows["only_b"].any()
+    assert (
+        pose_agreement({"keypoints": whole}, {"keypoints": body}, "openpose137", "body25", (64, 48))["distance"] == 0
+    ).all()
 
 
 def test_the_worst_frames_come_first(two, tmp_path):

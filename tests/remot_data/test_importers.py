@@ -15,7 +15,7 @@ from remot_data import synthetic, video
 from remot_data.importers import import_layer, import_manifest, inverted, read_labels
 from remot_data.layers import frames as frames_layer
 from remot_data.records import Clip
-from remot_data.schemas import convert_keypoints
+from remot_data.schemas import convert_keypoints, keypoint_set
 from remot_data.shards import Sample
 from remot_data.store import StoreError, create_store, open_store
 from remot_data.verify import verify
@@ -170,7 +170,8 @@ def test_the_keypoint_set_is_told_by_the_number_of_points(store, scene, tmp_path
         import_layer(store, "pose", tmp_path, form="openpose", schema="body25", workers=0)
 
 
-def test_hands_and_face_come_with_the_whole_body_set(store, scene, tmp_path):
+@pytest.mark.parametrize(("schema", "face_points"), [("wholebody133", 68), ("openpose137", 70)])
+def test_hands_and_face_come_with_the_sets_that_have_them(store, scene, tmp_path, schema, face_points):
     hand, face = np.full((21, 3), 0.5) * [200, 160, 1], np.full((70, 3), 0.25) * [400, 400, 2]
     one = {
         "pose_keypoints_2d": np.ravel(scene.keypoints[0]).tolist(),
@@ -178,14 +179,15 @@ def test_hands_and_face_come_with_the_whole_body_set(store, scene, tmp_path):
         "face_keypoints_2d": np.ravel(face).tolist(),
     }
     write_pose(tmp_path / "dance", [f"img_{t + 7:04d}" for t in range(FRAMES)], [[one]] * FRAMES)
-    done = import_layer(store, "pose", tmp_path, form="openpose", schema="wholebody133", workers=0)
-    found = layer(store, "pose", done)["keypoints"][0]
-    assert found.shape == (133, 3)
-    body = convert_keypoints(through_crop(scene.keypoints[0]).astype(np.float32), "body25", "wholebody133")
-    np.testing.assert_allclose(found[:23], body[:23], atol=1e-3)
-    np.testing.assert_allclose(found[23:91], through_crop(face[:68]), atol=1e-3)
-    np.testing.assert_allclose(found[91:112], through_crop(hand), atol=1e-3)
-    assert not found[112:].any()
+    done = import_layer(store, "pose", tmp_path, form="openpose", schema=schema, workers=0)
+    found, names = layer(store, "pose", done)["keypoints"][0], keypoint_set(schema)
+    first = {part: names.index(f"{part}-0") for part in ("face", "left-hand", "right-hand")}
+    body = convert_keypoints(through_crop(scene.keypoints[0]).astype(np.float32), "body25", schema)
+    named = min(first.values())
+    np.testing.assert_allclose(found[:named], body[:named], atol=1e-3)
+    np.testing.assert_allclose(found[first["face"] :][:face_points], through_crop(face[:face_points]), atol=1e-3)
+    np.testing.assert_allclose(found[first["left-hand"] :][:21], through_crop(hand), atol=1e-3)
+    assert not found[first["right-hand"] :][:21].any()
 
 
 @pytest.mark.parametrize(

@@ -258,45 +258,6 @@ def test_a_failing_finder_is_a_detector_error_with_its_words(small, monkeypatch)
 
 # Another finder
 
-RED_FINDER = """
-import numpy as np
-from remot_data.people import Person
-
-
-class Red:
-    \"\"\"Finds what is red on the left and on the right, and knows each by a number.\"\"\"
-
-    def fingerprint(self):
-        return {"detector": "red", "weights": "WEIGHTS"}
-
-    def follow(self):
-        def look(image, frame, size):
-            found = []
-            for number, part in enumerate(np.hsplit(image, 2)):
-                y, x = np.nonzero((part[..., 0] > 150) & (part[..., 1] < 100))
-                if len(x):
-                    x = x + number * part.shape[1]
-                    grow = size[0] / image.shape[1]
-                    box = tuple(float(v) * grow for v in (x.min(), y.min(), x.max() + 1, y.max() + 1))
-                    found.append(Person(frame, box, 0.9, 0.5, number))
-            return found
-
-        return look
-"""
-
-
-@pytest.fixture
-def red(tmp_path):
-    """Spec of a finder of red things, and a video of 40 frames in which two of them, of different height, dance."""
-    (tmp_path / "red.py").write_text(RED_FINDER)
-    with video.VideoWriter(tmp_path / "red.mp4", 20, (240, 320)) as writer:
-        for t in range(40):
-            frame = np.full((240, 320, 3), 90, np.uint8)
-            step = 10 if t % 8 < 4 else 0
-            frame[60:200, 60 + step : 100 + step] = frame[100:200, 220 + step : 250 + step] = (220, 30, 30)
-            writer.write(frame)
-    return f"{tmp_path / 'red.py'}:Red", tmp_path / "red.mp4"
-
 
 def test_another_finder_gives_the_persons_and_its_fingerprint_is_checked(red):
     spec, path = red
