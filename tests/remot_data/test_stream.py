@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from remot_data import schemas
-from remot_data.annotate import switch
+from remot_data.annotate import annotate, switch
 from remot_data.records import Snapshot
-from remot_data.store import StoreError
+from remot_data.store import StoreError, open_store
 from remot_data.stream import Plan, frontality, stream, to_torch
 from remot_data.stream import schemas as names
 from remot_data.synthetic_store import build_synthetic
@@ -33,6 +33,41 @@ def test_a_window_holds_what_was_stored(dancers):
 def test_only_the_layers_asked_for_are_there(dancers):
     window = next(iter(stream(dancers, layers=["pose"])))
     assert set(window.arrays) == {"frames", "pts", "keypoints", "pose_map", "source", "source_keypoints"}
+
+
+AGAIN = """
+from remot_data.schemas import convert_keypoints
+
+
+class Again:
+    \"\"\"The drawn pose in another keypoint set, one hand raised where the set has hands.\"\"\"
+
+    name, kind, version, needs, licence, approximate = "again", "pose", "1", (), "Apache-2.0", False
+
+    def __init__(self, schema, weights=None):
+        self.schema = schema
+
+    def fingerprint(self):
+        return {"detector": self.name, "schema": self.schema}
+
+    def __call__(self, frames):
+        import numpy as np
+        points = np.zeros((len(frames), 137, 3), np.float32)
+        points[:, 25:46, 0], points[:, 25:46, 1], points[:, 25:46, 2] = 5.5, np.linspace(4, 40, 21), 0.9
+        points[:, 5:7] = (30, 20, 1), (30, 40, 1)
+        return {"keypoints": convert_keypoints(points, "openpose137", self.schema)}
+"""
+
+
+@pytest.mark.parametrize(("schema", "hands"), [("openpose137", True), ("wholebody133", True), ("coco17", False)])
+def test_every_keypoint_set_is_drawn(own_dancers, tmp_path, schema, hands):
+    (tmp_path / "again.py").write_text(AGAIN)
+    spec = f"{tmp_path / 'again.py'}:Again"
+    annotate(own_dancers, "pose", spec, settings={"schema": schema}, snapshot="other", workers=0)
+    window = next(iter(stream(open_store(own_dancers.url), snapshot="other", layers=["pose"])))
+    assert window.arrays["keypoints"].shape == (6, len(schemas.keypoint_set(schema)), 3)
+    drawn = window.arrays["pose_map"]
+    assert drawn[:, 30, 29:31].any() and bool(drawn[:, 4:40, 5].any()) == hands
 
 
 def test_a_layer_the_snapshot_lacks_is_an_error(own_dancers):

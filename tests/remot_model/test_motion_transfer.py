@@ -127,7 +127,7 @@ def test_every_frame_comes_out_at_the_same_rate(run, files):
 
 
 def test_a_run_trained_with_hands_asks_the_default_detector_for_them(run, files, monkeypatch):
-    hands = Run(run.path, run.config, run.generators, {"pose": "openpose137", "labels": "remot11"}, {})
+    hands = dataclasses.replace(run, schemas={**run.schemas, "pose": "openpose137"})
     asked = []
     seers = detectors.load
     monkeypatch.setattr(detectors, "load", lambda spec, **more: asked.append((spec, more)) or seers(spec, **more))
