@@ -333,6 +333,55 @@ def export(
 
 
 @app.command()
+def stream(
+    stores: Annotated[list[str], typer.Argument(help="A store, or several that are mixed.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Say what an epoch reads and how well it is mixed.")] = False,
+    snapshot: Annotated[str, typer.Option(help="The snapshot to read.")] = "main",
+    split: Annotated[str, typer.Option(help="The split to read; 'all' for every frame.")] = "train",
+    layer: Annotated[list[str] | None, typer.Option(help="Kinds to read besides frames; all by default.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="For each store, how much of it an epoch shows.")] = None,
+    length: Annotated[int, typer.Option(min=1, help="Frames of a window.")] = 6,
+    max_step: Annotated[int, typer.Option(min=1, help="Frames of a window lie 1 to so many apart.")] = 1,
+    open_shards: Annotated[int, typer.Option(min=1, help="Shards that are shuffled together.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
+    world_size: Annotated[int, typer.Option(min=1, help="Processes that share the batches; this is the first.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=0, help="Threads that decode; one a processor.")] = None,
+    size: Annotated[str | None, typer.Option(help="Height x width to resize to.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder to keep what is read of remote stores in.")] = None,
+    cache_gb: Annotated[float, typer.Option(help="Size of that folder.")] = 50.0,
+    windows: Annotated[int, typer.Option(min=1, help="How many to read.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal orders.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read windows as training does, and say how fast; with --plan, say what training will read, and read none."""
+    from remot_data import preview
+    from remot_data.cache import Cache
+    from remot_data.loader import Loader
+    from remot_data.stream import Plan
+
+    try:
+        made = Plan(
+            stores,
+            snapshot,
+            None if split == "all" else split,
+            layer,
+            length,
+            seed=seed,
+            weights=weight,
+            max_step=max_step,
+            open_shards=open_shards,
+            cache=Cache(cache, cache_gb * 1e9) if cache else None,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    loader = Loader(made, batch, size=size and _size(size), world_size=world_size, threads=threads, last="through")
+    found = preview.describe(loader) if plan else preview.measure(loader, windows)
+    for line in preview.sentences(found):
+        out.print(line)
+    _finish(found, as_json)
+
+
+@app.command()
 def doctor(
     to: Annotated[str | None, typer.Option("--out", help="A store, or where one is to be made.")] = None,
     as_json: AsJson = False,

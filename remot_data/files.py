@@ -207,14 +207,14 @@ class Files:
                 found[number] = b""
         return found
 
-    def open(self, name: str) -> BinaryIO:
-        """A file to read from and to seek in."""
+    def open(self, name: str, buffer: int = 65536) -> BinaryIO:
+        """A file to read from and to seek in; of a large remote one, at least `buffer` bytes are asked for at once."""
         if self.local:
             return self.fs.open(self.path(name), "rb")
         size = self.size(name)
         if size <= _SMALL:
             return io.BytesIO(self.read(name))
-        return io.BufferedReader(_Ranged(self, name, size), 65536)  # type: ignore[return-value]
+        return io.BufferedReader(_Ranged(self, name, size), buffer)  # type: ignore[return-value]
 
     def size(self, name: str) -> int:
         """Bytes of a file."""

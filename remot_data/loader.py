@@ -195,34 +195,3 @@ class Loader:
             raise StoreError(
                 f"{len(self.replaced)} windows of this epoch are damaged, and {most} are allowed; the last: {error}"
             ) from error
-
-
-def as_dataset(loader: Loader) -> Any:
-    """A loader as a `torch.utils.data.IterableDataset` of whole batches, for ``DataLoader(…, batch_size=None)``.
-
-    Workers share the batches, and the order is the same as without. Its `state_dict` is the one torchdata's
-    `StatefulDataLoader` keeps for each worker. With a plain `DataLoader`, whose workers get a copy of the loader, call
-    `loader.load_state_dict` before each epoch.
-    """
-    from torch.utils.data import IterableDataset, get_worker_info
-
-    class Windows(IterableDataset):
-        def __init__(self) -> None:
-            self.loader, self.taken = loader, 0
-
-        def __iter__(self) -> Iterator[Batch]:
-            info = get_worker_info()
-            worker, workers = (info.id, info.num_workers) if info else (0, 1)
-            for _, batch in self.loader.part(worker, workers, self.taken):
-                self.taken += 1
-                yield batch
-            self.loader.seen, self.taken = self.loader.end, 0
-
-        def state_dict(self) -> dict[str, int]:
-            return {**self.loader.state_dict(), "taken": self.taken}
-
-        def load_state_dict(self, state: Mapping[str, int]) -> None:
-            self.loader.load_state_dict(state)
-            self.taken = int(state.get("taken", 0))
-
-    return Windows()

@@ -113,6 +113,10 @@ class Order:
         size = self.rules.open_shards
         return self._shards[self._pass(number)[0][group * size : (group + 1) * size]]
 
+    def of_clips(self, clips: int) -> np.ndarray:
+        """How many windows of a pass each clip gives: int64 [clips]."""
+        return np.bincount(self._spans[:, 1], self._counts, clips).astype(np.int64)
+
     def sources(self, clip: int) -> np.ndarray:
         """The frames of a clip that may be the source: int64 [N]."""
         rows = self._sources[np.searchsorted(self._sources[:, 0], clip, "left") :]
@@ -204,6 +208,15 @@ class Mix:
         """Data set, clip, first frame, step and source frame of window `number`, counted over all epochs."""
         part, passed, index = self.locate(number)
         return part, *self.orders[part].window(passed, index)
+
+
+def distinct(counts: np.ndarray, batch: int) -> float:
+    """How many different kinds a batch without repetition has on average, after a full shuffle of counts[k] of each."""
+    total = int(counts.sum())
+    missing = np.ones(len(counts))
+    for i in range(min(batch, total)):
+        missing *= np.maximum(total - counts - i, 0) / (total - i)
+    return float((1 - missing)[counts > 0].sum())
 
 
 def spare(number: int, attempt: int, total: int, seed: int) -> int:

@@ -185,8 +185,13 @@ class Plan:
         Raises:
             DamagedError: for a shard or member that is missing or cut short; names the key and the shard.
         """
-        reader, cut = self._cut(number)
-        return reader.store.read_all(reader.members(cut))
+        part, members = self.members(number)
+        return self.readers[part].store.read_all(members)
+
+    def members(self, number: int) -> tuple[int, list[Member]]:
+        """Number of the store of a window, and the members that it reads."""
+        part, cut = self._cut(number)
+        return part, self.readers[part].members(cut)
 
     def fill(self, number: int, data: Sequence[bytes], out: Arrays, size: tuple[int, int] | None = None) -> str:
         """Decode what `fetch` gave into the arrays that `out` has, or new ones; gives the id of the window.
@@ -194,17 +199,18 @@ class Plan:
         Raises:
             DamagedError: for a member that cannot be decoded; names the key and the shard.
         """
-        reader, cut = self._cut(number)
+        part, cut = self._cut(number)
+        reader = self.readers[part]
         reader.decode(cut, data, out, size or reader.store.size, self.raw)
         return cut.id
 
-    def _cut(self, number: int) -> tuple[_Reader, Cut]:
+    def _cut(self, number: int) -> tuple[int, Cut]:
         part, clip, first, step, source = self.order.window(self.epoch * len(self.order) + number)
         reader = self.readers[part]
         found = reader.store.clips[clip]
         if self.source == "frontal":
             source = reader.frontal(found, self.order.orders[part].sources(clip))
-        return reader, Cut(found, first, step, self.length, source)
+        return part, Cut(found, first, step, self.length, source)
 
 
 class Cut(NamedTuple):

@@ -200,20 +200,18 @@ def test_processes_share_it_and_fetch_each_block_once(served, wanted, tmp_path):
     assert len(tars(served)) == len(set(tars(served)))
 
 
-def hold(url, folder, ready):
-    files, cache = Files(url), Cache(folder)
-    cache._fetched = None  # nothing but the lock
+def hold(folder, ready):
+    cache = Cache(folder)
     with cache._claimed([cache._path(f"0.tar-{BLOCK}", n) for n in range(5)]):
         ready.set()
         time.sleep(1000)
-    files.read("never")
 
 
 def test_a_killed_holder_of_a_lock_stops_nobody(big, tmp_path):
     files, contents = big
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    worker = context.Process(target=hold, args=(files.url, tmp_path / "cache", ready))
+    worker = context.Process(target=hold, args=(tmp_path / "cache", ready))
     worker.start()
     assert ready.wait(20)
     threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
@@ -228,7 +226,7 @@ def test_a_stopped_holder_of_a_lock_is_not_waited_for_forever(big, tmp_path, mon
     monkeypatch.setattr(cache_module, "_WAIT", 1.0)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    worker = context.Process(target=hold, args=(files.url, tmp_path / "cache", ready))
+    worker = context.Process(target=hold, args=(tmp_path / "cache", ready))
     worker.start()
     assert ready.wait(20)
     os.kill(worker.pid, signal.SIGSTOP)
