@@ -363,7 +363,7 @@ class Store:
         Raises:
             DamagedError: for a shard that is missing or cut short; names the key and the shard.
         """
-        places = [self._place(member) for member in members]
+        places = self._places(members)
         try:
             found = self._pieces(places)
         except FilesError:
@@ -377,19 +377,28 @@ class Store:
                 )
         return found
 
-    def _place(self, member: Member) -> tuple[str, int, int]:
-        folder, clip, ext, t = member
-        offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
-        if t >= len(offsets):
-            raise DamagedError(f"{self.url}/{shard_name(folder, clip.shard)} has no member {member.key}")
-        return shard_name(folder, clip.shard), (start := int(offsets[t])), start + int(sizes[t])
+    def _places(self, members: Sequence[Member]) -> list[tuple[str, int, int]]:
+        """The name of the tar, and where in it each member begins and ends."""
+        known: dict[tuple[str, str, str], tuple[str, np.ndarray, np.ndarray]] = {}
+        places = []
+        for folder, clip, ext, t in members:
+            key = folder, clip.id, ext
+            if key not in known:
+                known[key] = shard_name(folder, clip.shard), *self.index(folder, clip.shard).members(clip.id, ext)
+            name, offsets, sizes = known[key]
+            if t >= len(offsets):
+                raise DamagedError(f"{self.url}/{name} has no member {clip.key(t)}.{ext}")
+            start = int(offsets[t])
+            places.append((name, start, start + int(sizes[t])))
+        return places
 
     def _pieces(self, places: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """The bytes [start, end) of each (name, start, end)."""
         if self.files.local:
             # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
-            held = {name: self._open(name) for name, _, _ in places}
-            return [os.pread(held[name].fileno(), end - start, start) for name, start, end in places]
+            held = {name: self._open(name) for name in {name for name, _, _ in places}}
+            numbers = {name: file.fileno() for name, file in held.items()}
+            return [os.pread(numbers[name], end - start, start) for name, start, end in places]
         if self.cache is None:
             return self.files.pieces(places)
         stamps = {name: self.sha256(*_of_shard(name)) for name, _, _ in places}

@@ -24,7 +24,7 @@ from remot_data import render, sampling
 from remot_data.cache import Cache
 from remot_data.layers import LayerError
 from remot_data.records import Clip, Snapshot
-from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_table
+from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_set, label_table
 from remot_data.store import DamagedError, Member, Store, StoreError, open_store, shard_name
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Window:
     With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
     chained over the frames between, and the first frame has none: zeros, not to be trusted.
 
-    Where plans say `raw`, there is no ``pose_map``, and flow and confidence stay on the grid [h, w] that they were
-    stored on, in pixels of that grid.
+    Where plans say `raw`, there is no ``pose_map``, labels are in the layer's own set, and flow and confidence stay on
+    the grid [h, w] that they were stored on, in pixels of that grid.
     """
 
     id: str
@@ -389,12 +389,13 @@ class _Reader:
 
     def _parsing(self, cut: Cut, maps: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         labels = _place(out, "labels", (cut.length, *size), np.uint8)
-        table = label_table(self.schema["parsing"], LABEL_SCHEMA)
+        schema = self.schema["parsing"]
+        table = label_table(schema, LABEL_SCHEMA)
         for found, to in zip(maps, [*labels, _place(out, "source_labels", size, np.uint8)], strict=True):
             near = _nearest(found, size)
-            to[:] = cv2.LUT(near, table)
-            if to.max() == _NO_LABEL:
-                convert_labels(near, self.schema["parsing"], LABEL_SCHEMA)  # says which
+            to[:] = near if raw else cv2.LUT(near, table)
+            if to.max() >= (len(label_set(schema)) if raw else _NO_LABEL):
+                convert_labels(near, schema, LABEL_SCHEMA)  # says which
 
     def _flow(self, cut: Cut, packed: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         if cut.step > 1:
