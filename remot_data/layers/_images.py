@@ -43,7 +43,10 @@ def from_jpeg(data: Any) -> np.ndarray:
 
 def from_png(data: Any) -> np.ndarray:
     """uint8 [H, W]; what `to_png` wrote is only inflated, other PNG files are left to OpenCV."""
-    plain = _unfiltered(bytes(data))
+    try:
+        plain = _unfiltered(bytes(data))
+    except (struct.error, zlib.error) as error:
+        raise LayerError(f"a PNG of {len(data)} bytes is damaged ({error})") from error
     return _decode(data, cv2.IMREAD_GRAYSCALE) if plain is None else plain
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import io
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from remot_data.layers import KINDS, LayerError, flow, pose
+from remot_data.layers import KINDS, LayerError, _images, flow, pose
 
 
 def _members(kind, values, t=0):
@@ -86,3 +88,61 @@ def test_a_cut_picture_is_an_error_not_a_grey_frame():
     data = KINDS["frames"].encode({"frames": np.zeros((1, 8, 8, 3), np.uint8)}, 0)["jpg"]
     with pytest.raises(LayerError, match="cannot be decoded"):
         KINDS["frames"].decode("jpg", data[:20])
+
+
+def _flow(dx: float, dy: float, size: tuple[int, int] = (12, 16)) -> np.ndarray:
+    out = np.empty((3, *size), np.int16)
+    out[0], out[1], out[2] = round(dx * flow.SCALE), round(dy * flow.SCALE), 3
+    return out
+
+
+@given(st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=4))
+def test_even_flow_adds_up_where_it_stays_inside(steps):
+    chained = flow.chain([_flow(*step) for step in steps])
+    total = sum(np.round(np.array(step) * flow.SCALE) for step in steps)
+    assert np.allclose(chained[:2], total[:, None, None], atol=1e-3)
+    rows, columns = np.indices((12, 16))
+    inside = np.ones((12, 16), bool)
+    x, y = columns.astype(float), rows.astype(float)
+    for dx, dy in [np.round(np.array(step) * flow.SCALE) / flow.SCALE for step in reversed(steps)][:-1]:
+        x, y = x + dx, y + dy
+        inside &= (x >= 0) & (x <= 15) & (y >= 0) & (y <= 11)
+    assert np.array_equal(chained[2] == 3, inside)
+
+
+def test_the_flow_of_a_turning_and_growing_picture_is_followed_along_its_way():
+    """Each step maps x to A x about the centre; three steps map it to A A A x."""
+    angle, scale = 0.08, 1.05
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rows, columns = np.indices((64, 64))
+    points = np.stack([columns, rows], -1) - 31.5
+
+    def of(matrix: np.ndarray) -> np.ndarray:
+        return np.moveaxis(points @ matrix.T - points, -1, 0)
+
+    one = np.concatenate([np.rint(of(turn) * flow.SCALE), np.full((1, 64, 64), 3)]).astype(np.int16)
+    error = flow.chain([one, one, one])[:2] / flow.SCALE - of(turn @ turn @ turn)
+    assert np.abs(error[:, 16:48, 16:48]).max() < 0.05
+    assert np.abs(3 * of(turn) - of(turn @ turn @ turn))[:, 16:48, 16:48].max() > 0.3  # adding up would not do
+
+
+@settings(max_examples=60)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20))))
+def test_labels_come_back_and_every_reader_of_png_agrees(labels):
+    data = _images.to_png(labels)
+    assert np.array_equal(_images.from_png(data), labels)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), labels)
+    assert _images._unfiltered(data) is not None
+    for strategy in (cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_STRATEGY_FILTERED):
+        other = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_STRATEGY, strategy])[1].tobytes()
+        assert np.array_equal(_images.from_png(other), labels)
+
+
+@given(st.data())
+def test_a_damaged_png_is_never_taken_for_another_picture(data):
+    labels = np.arange(400, dtype=np.uint8).reshape(20, 20) % 7
+    whole = bytearray(_images.to_png(labels))
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at] ^= 1 << data.draw(st.integers(0, 7))
+    with contextlib.suppress(LayerError):
+        assert np.array_equal(_images.from_png(bytes(whole)), labels)

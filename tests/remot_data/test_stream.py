@@ -104,6 +104,53 @@ def test_warping_by_the_flow_of_a_window_gives_the_frame(dancers):
     assert with_flow <= np.abs(frames[2] - frames[3])[sure].mean()
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_windows_of_wider_spacing(dancers, raw):
+    windows = [w for epoch in range(3) for w in stream(dancers, length=4, max_step=3, epoch=epoch, raw=raw)]
+    assert {w.step for w in windows} == {1, 2, 3}
+    for window in windows:
+        clip, last = dancers.clip[window.clip], window.first + 3 * window.step
+        shown = f":{window.step}" if window.step > 1 else ""
+        assert window.id == f"{window.clip}:{window.first}-{last}{shown}/{window.source}" and last < clip.frames
+        assert window.arrays["pts"].tolist() == list(range(window.first, last + 1, window.step))
+        frames = dancers.read_arrays("frames", "frames", clip)["frames"]
+        assert np.array_equal(window.arrays["frames"], frames[window.first : last + 1 : window.step])
+
+
+def test_flow_of_wider_spacing_leads_to_the_frame_before(dancers):
+    """Warped by the chained flow, the frame before is closer than it is as it stands; where the flow is trusted."""
+    import cv2
+
+    moved = still = pixels = 0.0
+    for window in stream(dancers, length=3, max_step=3, seed=2):
+        if window.step == 1:
+            continue
+        frames, flow, sure = (window.arrays[name] for name in ("frames", "flow", "confidence"))
+        assert not sure[0].any() and not flow[0].any()
+        rows, columns = np.indices(frames.shape[1:3], np.float32)
+        for t in (1, 2):
+            x, y = columns + flow[t, ..., 0], rows + flow[t, ..., 1]
+            warped = cv2.remap(frames[t - 1], x, y, cv2.INTER_LINEAR).astype(np.float32)
+            where = sure[t] & (np.hypot(flow[t, ..., 0], flow[t, ..., 1]) > 0.3)
+            moved += np.abs(warped - frames[t])[where].sum()
+            still += np.abs(frames[t - 1].astype(np.float32) - frames[t])[where].sum()
+            pixels += where.sum()
+    assert pixels > 500
+    assert moved < 0.75 * still
+
+
+def test_raw_windows_are_as_they_are_stored(dancers):
+    folders = dancers.folders(dancers.snapshot("main"))
+    window = next(iter(stream(dancers, length=3, raw=True)))
+    clip, which = dancers.clip[window.clip], slice(window.first, window.first + 3)
+    assert "pose_map" not in window.arrays
+    stored = dancers.read_arrays(folders["flow"], "flow", clip)
+    assert np.array_equal(window.arrays["flow"], stored["flow"][which])
+    assert np.array_equal(window.arrays["confidence"], stored["confidence"][which] == 3)
+    labels = dancers.read_arrays(folders["parsing"], "parsing", clip)["labels"]
+    assert np.array_equal(window.arrays["labels"], labels[which])
+
+
 def test_splits_part_the_persons(dancers):
     train = {w.clip for w in stream(dancers, layers=[])}
     test = {w.clip for w in stream(dancers, split="test", layers=[])}
@@ -146,6 +193,17 @@ def test_several_stores_are_mixed(dancers, tmp_path):
     more = build_synthetic(str(tmp_path / "s"), dancers=2, frames=20, test=0, size=(32, 32), seed=9, workers=0)
     found = {w.clip[:10] for w in stream([dancers, more], size=(32, 24), layers=["pose"])}
     assert found == {"dancer-000", "dancer-009"}
+
+
+def test_one_store_with_several_splits(dancers):
+    told = {"length": 4, "layers": []}
+    parts = [{w.id for w in stream(dancers, split=split, **told)} for split in ("train", "test")]
+    both = [w.id for w in stream([dancers, dancers], split=["train", "test"], weights=[1, 2], **told)]
+    clips = [{name.split(":")[0] for name in part} for part in parts]
+    counts = [sum(name.split(":")[0] in part for name in both) for part in clips]
+    assert counts == [len(parts[0]), 2 * len(parts[1])]
+    with pytest.raises(ValueError, match="2 stores need one split or as many"):
+        Plan([dancers, dancers], split=["train"])
 
 
 def test_the_frontal_source_is_the_most_frontal_frame(dancers):
