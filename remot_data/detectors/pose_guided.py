@@ -356,7 +356,7 @@ class PoseGuidedParser:
 
     name = "pose-guided"
     kind = "parsing"
-    version = "2"
+    version = "3"
     schema = "atr18"
     needs = ("pose",)
     licence = "Apache-2.0"
