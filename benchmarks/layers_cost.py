@@ -105,7 +105,7 @@ class Whole:
         self.jobs = [j.to_json() for j in plan_jobs(self.store, {k: DEFAULTS[k] for k in ("pose", "parsing", "flow")})]
 
     def __call__(self, frames: np.ndarray) -> None:
-        shutil.rmtree(self.store.path("layers"), ignore_errors=True)
+        shutil.rmtree(self.store.files.path("layers"), ignore_errors=True)
         done = annotate_shard(self.store.url, 0, self.jobs)
         assert done.frames == len(frames) and done.bytes > 0
 
@@ -125,7 +125,7 @@ class Again:
         self.detector(self.frames, **self.needed)
 
     def made(self, frames: np.ndarray) -> None:
-        shutil.rmtree(self.store.path("layers", self.detector.kind), ignore_errors=True)
+        shutil.rmtree(self.store.files.path(f"layers/{self.detector.kind}"), ignore_errors=True)
         assert annotate(self.store.url, self.detector.kind, self.spec, inputs=self.inputs, workers=0).computed == 1
 
 
