@@ -82,7 +82,6 @@ def test_hands_of_single_images_agree_with_mediapipe(pose: BlazePose) -> None:
         distances.append(apart)
         agree += np.equal(ours, theirs).tolist()
     together = np.concatenate(distances)
-    print(len(together), np.median(together), (together < 0.1).mean(), np.mean(agree))
     assert len(together) > 300
     assert np.median(together) < 0.02 and (together < 0.1).mean() > 0.9
     assert np.mean(agree) >= 0.85
@@ -91,7 +90,6 @@ def test_hands_of_single_images_agree_with_mediapipe(pose: BlazePose) -> None:
 @pytest.mark.slow
 def test_hands_followed_through_a_clip_agree_with_mediapipe(pose: BlazePose) -> None:
     apart, ours, theirs = compared(pose(clip("cam04"))["keypoints"], "cam04", "video")
-    print(len(apart), np.median(apart), (apart < 0.1).mean(), np.mean(np.equal(ours, theirs)))
     assert len(apart) > 400
     assert np.median(apart) < 0.03 and (apart < 0.15).mean() > 0.8
 
@@ -101,7 +99,6 @@ def test_a_face_agrees_with_mediapipe(pose: BlazePose, astronaut: np.ndarray) ->
     with np.load(GOLDEN / "holistic.npz") as arrays:
         mesh = arrays["astronaut-image-face"][0].astype(np.float32) * astronaut.shape[1::-1]
     apart = far(face, face70(mesh))
-    print(len(apart), np.median(apart), apart.max())
     assert len(apart) == 70 and np.median(apart) < 0.01 and apart.max() < 0.04
 
 
@@ -129,7 +126,6 @@ def test_a_mirrored_picture_gives_the_mirrored_hands_and_face(pose: BlazePose, a
         there = pose(np.ascontiguousarray(image[None, :, ::-1]))["keypoints"][0]
         back = mirror_keypoints(there, "openpose137", image.shape[1])
         both = [part for part in parts if here[part, 2].any() and back[part, 2].any()]
-        print(len(both), [np.median(far(back[part], here[part, :2])) for part in both])
         assert both
         for part in both:
             assert np.median(far(back[part], here[part, :2])) < 0.1
