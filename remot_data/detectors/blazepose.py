@@ -289,7 +289,7 @@ class BlazePose:
         threshold: keypoints of smaller confidence are stored as not seen.
         smooth: pass the keypoints through MediaPipe's one-euro filter, at 30 frames a second.
         hands_face: find 21 points of each hand and 70 of the face besides, as OpenPose names them (``openpose137``).
-            For a hand of less than 20 pixels, or a face of less than 30, they are guesses: read the source videos.
+            Of hands of a dozen pixels, as in frames of 256 x 192, a third is missed: read the source videos.
     """
 
     name = "blazepose"
