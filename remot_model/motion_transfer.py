@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _MARGIN = 0.1
 # Detectors see frames of at least this height, whatever the size of the networks.
 _DETECTOR_HEIGHT = 256
+_HANDS_HEIGHT = 768  # of what the detectors see where hands are wanted, which are a dozen pixels in 256
 # Frames that are decoded and annotated at once, and that go through the networks at once.
 _CHUNK, _PIECE = 64, 8
 _BACKGROUND_FRAMES = 48
@@ -225,7 +226,7 @@ def _eyes(run: Run, pose: str, parsing: str) -> Eyes:
             raise TransferError(f"the detector {detector.name!r} makes {detector.kind}, not {kind}; choose another")
     if missing := set(found["parsing"].needs) - {"pose"}:
         raise TransferError(f"the parser {parsing!r} needs {', '.join(missing)}, which a transfer does not make")
-    factor = -(-_DETECTOR_HEIGHT // run.config.size[0])
+    factor = -(-(_HANDS_HEIGHT if _has_hands(schema) else _DETECTOR_HEIGHT) // run.config.size[0])
     size = run.config.size[0] * factor, run.config.size[1] * factor
     eyes = Eyes(found["pose"], found["parsing"], size, schema)
     eyes.keypoints({"keypoints": np.zeros((1, len(keypoint_set(eyes.pose.schema)), 3), np.float32)})

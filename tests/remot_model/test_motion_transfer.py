@@ -133,6 +133,7 @@ def test_a_run_trained_with_hands_asks_the_default_detector_for_them(run, files,
     monkeypatch.setattr(detectors, "load", lambda spec, **more: asked.append((spec, more)) or seers(spec, **more))
     summary = transfer.transfer(hands, files.source, files.driving, files.out)
     assert ("blazepose", {"settings": {"hands_face": True}}) in asked and ("pose-guided", {}) in asked
+    assert transfer._eyes(hands, "blazepose", "pose-guided").size == (768, 576)
     # What stands for the detector here knows the body alone.
     assert any("trained with hands and face" in note for note in summary["notes"])
 
