@@ -108,11 +108,12 @@ def main() -> None:
         return
     for stage in [args.stage] if args.stage else STAGES:
         plan, found = config.plan(stage), {}
+        size = f"batch {plan.batch}, chunk {min(plan.chunk, plan.length)}"
         for task in ("count",) if args.count_only else ("count", "update"):
             command = [sys.executable, __file__, "--preset", args.preset, "--stage", stage, "--child", task]
             found |= json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         print(
-            f"{args.preset} {stage}: batch {plan.batch}, chunk {min(plan.chunk, plan.length)}: {found['fixed']:.2f} GiB stay, "
+            f"{args.preset} {stage}, {size}: {found['fixed']:.2f} GiB stay, "
             f"{found['frame']:.3f} GiB a frame, {found['total']:.1f} GiB counted",
             end="" if "peak" in found else "\n",
         )
