@@ -174,6 +174,20 @@ def evaluate(
         _finish(report, as_json, _measured(report))
 
 
+def export_onnx(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the ONNX files.")],
+    as_json: Json = False,
+) -> None:
+    """Write the networks of a run as ONNX files and check them against torch."""
+    with _reported():
+        from remot_model.onnx_export import export
+
+        differences = export(run, out)
+        lines = [f"{out / name}.onnx: differs from torch by {x:.1e} at most" for name, x in differences.items()]
+        _finish({"out": str(out), "differences": differences}, as_json, "\n".join(lines))
+
+
 def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]) -> Config:
     """The configuration: of the run that is there where no preset is named, changed by the options."""
     from remot_model import checkpoint
