@@ -239,6 +239,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "n_downsample": 2,
         "n_blocks": 4,
         "decoder_blocks": 2,
+        "crop_regions": False,
         "clip_regions": True,
         "refine_coarse": True,
         "flip": 0.0,
@@ -259,6 +260,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "no-wcn": {"use_wcn": False},
     "no-gam": {"use_wcn": False, "use_gam": False},
     "no-temporal": {"temporal_scales": 0},
+    "crops": {"crop_regions": True},
     "no-crops": {"crop_regions": False},
     "layout6": {"layout_classes": 6},
     "layout11": {"layout_classes": 11},
@@ -270,8 +272,8 @@ def preset(name: str) -> Config:
     """The preset ``paper`` (256x192), ``small`` (128x96) or ``tiny`` (64x48; minutes on two CPU cores).
 
     Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
-    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``no-crops``
-    (the Region GAN sees whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a temperature. They combine:
+    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``crops`` or
+    ``no-crops`` (whether the Region GAN sees crops or whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a temperature. They combine:
     ``tiny:layout6:tau=0.1``.
 
     Raises:

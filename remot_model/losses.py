@@ -150,14 +150,15 @@ def gram(features: Tensor) -> Tensor:
     return g / g.flatten(1).norm(dim=1).clamp(min=1e-8)[:, None, None]
 
 
-def triplets(frames: Tensor, flows: Tensor, spacing: int, new: int) -> Tensor | None:
+def triplets(frames: Tensor, flows: Tensor, spacing: int, new: int, unit: float = 1.0) -> Tensor | None:
     """Input of a temporal discriminator: three frames and the two flows between them.
 
     Args:
         frames: [N, T, c, H, W]; only the last `new` frames are new, the others have been judged before.
-        flows: [N, T, 2, H, W], from each frame back to the one before, in units of the flow head.
+        flows: [N, T, 2, H, W] in pixels, from each frame back to the one before.
         spacing: frames from one of the three to the next; flow over several frames is chained.
         new: how many frames may end a triplet.
+        unit: pixels that are 1 in the result.
 
     Returns:
         [M, 3c + 4, H, W], oldest frame first, or None if the frames do not reach.
@@ -167,7 +168,7 @@ def triplets(frames: Tensor, flows: Tensor, spacing: int, new: int) -> Tensor | 
     for t in range(max(count - new, 2 * spacing), count):
         late = chain_flow(flows[:, t - spacing + 1 : t + 1])
         early = chain_flow(flows[:, t - 2 * spacing + 1 : t - spacing + 1])
-        parts = [frames[:, t - 2 * spacing], frames[:, t - spacing], frames[:, t], early, late]
+        parts = [frames[:, t - 2 * spacing], frames[:, t - spacing], frames[:, t], early / unit, late / unit]
         found.append(torch.cat(parts, 1))
     return torch.cat(found) if found else None
 

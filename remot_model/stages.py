@@ -278,10 +278,9 @@ def _pair(condition: Tensor, real: Tensor, *fakes: Tensor) -> Pair:
 
 
 def _temporal_pairs(config: Config, real: Tensor, made: Tensor, flow: Tensor, new: int) -> dict[str, Pair]:
-    flow = flow / config.flow_scale
     pairs = {}
     for spacing in temporal_spacings(config):
-        of_real, of_made = (triplets(x, flow, spacing, new) for x in (real, made))
+        of_real, of_made = (triplets(x, flow, spacing, new, config.flow_scale) for x in (real, made))
         if of_real is not None and of_made is not None:
             pairs[f"temporal{spacing}"] = Pair(of_real, (of_made,))
     return pairs

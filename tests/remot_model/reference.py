@@ -117,7 +117,9 @@ def whole(
         image = weight * raw + (1 - weight) * warp(memory[1], flow)
         if t == 0 and config.first_frame_raw:
             image = raw
-        out.append({"image": image, "raw": raw, "foreground": foreground, "shade": shade})
+        out.append(
+            {"image": image, "raw": raw, "foreground": foreground, "shade": shade, "flow": flow, "weight": weight}
+        )
         memory = [memory[1], image.detach()]
     return out
 
@@ -197,3 +199,143 @@ def region_losses(
     weights = {"rec": config.lambda_rec, "per": config.lambda_per, "gan_image": config.lambda_gan}
     weights["feat_image"] = config.lambda_feat
     return {name: weights[name] * value for name, value in terms.items()}, d_loss
+
+
+def confidences(frames: Tensor, labels: Tensor, flow: Tensor, stored: Tensor) -> list[Tensor]:
+    """Where the flow of a frame is trusted, [1, 1, H, W]: not in the first, then by colour on black and as stored."""
+    out = [torch.zeros_like(stored[:1])]
+    for t in range(1, len(frames)):
+        now, before = (torch.where(labels[i][None, None] > 0, frames[i][None], -1.0) for i in (t, t - 1))
+        error = (now - warp(before, flow[t][None])).square().sum(1, keepdim=True)
+        out.append((error < 0.02).float() * stored[t][None])
+    return out
+
+
+def motion_terms(
+    config: Config,
+    real: list[Tensor],
+    made: list[Tensor],
+    flow: list[Tensor],
+    weight: list[Tensor],
+    measured: list[Tensor],
+    sure: list[Tensor],
+) -> dict[str, Tensor]:
+    """The four terms of sections 5 and 8 that look at the flow, means over the frames; the first frame has none."""
+    terms = {name: torch.zeros(()) for name in ("flow", "flow_warp", "warp", "weight")}
+    for t in range(1, len(real)):
+        terms["flow"] = terms["flow"] + ((flow[t] - measured[t]) * sure[t]).abs().mean()
+        terms["flow_warp"] = terms["flow_warp"] + ((warp(real[t - 1], flow[t]) - real[t]) * sure[t]).abs().mean()
+        warped = warp(made[t - 1], measured[t]).detach()
+        terms["warp"] = terms["warp"] + ((made[t] - warped) * sure[t]).abs().mean()
+        terms["weight"] = terms["weight"] + (weight[t] * sure[t]).abs().mean()
+    return {name: getattr(config, f"lambda_{name}") * value / len(real) for name, value in terms.items()}
+
+
+def judged(judge: nn.Module, config: Config, pairs: list[tuple[Tensor, list[Tensor]]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted GAN and feature matching terms and the discriminator's loss, means over pairs of real and generated."""
+    found = [(*generator_gan_loss(judge, *pair, config), discriminator_loss(judge, *pair)) for pair in pairs]
+    gan, feat, d = (sum(x) / len(pairs) for x in zip(*found, strict=True))
+    return config.lambda_gan * gan, config.lambda_feat * feat, d
+
+
+def triplets(config: Config, frames: list[Tensor], flow: list[Tensor], spacing: int) -> list[Tensor]:
+    """Section 8: frames t - 2s, t - s, t and the two flows between them, in units of the flow head; s is 1 or 3."""
+    out = []
+    for t in range(2 * spacing, len(frames)):
+        flows = []
+        for end in (t - spacing, t):
+            total = flow[end - spacing + 1]
+            for i in range(end - spacing + 2, end + 1):
+                total = flow[i] + warp(total, flow[i])
+            flows.append(total / config.flow_scale)
+        out.append(torch.cat([frames[t - 2 * spacing], frames[t - spacing], frames[t], *flows], 1))
+    return out
+
+
+def layout_losses(
+    net: nn.Module, judges: nn.ModuleDict, config: Config, source: Tensor, clip: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Section 5 for one clip: `labels` [T, H, W] of its own set; `poses`, `frames`, `flow`, `stored` [T, c, H, W]."""
+    poses, flow = ([x[None] for x in clip[name]] for name in ("poses", "flow"))
+    real = [F.one_hot(x, config.layout_classes).movedim(-1, 0)[None].float() for x in clip["labels"]]
+    out = layouts(net, config, source, poses)
+    made, raw = ([frame[name] for frame in out] for name in ("layout", "raw"))
+    sure = confidences(clip["frames"], clip["labels"], clip["flow"], clip["stored"])
+    terms = motion_terms(config, real, made, [f["flow"] for f in out], [f["weight"] for f in out], flow, sure)
+    for name, frames in (("nll", made), ("nll_raw", raw)):
+        each = [-(torch.log(p + 1e-6) * x).sum(1).mean() for p, x in zip(frames, real, strict=True)]
+        terms[name] = config.lambda_nll * sum(each) / len(each)
+    pairs = []
+    for t, pose in enumerate(poses):
+        with_condition = [torch.cat([source, pose, x], 1) for x in (real[t], made[t], raw[t])]
+        pairs.append((with_condition[0], with_condition[1:]))
+    terms["gan_image"], terms["feat_image"], d_loss = judged(judges["image"], config, pairs)
+    return _with_temporal(judges, config, terms, d_loss, real, made, flow)
+
+
+def whole_losses(
+    net: nn.Module,
+    judges: nn.ModuleDict,
+    config: Config,
+    clip: dict[str, Tensor],
+    background: Tensor,
+    features: Features | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Section 8 for one clip that has a background and whose source shows its head.
+
+    `labels` are [T, H, W] in remot6, `poses`, `frames`, `coarse`, `aligned`, `flow`, `stored` [T, c, H, W].
+    """
+    poses, coarse, aligned, flow = ([x[None] for x in clip[name]] for name in ("poses", "coarse", "aligned", "flow"))
+    layout = [F.one_hot(x, 6).movedim(-1, 0)[None].float() for x in clip["labels"]]
+    real = [x[None] for x in clip["frames"]]
+    person = [1 - x[:, :1] for x in layout]
+    real_fg = [x * m - (1 - m) for x, m in zip(real, person, strict=True)]
+    out = whole(net, config, poses, layout, coarse, aligned, background)
+    made, raw, fg = ([frame[name] for frame in out] for name in ("image", "raw", "foreground"))
+    sure = confidences(clip["frames"], clip["labels"], clip["flow"], clip["stored"])
+    terms = motion_terms(config, real, made, [f["flow"] for f in out], [f["weight"] for f in out], flow, sure)
+    count = len(real)
+    terms["foreground"] = config.lambda_rec * sum(F.l1_loss(a, b) for a, b in zip(fg, real_fg, strict=True)) / count
+    if features is not None:
+        each = [perceptual(features, x, y, features.weights) for i in (made, raw) for x, y in zip(i, real, strict=True)]
+        terms["per"] = config.lambda_per * sum(each) / count
+    pairs = {"image": [], "foreground": [], "face": []}
+    for t in range(count):
+        behind = background * (1 - person[t]) - person[t]
+        full = [torch.cat([poses[t], layout[t], behind, x], 1) for x in (real[t], made[t], raw[t])]
+        only = [torch.cat([poses[t], layout[t], x], 1) for x in (real_fg[t], fg[t])]
+        pairs["image"].append((full[0], full[1:]))
+        pairs["foreground"].append((only[0], only[1:]))
+        rows, columns = np.nonzero(layout[t][0, 3].numpy())
+        if len(rows):
+            side = config.face_size
+            y, x = (
+                int(min(max((line.min() + line.max()) // 2 - side // 2, 0), limit - side))
+                for line, limit in ((rows, config.size[0]), (columns, config.size[1]))
+            )
+            head = [torch.cat([layout[t][:, 3:4], i], 1)[..., y : y + side, x : x + side] for i in (real_fg[t], fg[t])]
+            pairs["face"].append((head[0], head[1:]))
+    d_loss = torch.zeros(())
+    for name, found in pairs.items():
+        gan, feat, d = judged(judges[name], config, found)
+        factor = config.lambda_face if name == "face" else 1
+        terms[f"gan_{name}"], terms[f"feat_{name}"], d_loss = factor * gan, factor * feat, d_loss + d
+    return _with_temporal(judges, config, terms, d_loss, real, made, flow)
+
+
+def _with_temporal(
+    judges: nn.ModuleDict,
+    config: Config,
+    terms: dict[str, Tensor],
+    d_loss: Tensor,
+    real: list[Tensor],
+    made: list[Tensor],
+    flow: list[Tensor],
+) -> tuple[dict[str, Tensor], Tensor]:
+    for spacing in (1, 3):
+        of_real, of_made = (triplets(config, x, flow, spacing) for x in (real, made))
+        pairs = [(a, [b]) for a, b in zip(of_real, of_made, strict=True)]
+        name = f"temporal{spacing}"
+        terms[f"gan_{name}"], terms[f"feat_{name}"], d = judged(judges[name], config, pairs)
+        d_loss = d_loss + d
+    return terms, d_loss

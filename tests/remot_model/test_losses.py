@@ -103,6 +103,15 @@ def test_triplets_end_at_new_frames(count, new, spacing, expected):
     assert torch.equal(found[-1, :9], frames[0, [-1 - 2 * spacing, -1 - spacing, -1]].flatten(0, 1))
 
 
+def test_flow_of_a_triplet_is_chained_in_pixels():
+    """A pattern that moves faster the further right it is: the order of scaling and warping matters."""
+    flows = torch.arange(SIZE[1]).float().expand(1, 7, 2, *SIZE) / 8
+    chained = losses.chain_flow(flows[:, 1:4]) / 5
+    found = triplets(torch.rand(1, 7, 3, *SIZE), flows, 3, 7, unit=5.0)
+    assert torch.allclose(found[:, 9:11], chained, atol=1e-6)
+    assert not torch.allclose(chained, losses.chain_flow(flows[:, 1:4] / 5), atol=0.05)
+
+
 def test_crops_stay_inside():
     images = torch.arange(SIZE[0] * SIZE[1]).float().reshape(1, 1, *SIZE).expand(2, 1, -1, -1)
     found = crops(images, torch.tensor([[0, 2, 0, 2], [14, 18, 10, 14]]), 8)

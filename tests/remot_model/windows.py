@@ -20,6 +20,7 @@ def small_config(**fields: object) -> Config:
     plan = StagePlan(4, 1, length=4, chunk=4, lr=1e-3)
     values = {
         "size": SIZE, "ngf": 4, "ndf": 4, "region_ndf": 4, "n_downsample": 2, "n_blocks": 2, "decoder_blocks": 1,
+        "crop_regions": True,
         "layout": plan, "region": plan, "whole": plan,
     } | fields  # fmt: skip
     return dataclasses.replace(preset("tiny"), **values)
