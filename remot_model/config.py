@@ -273,8 +273,8 @@ def preset(name: str) -> Config:
 
     Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
     with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``crops`` or
-    ``no-crops`` (whether the Region GAN sees crops or whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a temperature. They combine:
-    ``tiny:layout6:tau=0.1``.
+    ``no-crops`` (whether the Region GAN sees crops or whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a
+    temperature. They combine: ``tiny:layout6:tau=0.1``.
 
     Raises:
         ConfigError: for an unknown name, two variants that set one field, or one that has no meaning beside another.
