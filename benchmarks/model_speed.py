@@ -180,9 +180,8 @@ def main() -> int:
         for version in ("plain", "package"):
             command = [sys.executable, __file__, *sys.argv[1:], "--child", task, version]
             found[version] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-            print(
-                f"{task:9} {version:8} {found[version]['seconds']:7.2f} processor seconds a frame, peak {found[version]['peak']:.2f} GB"
-            )
+            cost = "{seconds:7.2f} processor seconds a frame, peak {peak:.2f} GB".format(**found[version])
+            print(f"{task:9} {version:8} {cost}", flush=True)
         times = found["plain"]["seconds"] / found["package"]["seconds"]
         memory = found["package"]["peak"] / found["plain"]["peak"]
         met &= times >= TARGET and memory <= 1
