@@ -28,9 +28,8 @@ from remot_data.schemas import convert_labels as convert
 from remot_data.stream import Window, to_torch
 from remot_model import rollout
 from remot_model.config import Config, preset
-from remot_model.data import stack
 from remot_model.stages import Setting
-from remot_model.train import Trainer
+from remot_model.trainer import Trainer
 
 TRAINED, TESTED, FRAMES = 24, 8, 24
 
@@ -57,7 +56,8 @@ def trained(config: Config, clips: list[dict[str, np.ndarray]], steps: int, seed
         for _ in range(plan.batch):
             clip = clips[chance.integers(len(clips))]
             rows.append(window(clip, chance.integers(FRAMES - plan.length + 1), plan.length, chance.integers(FRAMES)))
-        trainer.step(stack(rows, "region"), config.learning_rate("region", step / steps))
+        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        trainer.step(batch, config.learning_rate("region", step / steps))
     return trainer, (time.perf_counter() - began) / steps
 
 
@@ -73,7 +73,7 @@ def scores(trainer: Trainer, clips: list[dict[str, np.ndarray]]) -> np.ndarray:
         row = window(clip, 0, FRAMES, FRAMES // 2)
         data = trainer.stage.prepare({name: x[None] for name, x in row.items()}, torch.Generator())
         given = (data["six"], data["aligned"], data["aligned_labels"])
-        made, _ = rollout.regions(trainer.net.eval(), trainer.config, *given)
+        made, _ = rollout.regions(trainer.result.eval(), trainer.config, *given)
         mask = (data["six"] > 0)[:, :, None]
         for image in (made.sum(2), data["aligned"]):
             error = (image - data["frames"]) * mask

@@ -1,28 +1,23 @@
-"""What one training update of a stage takes: time and peak memory on this CPU, and a count of what a GPU has to hold.
+"""What a GPU has to hold for a training update of each stage, by counting; nothing of it needs a GPU.
 
-Each stage runs in a process of its own: one update on a drawn dancer with the batch and chunk of the preset and with
-VGG-19 (fresh weights, which cost the same). The count goes through hooks: every tensor that autograd keeps for the
-backward pass is counted once by its storage, parameters left out, for one window of one frame and of two; the
-difference is a frame's share. To it come weights, gradients and the two moments of Adam (16 bytes a parameter of
-generator and discriminators) and 4 bytes a parameter of frozen networks. What a GPU needs above that is workspace,
-gradients of activations on the way back, and fragmentation.
+Every tensor that autograd keeps for the backward pass goes through a hook and is counted once by its storage, weights
+left out, for one window of one frame and of two of a drawn dancer; the difference is a frame's share. To it come 16
+bytes a weight of generator and discriminators (weight, gradient, Adam's two moments), 4 more for the average of the
+generator, and 4 bytes a weight of frozen networks, VGG-19 among them (fresh weights keep as much as trained ones). A
+real update needs some more: gradients of activations, workspace, fragmentation. `benchmarks/training.py` measures what
+a process really holds.
 
-    python benchmarks/model_memory.py [--preset paper] [--stage layout] [--count-only]
+    python benchmarks/model_memory.py [--preset paper] [--stages layout region whole]
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import resource
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -32,42 +27,20 @@ from remot_model import networks
 from remot_model.config import STAGES, Config, StagePlan, preset
 from remot_model.features import VGG19, Features
 from remot_model.stages import Setting, needed_generators
-from remot_model.train import Trainer
+from remot_model.trainer import Trainer
 
 GIB = 2**30
 
 
-def trainer_of(config: Config, stage: str) -> tuple[Trainer, list[nn.Module]]:
-    """A trainer, and the frozen networks it uses."""
+def kept(config: Config, stage: str, frames: int) -> tuple[int, int]:
+    """Bytes that autograd keeps for an update of `frames` frames of one window; bytes of everything that stays."""
+    config = dataclasses.replace(config, **{stage: StagePlan(1, 1, length=frames, chunk=frames)})
     features = Features(VGG19(), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
     earlier = {
         name: networks.generator(name, config).requires_grad_(False) for name in needed_generators(stage, config)
     }
     trainer = Trainer(stage, Setting(config, features, earlier), torch.device("cpu"), 0)
-    return trainer, [*earlier.values(), *([features] if stage != "layout" else [])]
-
-
-def with_plan(config: Config, stage: str, batch: int, frames: int) -> Config:
-    plan = StagePlan(1, batch, length=frames, chunk=frames)
-    return dataclasses.replace(config, **{stage: plan})
-
-
-def update(config: Config, stage: str) -> dict[str, float]:
-    plan = config.plan(stage)
-    frames = min(plan.chunk, plan.length)
-    batch = batch_of(config, frames, "whole")
-    batch = {name: x.repeat_interleave(plan.batch, 0) for name, x in batch.items()}
-    trainer, _ = trainer_of(with_plan(config, stage, plan.batch, frames), stage)
-    began = time.perf_counter()
-    trainer.step(batch, 1e-4)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": time.perf_counter() - began, "peak": peak / GIB}
-
-
-def kept(config: Config, stage: str, frames: int) -> tuple[int, int]:
-    """Bytes that autograd keeps for an update of `frames` frames of one window; bytes of everything that stays."""
-    trainer, frozen = trainer_of(with_plan(config, stage, 1, frames), stage)
-    trained = [trainer.net, trainer.judges]
+    trained, frozen = [trainer.net, trainer.judges], [*earlier.values(), *([features] if stage != "layout" else [])]
     known = {p.untyped_storage().data_ptr() for net in (*trained, *frozen) for p in net.parameters()}
     sizes: dict[int, int] = {}
 
@@ -78,47 +51,26 @@ def kept(config: Config, stage: str, frames: int) -> tuple[int, int]:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        trainer.step(batch_of(config, frames, "whole"), 1e-4)
-    fixed = 16 * sum(map(networks.parameter_count, trained)) + 4 * sum(map(networks.parameter_count, frozen))
+        trainer.step(batch_of(config, frames), 1e-4)
+    weights, average = sum(map(networks.parameter_count, trained)), networks.parameter_count(trainer.net)
+    fixed = 16 * weights + 4 * bool(config.ema) * average + 4 * sum(map(networks.parameter_count, frozen))
     return sum(sizes.values()), fixed
-
-
-def count(config: Config, stage: str) -> dict[str, float]:
-    plan = config.plan(stage)
-    (one, fixed), (two, _) = (kept(config, stage, frames) for frames in (1, 2))
-    frame = two - one
-    return {
-        "fixed": fixed / GIB,
-        "frame": frame / GIB,
-        "total": (fixed + one - frame + plan.batch * min(plan.chunk, plan.length) * frame) / GIB,
-    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--stage", choices=STAGES, help="one stage only")
-    parser.add_argument("--count-only", action="store_true", help="no whole update")
-    parser.add_argument("--child", choices=("count", "update"), help=argparse.SUPPRESS)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     args = parser.parse_args()
     config = preset(args.preset)
-    if args.child:
-        torch.manual_seed(0)
-        print(json.dumps({"count": count, "update": update}[args.child](config, args.stage)))
-        return
-    for stage in [args.stage] if args.stage else STAGES:
-        plan, found = config.plan(stage), {}
-        size = f"batch {plan.batch}, chunk {min(plan.chunk, plan.length)}"
-        for task in ("count",) if args.count_only else ("count", "update"):
-            command = [sys.executable, __file__, "--preset", args.preset, "--stage", stage, "--child", task]
-            found |= json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        print(
-            f"{args.preset} {stage}, {size}: {found['fixed']:.2f} GiB stay, "
-            f"{found['frame']:.3f} GiB a frame, {found['total']:.1f} GiB counted",
-            end="" if "peak" in found else "\n",
-        )
-        if "peak" in found:
-            print(f"; here {found['peak']:.1f} GiB at the peak, {found['seconds']:.0f} s an update", flush=True)
+    print("| stage | stays | a frame | windows x frames of the preset | all |\n|---|---|---|---|---|")
+    for stage in args.stages:
+        (one, fixed), (two, _) = (kept(config, stage, frames) for frames in (1, 2))
+        plan = config.plan(stage)
+        frames = min(plan.chunk, plan.length)
+        total = fixed + one + (plan.batch * frames - 1) * (two - one)
+        cells = [f"{x / GIB:.2f} GiB" for x in (fixed, two - one, total)]
+        print(f"| {stage} | {cells[0]} | {cells[1]} | {plan.batch} x {frames} | {cells[2]} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,17 +33,16 @@ from remot_data.schemas import convert_labels as convert
 from remot_data.stream import Window, to_torch
 from remot_model import networks, rollout
 from remot_model.config import Config, StagePlan, preset
-from remot_model.data import stack
 from remot_model.features import VGG19, Features
 from remot_model.rollout import convert_labels, one_hot
 from remot_model.stages import Setting
-from remot_model.train import Trainer
+from remot_model.trainer import Trainer
 from tests.remot_model import reference
 
 TARGET = 2.0
 
 
-def batch_of(config: Config, frames: int, stage: str) -> dict[str, Tensor]:
+def batch_of(config: Config, frames: int) -> dict[str, Tensor]:
     """One window of a drawn dance; its source is a frame well before it."""
     scene = synthetic.dance(synthetic.Dancer.random(3), 30 + frames, size=config.size, seed=3)
     labels = convert(scene.labels, "atr18", "remot11")
@@ -57,7 +56,7 @@ def batch_of(config: Config, frames: int, stage: str) -> dict[str, Tensor]:
         "source": scene.frames[0],
         "source_labels": labels[0],
     }
-    return stack([to_torch(Window("dance:30/0", "dance", 30, 0, arrays))], stage)
+    return {name: x[None] for name, x in to_torch(Window("dance:30/0", "dance", 30, 0, arrays)).items()}
 
 
 def aligned_to(config: Config, batch: dict[str, Tensor]) -> tuple[Tensor, rollout.Aligned]:
@@ -151,7 +150,7 @@ def child(args: argparse.Namespace) -> None:
     torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))  # starts the threads
     config, frames = configuration(args, task, version)
     features = Features(VGG19(), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
-    seconds = WORK[task, version](config, batch_of(config, frames, "whole"), features) / args.frames
+    seconds = WORK[task, version](config, batch_of(config, frames), features) / args.frames
     print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
 
@@ -167,7 +166,7 @@ def main() -> int:
         child(args)
         return 0
     config, frames = configuration(args, "train", "package")
-    batch = batch_of(config, frames, "whole")
+    batch = batch_of(config, frames)
     six, moved = aligned_to(config, batch)
     crops = rollout.region_crops(config, six, moved.labels) or []
     share = sum(c.area for frame in crops for c in frame if c) / max(

@@ -218,7 +218,7 @@ _NETWORK_FIELDS = (
 # Those of them that mean nothing to the network of a stage.
 _OF_THE_WCN_ONLY = "use_tam use_wcn tam_softmax tau refine_coarse background_hole".split()
 _MEANINGLESS: dict[str | None, tuple[str, ...]] = {
-    "layout": (*_OF_THE_WCN_ONLY, "use_gam", "mask_frames", "clip_regions"),
+    "layout": (*_OF_THE_WCN_ONLY, "use_gam", "mask_frames", "crop_regions", "clip_regions"),
     "region": (*_OF_THE_WCN_ONLY, "layout_classes", "first_frame_raw"),
 }
 

@@ -138,7 +138,7 @@ def compare(stage, net, judges, config, batch, expected):
 @pytest.fixture(scope="module")
 def clip():
     """A window of seven frames, which is what the wider temporal discriminator needs; no head in the third frame."""
-    batch = data.stack([to_torch(Windows(clip_arrays(7, SIZE, 2), 7).window(0))], "whole")
+    batch = {name: x[None] for name, x in to_torch(Windows(clip_arrays(7, SIZE, 2), 7).window(0)).items()}
     batch["source_labels"] = batch["labels"][:, 4].clone()
     third = batch["labels"][:, 2]
     third[(third == 3) | (third == 4)] = 0
