@@ -97,7 +97,7 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dancers, tmp_pat
         one, two = (state(run, stage) for run in runs.values())
         for part, optimizer in (("generator", "generator"), ("judges", "discriminators")):
             for a, b, known in zip(*(weights(x, part) for x in (one, two)), scales(one, optimizer), strict=True):
-                # Half a step of 1e-4 apart at most. Adam makes a whole one of rounding, as for a bias before a normalization.
+                # At most half a step apart. Adam makes a whole one of rounding, as for a bias before a normalization.
                 torch.testing.assert_close(a[known > 1e-4], b[known > 1e-4], rtol=0, atol=5e-5)
         assert one["average"]["n_averaged"] == two["average"]["n_averaged"]
 
