@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from remot_model.journal import Journal, Pace
 from remot_model.stages import STAGES, Setting, needed_generators
 from remot_model.trainer import Trainer, TrainingError
 
-_SAMPLED_WINDOWS, _SAMPLED_LENGTH = 2, 16
+_SAMPLED_WINDOWS, _SAMPLED_LENGTHS = 2, (16, 8)
 _VERSIONS = ("remot", "torch", "numpy", "accelerate", "opencv-python-headless")
 
 
@@ -153,14 +154,14 @@ class _Source:
         plan = self.config.plan(self.stage)
         few = dataclasses.replace(plan, batch=_SAMPLED_WINDOWS, accumulate=1)
         config = dataclasses.replace(self.config, **{self.stage: few})
-        try:
-            batches = self._of(config, max(plan.length, _SAMPLED_LENGTH), augment=False)
-            first = next(batches)
-        except StoreError:
-            batches = self._of(config, plan.length, augment=False)
-            first = next(batches)
-        batches.close()
-        return first
+        for length in (n for n in _SAMPLED_LENGTHS if n > plan.length):
+            with suppress(StoreError):  # no clip has so many frames in a row
+                return self._first(config, length)
+        return self._first(config, plan.length)
+
+    def _first(self, config: Config, length: int) -> dict[str, Tensor]:
+        with closing(self._of(config, length, augment=False)) as batches:
+            return next(batches)
 
     def _of(self, config: Config, length: int, **options: Any) -> Any:
         plan = dataclasses.replace(config.plan(self.stage), length=length)
