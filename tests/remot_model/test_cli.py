@@ -140,6 +140,14 @@ def test_train_builds_the_configuration_from_its_options(tmp_path, trained):
     assert (config.layout.batch, config.whole.batch, config.layout.lr) == (3, 3, 0.5)
 
 
+def test_one_process_of_several_prints_the_result(tmp_path, trained, monkeypatch):
+    words = ["train", "a", "--out", str(tmp_path / "run"), "--preset", "tiny", "--json"]
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        done = invoke(*words)
+        assert done.exit_code == 0 and done.stdout.count("\n") == lines
+
+
 def test_train_takes_the_configuration_of_the_run_that_is_there(tmp_path, trained):
     from remot_model.checkpoint import write_info
     from remot_model.config import preset
