@@ -13,6 +13,7 @@ import errno
 import io
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -45,6 +46,7 @@ _PATIENCE = 60.0  # seconds that a remote store may be away
 _PAUSES = (0.2, 8.0)  # seconds before the second try, doubled each time, and the most
 _TIMEOUTS = (10.0, 30.0)  # seconds to connect to a web server, and for its next bytes
 _GAP = 8192  # bytes between two ranges that are read along rather than asked for apart
+_HEADER = 1024  # bytes between the members of a tar that follow each other, at most: these are always read along
 _SMALL = 2**20  # bytes of a file that is read at once where parts of it are wanted
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_NUMBERS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSYS))
@@ -170,17 +172,13 @@ class Files:
         """The bytes [start, end) of a file for each range; those that lie close together are asked for at once."""
         return self.pieces([(name, start, end) for start, end in ranges])
 
-    def pieces(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    def pieces(self, wanted: Sequence[tuple[str, int, int]], waste: float = math.inf) -> list[bytes]:
         """The bytes [start, end) of each (name, start, end), fewer where a file ends before; all asked for at once.
 
-        Ranges of a file that lie close together become one request.
+        Ranges of a file that lie close together become one request. The gaps between them are read along, the smallest
+        first, while they are not more than the share `waste` of the bytes wanted.
         """
-        spans: list[tuple[str, int, int]] = []
-        for name, start, end in sorted(wanted):
-            if spans and spans[-1][0] == name and start - spans[-1][2] <= _GAP:
-                spans[-1] = (name, spans[-1][1], max(end, spans[-1][2]))
-            else:
-                spans.append((name, start, end))
+        spans = _spans(wanted, waste)
         found = self._again(lambda: self._fetch(spans)) if spans else []
         held: dict[str, list[tuple[int, memoryview]]] = {}
         for (name, start, end), data in zip(spans, found, strict=True):
@@ -425,6 +423,27 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _spans(wanted: Sequence[tuple[str, int, int]], waste: float) -> list[tuple[str, int, int]]:
+    """What to ask for, to have all ranges; see `Files.pieces`."""
+    ranges, gaps, reached = sorted(wanted), [], ("", 0)
+    for at, (name, start, end) in enumerate(ranges):
+        if name == reached[0] and start - reached[1] <= _GAP:
+            gaps.append((max(start - reached[1], 0), at))
+        reached = name, max(end, reached[1] if name == reached[0] else 0)
+    most, total, merged = waste * sum(end - start for _, start, end in ranges), 0, set()
+    for gap, at in sorted(gaps):
+        total += gap
+        if gap <= _HEADER or total <= most:
+            merged.add(at)
+    spans: list[tuple[str, int, int]] = []
+    for at, (name, start, end) in enumerate(ranges):
+        if at in merged:
+            spans[-1] = (name, spans[-1][1], max(end, spans[-1][2]))
+        else:
+            spans.append((name, start, end))
+    return spans
 
 
 class _Ranged(io.RawIOBase):

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import threading
@@ -357,15 +358,17 @@ class Store:
         """The members with these extensions of these samples of a clip."""
         return iter(self.read_all([Member(folder, clip, ext, int(t)) for ext, t in wanted]))
 
-    def read_all(self, members: Sequence[Member]) -> list[bytes]:
+    def read_all(self, members: Sequence[Member], waste: float = math.inf) -> list[bytes]:
         """The bytes of members of any layers; on a remote store all are asked for at once.
+
+        `waste` is the share of bytes that may be read along to save requests, `Files.pieces` says how.
 
         Raises:
             DamagedError: for a shard that is missing or cut short; names the key and the shard.
         """
         places = self._places(members)
         try:
-            found = self._pieces(places)
+            found = self._pieces(places, waste)
         except FilesError:
             raise
         except OSError as error:
@@ -392,7 +395,7 @@ class Store:
             places.append((name, start, start + int(sizes[t])))
         return places
 
-    def _pieces(self, places: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    def _pieces(self, places: Sequence[tuple[str, int, int]], waste: float = math.inf) -> list[bytes]:
         """The bytes [start, end) of each (name, start, end)."""
         if self.files.local:
             # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
@@ -400,7 +403,7 @@ class Store:
             numbers = {name: file.fileno() for name, file in held.items()}
             return [os.pread(numbers[name], end - start, start) for name, start, end in places]
         if self.cache is None:
-            return self.files.pieces(places)
+            return self.files.pieces(places, waste)
         stamps = {name: self.sha256(*_of_shard(name)) for name, _, _ in places}
         return self.cache.pieces(self.files, places, stamps)
 

@@ -13,7 +13,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -186,7 +188,7 @@ class Plan:
             DamagedError: for a shard or member that is missing or cut short; names the key and the shard.
         """
         part, members = self.members(number)
-        return self.readers[part].store.read_all(members)
+        return self.readers[part].store.read_all(members, _WASTE)
 
     def members(self, number: int) -> tuple[int, list[Member]]:
         """Number of the store of a window, and the members that it reads."""
@@ -307,19 +309,30 @@ class _Reader:
 
     def spans(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Runs of usable frames, int64 [S, 4] of shard, number of the clip, start and stop; and of source frames."""
-        policy = self.snapshot.split
-        spans, sources = [], []
-        for number, clip in enumerate(self.store.clips):
-            if clip.id in self.failed:
-                continue
-            allowed = where(self.snapshot, self.store, clip)
-            usable = allowed & sampling.split_mask(clip.frames, policy, split, clip.split)
-            as_source = split if policy == "column" else "train"
-            found = sampling.runs(allowed & sampling.split_mask(clip.frames, policy, as_source, clip.split))
-            if found:
-                spans += [(clip.shard, number, a, b) for a, b in sampling.runs(usable)]
-                sources += [(number, a, b) for a, b in found]
+        clips = [(n, clip) for n, clip in enumerate(self.store.clips) if clip.id not in self.failed]
+        shards = [list(of) for _, of in itertools.groupby(clips, key=lambda one: one[1].shard)]
+        # A filter reads an index a shard, which takes time far away.
+        many = _AT_ONCE if self.snapshot.where and not self.store.files.local else 1
+        with ThreadPoolExecutor(many) as pool:
+            parts = list(pool.map(partial(self._spans, split), shards))
+        spans, sources = ([row for part in parts for row in part[which]] for which in (0, 1))
         return np.array(spans, np.int64).reshape(-1, 4), np.array(sources, np.int64).reshape(-1, 3)
+
+    def _spans(self, split: str | None, clips: Sequence[tuple[int, Clip]]) -> tuple[list[Any], list[Any]]:
+        policy, filtered = self.snapshot.split, bool(self.snapshot.where)
+        spans, sources = [], []
+        for number, clip in clips:
+            if not filtered and policy == "column":
+                usable = found = [(0, clip.frames)] if split in (None, clip.split or "train") else []
+            else:
+                allowed = where(self.snapshot, self.store, clip)
+                usable = sampling.runs(allowed & sampling.split_mask(clip.frames, policy, split, clip.split))
+                as_source = split if policy == "column" else "train"
+                found = sampling.runs(allowed & sampling.split_mask(clip.frames, policy, as_source, clip.split))
+            if found:
+                spans += [(clip.shard, number, a, b) for a, b in usable]
+                sources += [(number, a, b) for a, b in found]
+        return spans, sources
 
     def frontal(self, clip: Clip, candidates: np.ndarray) -> int:
         """The one of `candidates` (int [N]) that shows the person most from the front."""
@@ -422,6 +435,8 @@ def _chained(flows: Iterator[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
 
 # The array of each layer that a window reads.
 _FIELDS = {"frames": "frames", "pose": "keypoints", "parsing": "labels", "flow": "flow", "background": "image"}
+_AT_ONCE = 16  # indexes that are read at the same time for a filter
+_WASTE = 0.07  # share of the bytes of a window that may be read along to save requests
 # What decoding damaged bytes raises.
 _DAMAGE = (LayerError, SchemaError, ValueError, IndexError, struct.error, zlib.error, cv2.error)
 

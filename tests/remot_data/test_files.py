@@ -15,6 +15,8 @@ import fsspec
 import psutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 
 from remot_data import files as module
 from remot_data.files import Busy, Files, FilesError, Lines, Lock, read_lines
@@ -653,3 +655,22 @@ def test_waiting_for_a_lock_ends_when_it_is_free(files, monkeypatch):
     first.__exit__()
     thread.join(10)
     assert order == ["first", "second"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40_000), st.integers(0, 3000)), max_size=8),
+    st.sampled_from([0.0, 0.07, 0.5, float("inf")]),
+)
+def test_ranges_are_asked_for_together_within_the_waste_allowed(pieces, waste):
+    wanted = [(name, start, start + size) for name, start, size in pieces]
+    spans = module._spans(wanted, waste)
+    assert spans == sorted(spans) and len(spans) <= len(wanted)
+    for name, start, end in wanted:
+        assert any(n == name and a <= start and end <= b for n, a, b in spans)
+    needed = {(name, byte) for name, start, end in wanted for byte in range(start, end)}
+    extra = sum(b - a for _, a, b in spans) - len(needed)
+    headers = len(wanted) * module._HEADER
+    if waste < float("inf"):
+        assert extra <= waste * sum(end - start for _, start, end in wanted) + headers
+    else:
+        assert all(b[1] - a[2] > module._GAP for a, b in zip(spans, spans[1:], strict=False) if a[0] == b[0])

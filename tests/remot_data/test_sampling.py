@@ -32,6 +32,7 @@ def all_of(order, number=0):
     return [order.window(number, index) for index in range(len(order))]
 
 
+@settings(deadline=None)
 @given(SHARDS, st.integers(1, 8), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
 def test_windows_lie_inside_their_spans_and_never_repeat(shards, length, stride, max_step, open_shards, number):
     order = order_of(shards, length=length, stride=stride, max_step=max_step, open_shards=open_shards)
@@ -45,6 +46,7 @@ def test_windows_lie_inside_their_spans_and_never_repeat(shards, length, stride,
         assert len({(clip, first) for clip, first, _, _ in found}) == len(found)
 
 
+@settings(deadline=None)
 @given(SHARDS, st.integers(1, 8), st.integers(1, 8), st.integers(1, 4))
 def test_every_pass_has_each_window_once_whatever_is_open(shards, length, stride, max_step):
     counts = set()
@@ -71,6 +73,7 @@ def test_without_shuffling_windows_tile_the_spans_in_order():
     assert [window[:3] for window in found] == [(0, 3, 1), (0, 7, 1), (0, 11, 1), (1, 3, 1), (2, 3, 1), (2, 7, 1)]
 
 
+@settings(deadline=None)
 @given(SHARDS, st.integers(1, 3))
 def test_a_shard_is_read_in_one_group_only(shards, open_shards):
     order = order_of(shards, length=2, open_shards=open_shards)
@@ -100,6 +103,7 @@ def test_rules_that_make_no_sense_are_refused():
 # Mixing
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.data())
 def test_a_mix_has_each_window_once_and_its_share_of_every_stretch(lengths, data):
     mix = Mix([order_of([[length]], part, length=1) for part, length in enumerate(lengths)])
@@ -113,6 +117,7 @@ def test_a_mix_has_each_window_once_and_its_share_of_every_stretch(lengths, data
         assert np.abs(at - even).max() <= len(lengths)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0.3, 0.5, 1.0, 2.5]), st.integers(2, 20))
 def test_weights_show_all_windows_equally_often(weight, length):
     mix = Mix([order_of([[length]], 0, length=1), order_of([[9]], 1, length=1)], [weight, 1])
@@ -151,7 +156,7 @@ def merged(total, size, world_size, workers, start=0, last="drop", take=None):
 WORLDS, WORKERS = st.integers(1, 64), st.integers(0, 16).map(lambda n: max(n, 1))  # 0 workers are this process
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 500), st.integers(1, 7), WORLDS, WORKERS, st.sampled_from(["drop", "pad"]))
 def test_every_window_of_an_epoch_once_for_any_world_and_workers(total, size, world_size, workers, last):
     found = merged(total, size, world_size, workers, last=last)
@@ -163,13 +168,14 @@ def test_every_window_of_an_epoch_once_for_any_world_and_workers(total, size, wo
         assert found[total:] == [i % total for i in range(total, len(found))]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 100), st.integers(1, 7), WORLDS, WORKERS, st.integers(0, 300))
 def test_going_through_the_ends_loses_nothing_and_begins_anywhere(total, size, world_size, workers, start):
     found = merged(total, size, world_size, workers, start, "through", take=2)
     assert found == list(range(start, start + 2 * workers * size * world_size))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 5), WORLDS, WORKERS, st.integers(1, 4), WORLDS, st.data())
 def test_resuming_anywhere_in_any_shape_goes_on_with_the_same_order(total, size, world, workers, size2, world2, data):
     parts = list(sampling.batches(total, size, world_size=world))
@@ -180,6 +186,7 @@ def test_resuming_anywhere_in_any_shape_goes_on_with_the_same_order(total, size,
     assert total - len(before) - len(rest) < size2 * world2
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 8), st.integers(1, 8), st.integers(0, 20), st.data())
 def test_a_worker_goes_on_behind_what_it_has_done(total, size, world_size, workers, skip, data):
     told = {"world_size": world_size, "workers": workers, "worker": data.draw(st.integers(0, workers - 1))}
