@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +20,13 @@ import numpy as np
 
 from remot_data import sampling
 from remot_data.store import DamagedError, StoreError
-from remot_data.stream import Arrays, Plan, empty
+from remot_data.stream import Arrays, Plan, as_used, in_memory
 
 log = logging.getLogger(__name__)
 
 _MOST_THREADS = 8
 _IN_FLIGHT = 8  # windows that are asked for at the same time on a remote store
+_UNHELD = 2  # references to an array in a dict, while they are counted
 _ATTEMPTS = 20  # windows tried in place of a damaged one
 
 Batch = dict[str, Any]
@@ -83,6 +85,7 @@ class Loader:
         self.seen = 0
         self.replaced: dict[int, str] = {}
         self._like: Arrays = {}
+        self._owners: list[Arrays] = []
 
     def __len__(self) -> int:
         """Batches of a whole epoch; where they run on into the next, those that end in it."""
@@ -129,16 +132,16 @@ class Loader:
             last=self.last,
         )
         decoders, fetchers = self._pools(workers)
+        ahead = self.ahead if decoders or fetchers else 0
         try:
             while True:
-                while len(pending) <= self.ahead and (part := next(parts, None)) is not None:
+                while len(pending) <= ahead and (part := next(parts, None)) is not None:
                     pending.append((part[0], *self._begun(part[1], decoders, fetchers)))
                 if not pending:
                     break
                 after, batch, rows = pending.popleft()
-                for finish in rows:
-                    finish()
-                del rows
+                while rows:
+                    rows.pop(0)()
                 yield after, batch
                 del batch
         finally:
@@ -163,7 +166,7 @@ class Loader:
         """A batch whose rows are being filled, and what to call to have each of them."""
         if not self._like:
             self._fill(int(numbers[0]), self._like, [""], 0, None)
-        arrays = {name: empty(name, (len(numbers), *a.shape), a.dtype) for name, a in self._like.items()}
+        arrays = self._arrays()
         ids, rows = [""] * len(numbers), []
         for row, number in enumerate(numbers.tolist()):
             fetched = fetchers.submit(self.plan.fetch, number) if fetchers else None
@@ -171,6 +174,22 @@ class Loader:
             task = partial(self._fill, number, views, ids, row, fetched)
             rows.append(decoders.submit(task).result if decoders else task)
         return {**arrays, "id": ids, "number": numbers}, rows
+
+    def _arrays(self) -> Arrays:
+        """The arrays of a batch: those of an earlier one that nobody holds any more, or new ones.
+
+        Fresh memory costs a quarter of what decoding costs, since the system hands it out in pages of zeros. Who
+        holds an array, a view of it or a tensor on it holds its owner, and an owner that is held is not taken.
+        """
+        for owners in self._owners:
+            if all(sys.getrefcount(owners[name]) == _UNHELD for name in owners):
+                break
+        else:
+            owners = {
+                name: np.empty(in_memory(name, (self.batch, *a.shape)), a.dtype) for name, a in self._like.items()
+            }
+            self._owners = [*self._owners, owners][-self.ahead - 2 :]
+        return {name: as_used(name, owner[:]) for name, owner in owners.items()}
 
     def _fill(self, number: int, arrays: Arrays, ids: list[str], row: int, fetched: Future[list[bytes]] | None) -> None:
         """Read window `number` into `arrays`, or one in its place."""

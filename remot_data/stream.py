@@ -360,24 +360,25 @@ class _Reader:
         return (*cut.frames, cut.source)
 
     def decode(self, cut: Cut, data: Sequence[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        """Turn the bytes of `members` into the arrays of a window; see `Plan.decode`."""
+        """Turn the bytes of `members` into the arrays of a window; see `Plan.fill`."""
         _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
-        parts, latest = iter(zip(self.members(cut), data, strict=True)), None
+        rest, taken = iter(data), 0
 
         def values(kind: str) -> Iterator[Any]:
-            nonlocal latest
-            module = layer_kinds.kind(kind)
+            nonlocal taken
+            module, ext = layer_kinds.kind(kind), layer_kinds.kind(kind).FIELDS[_FIELDS[kind]]
             decode = module.unpack if kind == "flow" else module.decode
-            for latest, content in itertools.islice(parts, len(self._samples(kind, cut))):  # noqa: B020
-                yield decode(latest.ext, content)
+            for content in itertools.islice(rest, len(self._samples(kind, cut))):
+                yield decode(ext, content)
+                taken += 1
 
         try:
             for kind in self.reads:
                 getattr(self, f"_{kind}")(cut, values(kind), out, size, raw)
         except _DAMAGE as error:
-            tar = shard_name(latest.folder, cut.clip.shard) if latest else cut.id
+            member = self.members(cut)[min(taken, len(data) - 1)]
             raise DamagedError(
-                f"{self.store.url}/{tar}: {latest and latest.key} cannot be used ({error}); "
+                f"{self.store.url}/{shard_name(member.folder, cut.clip.shard)}: {member.key} cannot be used ({error}); "
                 f"run `remot verify {self.store.url} --repair`"
             ) from error
 
@@ -404,23 +405,33 @@ class _Reader:
         labels = _place(out, "labels", (cut.length, *size), np.uint8)
         schema = self.schema["parsing"]
         table = label_table(schema, LABEL_SCHEMA)
-        for found, to in zip(maps, [*labels, _place(out, "source_labels", size, np.uint8)], strict=True):
+        source = _place(out, "source_labels", size, np.uint8)
+        for found, to in zip(maps, [*labels, source], strict=True):
             near = _nearest(found, size)
             to[:] = near if raw else cv2.LUT(near, table)
-            if to.max() >= (len(label_set(schema)) if raw else _NO_LABEL):
+            if not raw and to.max() == _NO_LABEL:
                 convert_labels(near, schema, LABEL_SCHEMA)  # says which
+        if raw and max(labels.max(), source.max()) >= len(label_set(schema)):
+            raise LayerError(f"labels are outside the set {schema!r}")
 
     def _flow(self, cut: Cut, packed: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         if cut.step > 1:
             packed = _chained(packed, cut)
         for t, planes in enumerate(packed):
-            grid = planes.shape[1:]
-            size = grid if raw else size
-            flow = _place(out, "flow", (cut.length, *size, 2), np.float32)
-            for axis, stretch in enumerate((size[1] / grid[1], size[0] / grid[0])):
-                scale = np.float32(stretch / layer_kinds.flow.SCALE)
-                _resize(np.multiply(planes[axis], scale, dtype=np.float32), flow[t, ..., axis])
-            sure = _place(out, "confidence", (cut.length, *size), np.bool_)
+            if not t:
+                grid = planes.shape[1:]
+                size = grid if raw else size
+                flow = np.moveaxis(_place(out, "flow", (cut.length, *size, 2), np.float32), -1, 1)
+                sure = _place(out, "confidence", (cut.length, *size), np.bool_)
+                scale = np.array([size[1] / grid[1], size[0] / grid[0]], np.float32) / layer_kinds.flow.SCALE
+                scale = scale[:, None, None]
+            if grid == size:
+                flow[t] = planes[:2]
+                flow[t] *= scale
+                np.equal(planes[2], _CONFIDENT, out=sure[t])
+                continue
+            for plane, to in zip(planes[:2] * scale, flow[t], strict=True):
+                _resize(plane, to)
             sure[t] = _nearest((planes[2] == _CONFIDENT).view(np.uint8), size)
 
 
@@ -445,7 +456,7 @@ def _place(out: Arrays, name: str, shape: tuple[int, ...], dtype: Any) -> np.nda
     """The array `name` of `out`; a new one where it has none."""
     found = out.get(name)
     if found is None:
-        found = out[name] = empty(name, shape, dtype)
+        found = out[name] = as_used(name, np.empty(in_memory(name, shape), dtype))
     elif found.shape != shape:
         raise StoreError(
             f"{name} has the shape {list(shape)} here and {list(found.shape)} in other windows; give a size, and read "
@@ -454,11 +465,14 @@ def _place(out: Arrays, name: str, shape: tuple[int, ...], dtype: Any) -> np.nda
     return found
 
 
-def empty(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A new array for `name`; flow lies in memory as planes, [..., T, 2, H, W], which is how it is written and used."""
-    if name != "flow":
-        return np.empty(shape, dtype)
-    return np.moveaxis(np.empty((*shape[:-3], shape[-1], *shape[-3:-1]), dtype), -3, -1)
+def in_memory(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape an array has in memory: flow lies there as planes, [..., 2, H, W], as it is written and used."""
+    return (*shape[:-3], shape[-1], *shape[-3:-1]) if name == "flow" else tuple(shape)
+
+
+def as_used(name: str, array: np.ndarray) -> np.ndarray:
+    """An array of the shape `in_memory`, as the view that windows show."""
+    return np.moveaxis(array, -3, -1) if name == "flow" else array
 
 
 _NO_LABEL = 255

@@ -65,10 +65,7 @@ def _unfiltered(data: bytes) -> np.ndarray | None:
         if kind == b"IDAT":
             packed.append(data[at + 8 : at + 8 + size])
         at += 12 + size
-    content = b"".join(packed)
-    if zlib.decompressobj().decompress(content, 1) != b"\x00":  # the first line is filtered
-        return None
-    lines = np.frombuffer(zlib.decompress(content, 15, height * (width + 1)), np.uint8)
+    lines = np.frombuffer(zlib.decompress(b"".join(packed), 15, height * (width + 1)), np.uint8)
     if lines.size != height * (width + 1):
         raise LayerError(f"a PNG of {width} x {height} holds {lines.size} bytes")
     lines = lines.reshape(height, width + 1)
