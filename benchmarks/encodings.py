@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from remot_data import layers, synthetic
 from remot_data.layers import _images
@@ -81,7 +82,20 @@ def main() -> None:
     def png16(data: bytes) -> np.ndarray:
         return as_float(np.moveaxis(cv2.imdecode(np.frombuffer(data, "u1"), -1).astype(np.int32) - 32768, -1, 0))
 
-    png = chosen("parsing", arrays["parsing"], "png", "PNG, runs (chosen)")
+    labels = arrays["parsing"]["labels"]
+    png = chosen("parsing", arrays["parsing"], "png", "PNG, no filter, inflated (chosen)")
+    by_opencv = ("the same, read by OpenCV", png[1], lambda data: cv2.imdecode(np.frombuffer(data, "u1"), 0))
+    runs = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    zstd, lz4 = pa.Codec("zstd", 3), pa.Codec("lz4_raw")
+
+    def packing(name: str, codec: pa.Codec, values: np.ndarray, read: Callable[[np.ndarray], Any]) -> Coder:
+        form, size = values.shape[1:], values[0].nbytes
+        return (
+            name,
+            lambda t: codec.compress(values[t].tobytes(), asbytes=True),
+            lambda data: read(np.frombuffer(codec.decompress(data, size), values.dtype).reshape(form)),
+        )
+
     measure("frames", [chosen("frames", {"frames": scene.frames}, "jpg", "JPEG 95, 4:4:4 (chosen)"), jpeg(95)], 30)
     measure(
         "flow",
@@ -89,6 +103,8 @@ def main() -> None:
             chosen("flow", flow, "npz", "npz from the buffer (chosen)"),
             ("npz, numpy.load", lambda t: _npz(packed[t]), lambda d: as_float(np.load(io.BytesIO(d))["flow"])),
             ("zlib 1, no header", lambda t: zlib.compress(packed[t].tobytes(), 1), raw),
+            packing("zstd 3, no header", zstd, packed, as_float),
+            packing("lz4, no header", lz4, packed, as_float),
             ("PNG, 16 bits a channel", lambda t: _png16(np.moveaxis(packed[t], 0, -1)), png16),
         ],
         30,
@@ -97,11 +113,11 @@ def main() -> None:
         "parsing",
         [
             png,
-            (
-                "PNG, default strategy",
-                lambda t: cv2.imencode(".png", arrays["parsing"]["labels"][t])[1].tobytes(),
-                _images.from_png,
-            ),
+            by_opencv,
+            ("PNG, filtered, runs", lambda t: cv2.imencode(".png", labels[t], runs)[1].tobytes(), by_opencv[2]),
+            ("PNG, OpenCV's defaults", lambda t: cv2.imencode(".png", labels[t])[1].tobytes(), by_opencv[2]),
+            packing("zstd 3, no header", zstd, labels, np.asarray),
+            packing("lz4, no header", lz4, labels, np.asarray),
         ],
         30,
     )
