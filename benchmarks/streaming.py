@@ -128,17 +128,14 @@ def write_webdataset(folder: Path, rows: Callable[[], Iterator[tuple[str, dict[s
 def mosaicml() -> Any:
     """MosaicML's package; it imports torchvision, which has no build for this torch, for data sets not used here."""
     if "torchvision" not in sys.modules:
-        for name in (
-            "torchvision",
-            "torchvision.datasets",
-            "torchvision.transforms",
-            "torchvision.transforms.functional",
-        ):
-            module = types.ModuleType(name)
-            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        here = Path(__file__).resolve().parent  # where this script would be taken for the package
+        sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]
+        for end in ("", ".datasets", ".transforms", ".transforms.functional"):
+            module = types.ModuleType(f"torchvision{end}")
+            module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
             module.__path__ = []  # type: ignore[attr-defined]
             module.VisionDataset, module.to_tensor = object, None  # type: ignore[attr-defined]
-            sys.modules[name] = module
+            sys.modules[module.__name__] = module
     import streaming
 
     return streaming

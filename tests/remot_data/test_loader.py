@@ -52,6 +52,19 @@ def test_batches_are_not_written_to_again(plan):
     assert all(np.array_equal(batch["frames"], frames) for batch, frames in zip(batches, kept, strict=True))
 
 
+def test_memory_that_somebody_holds_is_not_used_again_and_other_memory_is(plan):
+    torch = pytest.importorskip("torch")
+    loader, kept, places = Loader(plan, 3, threads=1, ahead=1), [], set()
+    for number, batch in enumerate(islice(loader, 9)):
+        places.add(batch["source"].ctypes.data)
+        if number == 1:
+            view, flow = batch["frames"][1, 0, :, ::2], torch.from_numpy(batch["flow"][..., 0])
+            kept = [view.copy(), flow.clone()]
+        del batch
+    assert len(places) <= 5
+    assert np.array_equal(view, kept[0]) and torch.equal(flow, kept[1])
+
+
 def test_epochs_follow_each_other_and_differ(plan):
     loader = Loader(plan, 5)
     first, second = ids(loader), ids(loader)
