@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from remot_data.files import TEMPORARY, Files
+from remot_data.files import TEMPORARY, Files, cut_out, together
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +69,16 @@ class Cache:
         if self._pid != os.getpid():
             self._begin()
         known = {name: f"{stamp}-{BLOCK}" for name, stamp in stamps.items()}
-        found = [self._piece(known[name], start, end) for name, start, end in wanted]
-        missing = sorted(
-            {block for one, piece in zip(wanted, found, strict=True) if piece is None for block in _of(*one)}
-        )
-        if not missing:
-            return found  # type: ignore[return-value]
-        if time.monotonic() < self._off:
-            rest = iter(files.pieces([one for one, piece in zip(wanted, found, strict=True) if piece is None]))
-            return [next(rest) if piece is None else piece for piece in found]
-        blocks = self._fetched(files, missing, known)
-        for number, (name, start, end) in enumerate(wanted):
-            if found[number] is None:
-                data = b"".join(blocks[block] for block in _of(name, start, end))
-                begin = start - start // BLOCK * BLOCK
-                found[number] = data[begin : begin + end - start]
-        return found  # type: ignore[return-value]
+        spans = together(wanted)
+        found = [self._piece(known[name], start, end) for name, start, end in spans]
+        absent = [span for span, piece in zip(spans, found, strict=True) if piece is None]
+        if absent and time.monotonic() < self._off:
+            fetched = iter(files.pieces(absent))
+        else:
+            blocks = self._fetched(files, sorted({b for span in absent for b in _of(*span)}), known) if absent else {}
+            fetched = (_of_blocks(blocks, span) for span in absent)
+        found = [next(fetched) if piece is None else piece for piece in found]
+        return cut_out(wanted, spans, found)  # type: ignore[arg-type]
 
     def _fetched(
         self, files: Files, blocks: Sequence[tuple[str, int]], known: Mapping[str, str]
@@ -139,11 +133,14 @@ class Cache:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             return False
+        self._seen(path)
+        return True
+
+    def _seen(self, path: str) -> None:
         with self._guard:
             self._checked[path] = None
             while len(self._checked) > 100_000:
                 self._checked.pop(next(iter(self._checked)))
-        return True
 
     def _keep(self, path: str, data: bytes) -> None:
         temporary = f"{path}.{os.getpid()}-{next(self._names)}{TEMPORARY}"
@@ -162,6 +159,7 @@ class Cache:
             self._turn_off(error)
         else:
             self._written += len(data)
+            self._seen(path)
 
     def _turn_off(self, error: OSError) -> None:
         self._off = time.monotonic() + 60
@@ -221,6 +219,13 @@ class Cache:
 def _of(name: str, start: int, end: int) -> list[tuple[str, int]]:
     """The blocks of a file that the bytes [start, end) lie in."""
     return [(name, n) for n in range(start // BLOCK, -(-end // BLOCK))]
+
+
+def _of_blocks(blocks: Mapping[tuple[str, int], bytes], span: tuple[str, int, int]) -> bytes:
+    _, start, end = span
+    data = b"".join(blocks[block] for block in _of(*span))
+    begin = start % BLOCK
+    return data[begin : begin + end - start]
 
 
 def _locked(file: Any) -> bool:

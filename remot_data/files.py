@@ -178,22 +178,15 @@ class Files:
         Ranges of a file that lie close together become one request. The gaps between them are read along, the smallest
         first, while they are not more than the share `waste` of the bytes wanted.
         """
-        spans = _spans(wanted, waste)
+        spans = together(wanted, waste)
         found = self._again(lambda: self._fetch(spans)) if spans else []
-        held: dict[str, list[tuple[int, memoryview]]] = {}
         for (name, start, end), data in zip(spans, found, strict=True):
             if len(data) > end - start:
                 raise FilesError(
                     f"{self.url}/{name}: the server sends the whole file where a part is asked for; "
                     "use one that knows range requests, such as nginx"
                 )
-            held.setdefault(name, []).append((start, memoryview(data)))
-
-        def piece(name: str, start: int, end: int) -> bytes:
-            first, data = next(h for h in reversed(held[name]) if h[0] <= start)
-            return bytes(data[start - first : end - first])
-
-        return [piece(*one) for one in wanted]
+        return cut_out(wanted, spans, found)
 
     def _fetch(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
         paths, starts, ends = ([*column] for column in zip(*((self.path(n), a, b) for n, a, b in spans), strict=True))
@@ -425,7 +418,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _spans(wanted: Sequence[tuple[str, int, int]], waste: float) -> list[tuple[str, int, int]]:
+def together(wanted: Sequence[tuple[str, int, int]], waste: float = math.inf) -> list[tuple[str, int, int]]:
     """What to ask for, to have all ranges; see `Files.pieces`."""
     ranges, gaps, reached = sorted(wanted), [], ("", 0)
     for at, (name, start, end) in enumerate(ranges):
@@ -444,6 +437,21 @@ def _spans(wanted: Sequence[tuple[str, int, int]], waste: float) -> list[tuple[s
         else:
             spans.append((name, start, end))
     return spans
+
+
+def cut_out(
+    wanted: Sequence[tuple[str, int, int]], spans: Sequence[tuple[str, int, int]], found: Sequence[bytes]
+) -> list[bytes]:
+    """The bytes of the ranges `wanted` out of those of the ranges `spans` that `together` made of them."""
+    held: dict[str, list[tuple[int, memoryview]]] = {}
+    for (name, start, _), data in zip(spans, found, strict=True):
+        held.setdefault(name, []).append((start, memoryview(data)))
+
+    def piece(name: str, start: int, end: int) -> bytes:
+        first, data = next(h for h in reversed(held[name]) if h[0] <= start)
+        return bytes(data[start - first : end - first])
+
+    return [piece(*one) for one in wanted]
 
 
 class _Ranged(io.RawIOBase):

@@ -663,7 +663,7 @@ def test_waiting_for_a_lock_ends_when_it_is_free(files, monkeypatch):
 )
 def test_ranges_are_asked_for_together_within_the_waste_allowed(pieces, waste):
     wanted = [(name, start, start + size) for name, start, size in pieces]
-    spans = module._spans(wanted, waste)
+    spans = module.together(wanted, waste)
     assert spans == sorted(spans) and len(spans) <= len(wanted)
     for name, start, end in wanted:
         assert any(n == name and a <= start and end <= b for n, a, b in spans)
