@@ -45,7 +45,7 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="tiny, small or paper, also with :no-tam, :no-wcn or :no-gam; by default that of the run, else small."
+            help="tiny, small or paper, with variants like :no-tam or :layout6; by default the run's, else small."
         ),
     ] = None,
     settings: Annotated[
