@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, dropwhile
@@ -988,6 +988,26 @@ def _encode(out: str | Path, streams: list[Any], options: dict[str, Any]) -> Non
         encoding.finish()
     finally:
         encoding.close()
+
+
+def join(parts: Sequence[str | Path], out: str | Path) -> None:
+    """Write the pictures of videos of one size, rate and encoding one after the other, untouched and without sound.
+
+    All have to lie in one folder; a list of them is there while it is read.
+
+    Raises:
+        EncodeError: ffmpeg failed.
+    """
+    import ffmpeg
+
+    names = [Path(part).name for part in parts]
+    listing = Path(parts[0]).with_name(f".{uuid.uuid4().hex[:12]}.txt")
+    try:
+        listing.write_text("".join(f"file '{name}'\n" for name in names))
+        source = ffmpeg.input("file:" + os.path.abspath(listing), format="concat", protocol_whitelist="file")
+        _encode(out, [source["v:0"]], {"vcodec": "copy", "movflags": "+faststart"})
+    finally:
+        listing.unlink(missing_ok=True)
 
 
 def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> None:
