@@ -177,14 +177,20 @@ def background_of(config: Config, background: Tensor, labels: Tensor) -> Tensor:
     return torch.where(labels[:, :, None] > 0, -1.0, behind) if config.background_hole else behind
 
 
-def align_clip(config: Config, source: Tensor, source_labels: Tensor, labels: Tensor) -> Aligned:
-    """GAM for every frame: source [N, 3, H, W] and [N, H, W], layouts [N, T, H, W] -> `Aligned` of [N, T, ...]."""
+def align_clip(
+    config: Config, source: Tensor, source_labels: Tensor, labels: Tensor, placed: tuple[Tensor, Tensor] | None = None
+) -> Aligned:
+    """GAM for every frame: source [N, 3, H, W] and [N, H, W], layouts [N, T, H, W] -> `Aligned` of [N, T, ...].
+
+    `placed`: scale [N, T] and offset [N, T, 2] instead of those of the layouts, where they are not NaN.
+    """
     n, t = labels.shape[:2]
     moved = align(
         source.repeat_interleave(t, 0),
         source_labels.repeat_interleave(t, 0),
         labels.flatten(0, 1),
         enabled=config.use_gam,
+        placed=None if placed is None else (placed[0].flatten(), placed[1].flatten(0, 1)),
     )
     return Aligned(*(getattr(moved, f.name).unflatten(0, (n, t)) for f in fields(Aligned)))
 
@@ -193,14 +199,17 @@ def align_clip(config: Config, source: Tensor, source_labels: Tensor, labels: Te
 class Transferred:
     """Frames of a transfer, all [N, T, ...].
 
-    `images` [3, H, W] in [-1, 1]; `labels` int64 [H, W] in schema remot6; `aligned` [3, H, W], the source after
-    GAM, -1 outside; `coarse` [3, H, W], the sum of the regions, 0 outside.
+    `images` [3, H, W] in [-1, 1]; `labels` int64 [H, W] in schema remot6; `aligned`, the source after GAM;
+    `regions` [5, 3, H, W], 0 outside; `coarse` [3, H, W], their sum; `whole`, what the composition network gave,
+    None for a configuration without it.
     """
 
     images: Tensor
     labels: Tensor
-    aligned: Tensor
+    aligned: Aligned
+    regions: Tensor
     coarse: Tensor
+    whole: WholeFrame | None
 
 
 @torch.no_grad()
@@ -213,6 +222,7 @@ def transfer(
     background: Tensor,
     labels: Tensor | None = None,
     states: Mapping[str, State] | None = None,
+    placed: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Transferred, dict[str, State]]:
     """All stages over a piece of a clip: source image and driving poses -> images.
 
@@ -227,6 +237,7 @@ def transfer(
         background: [N, 3, H, W] in [-1, 1].
         labels: int64 [N, T, H, W] in schema remot11, to use these layouts instead of generated ones.
         states: of the piece before; none at the start of a clip.
+        placed: scale [N, T] and offset [N, T, 2] for the GAM instead of its own, where they are not NaN.
 
     Returns:
         The frames, and the states for the next piece.
@@ -265,11 +276,11 @@ def _transfer(
         six = convert_labels(made.layout.argmax(2), config.layout_schema, "remot6")
     else:
         six = convert_labels(labels, "remot11", "remot6")
-    aligned = align_clip(config, source, convert_labels(source_labels, "remot11", "remot6"), six)
+    aligned = align_clip(config, source, convert_labels(source_labels, "remot11", "remot6"), six, placed)
     parts, later["region"] = regions(
         _need(generators, "region"), config, six, aligned.image, aligned.labels, states.get("region")
     )
-    coarse = parts.sum(2)
+    coarse, composed = parts.sum(2), None
     if config.use_wcn:
         net = _need(generators, "whole")
         composed, later["whole"] = whole(
@@ -278,7 +289,7 @@ def _transfer(
         images = composed.image
     else:
         images = torch.where(six[:, :, None] > 0, coarse, background[:, None])
-    return Transferred(images.clamp(-1, 1), six, aligned.image, coarse), later
+    return Transferred(images.clamp(-1, 1), six, aligned, parts, coarse, composed), later
 
 
 def _need(generators: Mapping[str, nn.Module], stage: str) -> nn.Module:

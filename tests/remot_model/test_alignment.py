@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remot_model.alignment import align, boxes, placement
+from remot_data.schemas import keypoint_set
+from remot_model.alignment import Steady, align, body_lengths, boxes, placement
 from remot_model.warping import chain_flow, warp
 
 H, W = 40, 30
@@ -65,6 +67,104 @@ def test_without_gam_only_the_background_goes():
     image, source, target = torch.rand(1, 3, H, W), rectangle(2, 12, 3, 8), rectangle(15, 35, 12, 22)
     out = align(image, source, target, enabled=False)
     assert torch.allclose(out.image, torch.where(source[:, None] > 0, image, -1.0), atol=1e-4)
+
+
+def test_a_placement_can_be_given_for_some_frames():
+    image, source, target = torch.rand(2, 3, H, W), rectangle(2, 12, 3, 8), rectangle(15, 35, 12, 22)
+    source, target = source.expand(2, -1, -1), target.expand(2, -1, -1)
+    nan = float("nan")
+    out = align(image, source, target, placed=(torch.tensor([1.5, nan]), torch.tensor([[2.0, 3.0], [nan, nan]])))
+    own = align(image, source, target)
+    assert out.scale.tolist() == [1.5, 2.0] and out.offset[0].tolist() == [2.0, 3.0]
+    assert torch.equal(out.image[1], own.image[1]) and not torch.equal(out.image[0], own.image[0])
+    # Rows 2..12 land at 1.5 * row + 3.
+    found, _ = boxes(out.labels > 0)
+    assert (found[0] - torch.tensor([6, 21, 6, 14])).abs().max() <= 1
+
+
+POINTS = {
+    "nose": (50, 20), "neck": (50, 30), "mid-hip": (50, 60), "right-hip": (45, 60), "left-hip": (55, 60),
+    "right-knee": (45, 80), "left-knee": (55, 80), "right-ankle": (45, 100), "left-ankle": (55, 100),
+    "right-wrist": (40, 60), "left-wrist": (60, 60),
+}  # fmt: skip
+
+
+def body(scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0), **moved: tuple[float, float]) -> np.ndarray:
+    """Keypoints of somebody who stands, scaled and shifted; some points elsewhere or, as None, not seen."""
+    points = np.zeros((25, 3), np.float32)
+    for name, place in {**POINTS, **{k.replace("_", "-"): v for k, v in moved.items()}}.items():
+        if place is not None:
+            points[keypoint_set("body25").index(name)] = (*(np.array(place) * scale + shift), 1)
+    return points
+
+
+def test_lengths_along_the_body():
+    np.testing.assert_allclose(body_lengths(body()), [16, 30, 20, 20])
+    # Arms do not count; of two legs the longer one does, and one that is seen stands for both.
+    np.testing.assert_allclose(body_lengths(body(right_wrist=(30, 0), right_knee=(45, 70))), [16, 30, 20, 30])
+    found = body_lengths(body(left_ankle=None, right_ankle=None, nose=None))
+    np.testing.assert_array_equal(np.isnan(found), [True, False, False, True])
+
+
+def test_the_steady_gam_brings_trunk_onto_trunk_at_the_ratio_of_the_bodies():
+    source, driving = body(), body(1.5, (20.0, -10.0))
+    scale, offset = Steady(source, "body25", 30)(driving[None].repeat(3, 0))
+    np.testing.assert_allclose(scale, 1.5, rtol=1e-6)
+    # In pixels counted from the centre of the first, as `align` moves them.
+    middle, theirs = (np.array(p[[1, 8], :2].mean(0)) - 0.5 for p in (source, driving))
+    np.testing.assert_allclose(scale[:, None] * middle + offset, np.broadcast_to(theirs, (3, 2)), rtol=1e-5)
+
+
+def test_a_raised_arm_or_a_hidden_leg_does_not_move_the_steady_gam():
+    still = body()
+    frames = [still, body(right_wrist=(50, -20)), body(left_ankle=None, right_ankle=None), still]
+    scale, offset = Steady(still, "body25", 10)(np.stack(frames))
+    np.testing.assert_allclose(scale, 1, atol=1e-6)
+    np.testing.assert_allclose(offset, 0, atol=1e-5)
+
+
+def test_the_steady_scale_stays_within_its_bounds_and_changes_slowly():
+    steady = Steady(body(), "body25", 30)
+    assert steady(body(5.0)[None])[0][0] == pytest.approx(2)
+    assert Steady(body(), "body25", 30)(body(0.1)[None])[0][0] == pytest.approx(0.5)
+    scale, _ = steady(body(1.0)[None].repeat(150, 0))
+    assert scale[0] > 1.9 and (np.diff(scale) < 0).all() and scale[-1] == pytest.approx(1, abs=1e-3)
+    # Half a second is the time constant, in the logarithm.
+    assert np.log(scale[14]) == pytest.approx(np.log(2) / np.e, rel=1e-4)
+
+
+def test_the_steady_gam_calms_a_trembling_body_and_follows_a_running_one():
+    rng = np.random.default_rng(0)
+    still = body()[None].repeat(120, 0)
+    trembling = still.copy()
+    trembling[..., :2] += rng.normal(0, 0.5, (120, 1, 2))
+    _, offset = Steady(body(), "body25", 30)(trembling)
+    assert offset[30:].std() < 0.4 * 0.5
+    running = still.copy()
+    running[..., 0] += 4 * np.arange(120)[:, None]
+    _, offset = Steady(body(), "body25", 30)(running)
+    assert abs(offset[-1, 0] - 4 * 119) < 4  # less than a frame behind
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.booleans(), min_size=2, max_size=12), st.integers(1, 11), st.integers(0, 1000))
+def test_the_steady_gam_is_online(seen, cut, seed):
+    frames = np.stack([body(1 + 0.02 * t, (t, 0), neck=(50, 30) if s else None) for t, s in enumerate(seen)])
+    frames[..., :2] += np.random.default_rng(seed).normal(0, 1, frames[..., :2].shape) * (frames[..., 2:] > 0)
+    whole = Steady(body(), "body25", 25)(frames)
+    first, second = Steady(body(), "body25", 25), Steady(body(), "body25", 25)
+    before = first(frames[:cut])
+    second.memory = first.memory
+    after = second(frames[cut:])
+    for a, b, c in zip(whole, before, after, strict=True):
+        np.testing.assert_array_equal(a, np.concatenate([b, c]))
+    begins = seen.index(True) if True in seen else len(seen)
+    np.testing.assert_array_equal(np.isnan(whole[0]), np.arange(len(seen)) < begins)
+
+
+def test_the_steady_gam_refuses_a_source_without_a_trunk():
+    with pytest.raises(ValueError, match="neck and hips"):
+        Steady(body(neck=None), "body25", 30)
 
 
 def test_shrinking_averages_instead_of_skipping_pixels():
