@@ -99,14 +99,30 @@ def train(
 
 def transfer(
     run: RunFolder,
-    source: Annotated[Path, typer.Option(help="Who appears: an image, or a video whose first frame is taken.")],
-    driving: Annotated[Path, typer.Option(help="Who moves: a video.")],
-    out: Annotated[Path, typer.Option(help="The video to write: .mp4, .mkv or .mov.")],
+    source: Annotated[
+        Path, typer.Option(help="Who appears: an image, a video whose first frame is taken, or a folder of these.")
+    ],
+    driving: Annotated[Path, typer.Option(help="Who moves: a video, a folder of its frames, or a folder of videos.")],
+    out: Annotated[Path, typer.Option(help="The video to write: .mp4, .mkv or .mov; for folders a folder.")],
     background: Annotated[str, typer.Option(help="source, driving, black, or an image file.")] = "source",
+    show: Annotated[
+        str, typer.Option(help="Views in one picture, by comma: source, driving, pose, layout, gam, ..., result.")
+    ] = "result",
     side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="Show source, driving crop and result beside each other.")
+        bool, typer.Option("--side-by-side", help="Short for --show source,driving,result.")
     ] = False,
+    save: Annotated[
+        str,
+        typer.Option(help="Views to save beside OUT, by comma: layout, regions, coarse, mask, weight, aligned, ..."),
+    ] = "",
+    png: Annotated[bool, typer.Option("--png", help="Save them as folders of PNG instead of videos.")] = False,
     stages: Annotated[Path | None, typer.Option(help="A second video that shows every stage.")] = None,
+    gam: Annotated[str, typer.Option(help="paper, or steady: by joints and smoothed over time.")] = "paper",
+    region: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGION=SOURCE", help="Take top, bottom, head, limbs or shoes from another; repeatable."),
+    ] = None,
+    pairs: Annotated[str, typer.Option(help="For folders: all, or zip, in the order of their names.")] = "all",
     scale: Annotated[int, typer.Option(min=1, help="Enlarge the result so many times.")] = 1,
     start: Annotated[float | None, typer.Option(help="Second of the driving video to begin at.")] = None,
     end: Annotated[float | None, typer.Option(help="Second of the driving video to end at.")] = None,
@@ -119,29 +135,49 @@ def transfer(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make the person of an image move as the person of a video does."""
+    """Make the person of an image move as the person of a video does; repeated, goes on where it stopped."""
     with _reported():
-        from remot_model.motion_transfer import transfer as run_transfer
+        from remot_model import motion_transfer
 
-        with _progress("transfer", "frames") as progress:
-            summary = run_transfer(
-                run,
-                source,
-                driving,
-                out,
-                background=background,
-                side_by_side=side_by_side,
-                stages=stages,
-                scale=scale,
-                start=start,
-                end=end,
-                pose=pose,
-                parsing=parsing,
-                device=device,
-                progress=progress,
-            )
+        options = {
+            "background": background,
+            "show": ("source", "driving", "result") if side_by_side else _names(show),
+            "save": _names(save),
+            "png": png,
+            "gam": gam,
+            "regions": dict(_assigned(setting, "--region takes REGION=SOURCE") for setting in region or []),
+            "scale": scale,
+            "start": start,
+            "end": end,
+            "pose": pose,
+            "parsing": parsing,
+            "device": device,
+        }
+        many = [motion_transfer.is_folder_of_many(path, path is driving) for path in (source, driving)]
+        try:
+            with _progress("transfer", "frames") as progress:
+                if any(many):
+                    if stages is not None:
+                        raise motion_transfer.TransferError("--stages names one video; for folders use --save")
+                    say = lambda line: typer.echo(line, err=True)  # noqa: E731
+                    summary = motion_transfer.transfer_all(
+                        run, source, driving, out, pairing=pairs, progress=progress, say=say, **options
+                    )
+                else:
+                    summary = motion_transfer.transfer(
+                        run, source, driving, out, stages=stages, progress=progress, **options
+                    )
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on from the last finished segment", err=True)
+            raise typer.Exit(130) from None
+        if any(many):
+            counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("done", "kept", "failed"))
+            failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]
+            _finish(summary, as_json, "\n".join([f"wrote to {out}: {counts}", *failures]))
+            raise typer.Exit(1 if failures else 0)
         rate = f"{summary['frames_per_second']:g} frames/s"
-        _finish(summary, as_json, f"wrote {out}: {summary['frames']} frames at {summary['fps']:g} fps ({rate})")
+        words = [f"wrote {out}: {summary['frames']} frames at {summary['fps']:g} fps ({rate})"]
+        _finish(summary, as_json, "\n".join([*words, *(f"note: {note}" for note in summary["notes"])]))
 
 
 def evaluate(
@@ -151,6 +187,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The held-out split.")] = "test",
     length: Annotated[int, typer.Option(min=2, help="Frames of a window.")] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many windows, spread over all.")] = None,
+    skip: Annotated[
+        int, typer.Option(min=0, help="Frames at the start of a sequence that are not scored; 4 as the released code.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; RUN/evaluation by default.")] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -167,6 +206,7 @@ def evaluate(
                 split=split,
                 length=length,
                 limit=limit,
+                skip=skip,
                 out=out,
                 device=device,
                 progress=progress,
@@ -199,9 +239,7 @@ def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | 
         plain = configs.preset(preset or "small").to_json()
     plain |= {name: value for name, value in fields.items() if value is not None}
     for setting in settings:
-        name, sign, value = setting.partition("=")
-        if not sign:
-            raise configs.ConfigError(f"--set takes FIELD=VALUE, not {setting!r}")
+        name, value = _assigned(setting, "--set takes FIELD=VALUE")
         _set(plain, name.split("."), _value(value))
     if batch is not None:
         for name in configs.STAGES:
@@ -212,6 +250,19 @@ def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | 
             f"--features has no effect: lambda_per and lambda_gram of {config.name!r} are 0; add --set lambda_per=10"
         )
     return config
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _assigned(setting: str, rule: str) -> tuple[str, str]:
+    from remot_model.config import ConfigError
+
+    name, sign, value = setting.partition("=")
+    if not sign:
+        raise ConfigError(f"{rule}, not {setting!r}")
+    return name, value
 
 
 def _set(plain: dict[str, Any], path: list[str], value: Any) -> None:

@@ -247,7 +247,7 @@ def transfer(
     """
     half = config.precision == "bfloat16" and has_bfloat16(source.device)
     with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
-        return _transfer(generators, config, source, source_labels, poses, background, labels, states or {})
+        return _transfer(generators, config, source, source_labels, poses, background, labels, states or {}, placed)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -267,6 +267,7 @@ def _transfer(
     background: Tensor,
     labels: Tensor | None,
     states: Mapping[str, State],
+    placed: tuple[Tensor, Tensor] | None,
 ) -> tuple[Transferred, dict[str, State]]:
     later = {}
     if labels is None:

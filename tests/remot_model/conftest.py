@@ -1,6 +1,9 @@
-"""All tests of the model run torch in one thread."""
+"""All tests of the model run torch in one thread; and what the tests of transfers share."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,3 +16,42 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seers(monkeypatch):
+    """The default detectors find red rectangles."""
+    from remot_data import people
+    from remot_data.detectors import base as detectors
+    from tests.remot_model.red_people import Seer
+
+    real = detectors.load
+    found = {"blazepose": Seer("pose"), "pose-guided": Seer("parsing", ("pose",))}
+    monkeypatch.setattr(detectors, "load", lambda spec, **more: found[spec] if spec in found else real(spec, **more))
+    people._finder.cache_clear()
+    yield
+    people._finder.cache_clear()
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """A run of untrained networks of 32x24."""
+    torch = pytest.importorskip("torch")
+    from remot_model import networks
+    from remot_model.checkpoint import Run
+    from tests.remot_model.red_people import CONFIG
+
+    torch.manual_seed(0)
+    nets = {s: networks.generator(s, CONFIG).eval().requires_grad_(False) for s in CONFIG.stages}
+    return Run(tmp_path / "run", CONFIG, nets, {"pose": "body25", "labels": "remot11"}, {})
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> SimpleNamespace:
+    """A source image and a driving video of 21 frames."""
+    from tests.remot_model.red_people import picture, write_image, write_video
+
+    source = write_image(tmp_path / "source.png", picture())
+    driving = write_video(tmp_path / "driving.mp4", [picture(40 + 2 * t) for t in range(21)])
+    (tmp_path / "out").mkdir()
+    return SimpleNamespace(source=source, driving=driving, out=tmp_path / "out" / "result.mp4", folder=tmp_path / "out")

@@ -88,18 +88,25 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
         seen.update(args=args, options=options)
         progress(1, 2)
         progress(2, 2)
-        return {"frames": 2, "fps": 25.0, "frames_per_second": 1.5}
+        return {"frames": 2, "fps": 25.0, "frames_per_second": 1.5, "notes": ["two persons"]}
 
     monkeypatch.setattr(module, "transfer", fake)
-    words = "--run r --source a.png --driving b.mp4 --out c.mp4 --side-by-side --background black --scale 2 --end 3"
+    words = (
+        "--run r --source a.png --driving b.mp4 --out c.mp4 --side-by-side --background black --scale 2 --end 3 "
+        "--save layout,mask --png --gam steady --region top=d.png --region head=e.png"
+    )
     done = invoke("transfer", *words.split(), "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.strip().splitlines()[-1])["frames"] == 2
     assert seen["args"] == (Path("r"), Path("a.png"), Path("b.mp4"), Path("c.mp4"))
     assert seen["options"] == {
         "background": "black",
-        "side_by_side": True,
+        "show": ("source", "driving", "result"),
+        "save": ("layout", "mask"),
+        "png": True,
         "stages": None,
+        "gam": "steady",
+        "regions": {"top": "d.png", "head": "e.png"},
         "scale": 2,
         "start": None,
         "end": 3.0,
@@ -107,7 +114,44 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
         "parsing": "pose-guided",
         "device": "auto",
     }
-    assert "2 frames at 25 fps" in invoke("transfer", *words.split()).stdout
+    told = invoke("transfer", *words.split()).stdout
+    assert "2 frames at 25 fps" in told and "note: two persons" in told
+    done = invoke("transfer", *words.split(), "--region", "top")
+    assert done.exit_code == 2 and "REGION=SOURCE" in done.stderr
+
+
+def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, monkeypatch):
+    module = pytest.importorskip("remot_model.motion_transfer")
+    failed = [{"source": "b.png", "driving": "x.mp4", "out": "b--x.mp4", "error": "no person was found"}]
+    report = {"done": [{}], "kept": [], "failed": failed, "passed_over": []}
+    seen = {}
+
+    def fake(*args, **options):
+        seen.update(options, args=args)
+        options["say"]("a--x.mp4: done")
+        return report
+
+    monkeypatch.setattr(module, "transfer_all", fake)
+    words = f"transfer --run r --source {tmp_path} --driving x.mp4 --out out --pairs zip".split()
+    done = invoke(*words)
+    assert done.exit_code == 1 and seen["pairing"] == "zip" and "stages" not in seen
+    assert "1 done, 0 kept, 1 failed" in done.stdout and "b.png with x.mp4: no person was found" in done.stdout
+    assert "a--x.mp4: done" in done.stderr
+    failed.clear()
+    assert invoke(*words, "--json").exit_code == 0
+    done = invoke(*words, "--stages", "s.mp4")
+    assert done.exit_code == 2 and "--stages" in done.stderr
+
+
+def test_an_interrupted_transfer_says_how_to_go_on(tmp_path, monkeypatch):
+    module = pytest.importorskip("remot_model.motion_transfer")
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "transfer", interrupted)
+    done = invoke("transfer", "--run", "r", "--source", "a.png", "--driving", "b.mp4", "--out", "c.mp4")
+    assert done.exit_code == 130 and "the same command goes on" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture

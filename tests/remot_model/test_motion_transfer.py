@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,106 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import people, video  # noqa: E402
+from remot_data import video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
 from remot_model import motion_transfer as transfer  # noqa: E402
-from remot_model import networks  # noqa: E402
-from remot_model.checkpoint import Run  # noqa: E402
-from remot_model.config import preset  # noqa: E402
+from remot_model import transfer_inputs, transfer_views  # noqa: E402
 from remot_model.motion_transfer import TransferError  # noqa: E402
+from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
-CONFIG = dataclasses.replace(preset("tiny"), name="test", size=(32, 24), ngf=4, n_blocks=2, decoder_blocks=1)
-FPS = 12.5
-GREY, RED = (90, 90, 90), (220, 30, 30)
-# The first 15 points of BODY_25 in a box of 1 x 1.
-STANDING = np.array(
-    [(0.5, 0.1), (0.5, 0.2), (0.3, 0.2), (0.1, 0.3), (0.0, 0.1), (0.7, 0.2), (0.9, 0.35), (1.0, 0.5), (0.5, 0.5)]
-    + [(0.4, 0.5), (0.2, 0.7), (0.3, 1.0), (0.6, 0.5), (0.8, 0.75), (0.7, 1.0)]
-)
-
-
-class Seer:
-    """Finds red rectangles: as people, as poses and as layouts."""
-
-    name, version, licence, approximate = "red", "1", "none", False
-
-    def __init__(self, kind: str, needs: tuple[str, ...] = ()) -> None:
-        self.kind, self.needs, self.schema = kind, needs, {"pose": "body25", "parsing": "atr18"}[kind]
-
-    def fingerprint(self) -> dict:
-        return {"detector": self.name}
-
-    @staticmethod
-    def box(frame: np.ndarray) -> tuple[float, ...] | None:
-        y, x = np.nonzero((frame[..., 0] > 150) & (frame[..., 1] < 100))
-        return None if not len(x) else (x.min(), y.min(), x.max() + 1, y.max() + 1)
-
-    def body_boxes(self, frame: np.ndarray, tiles: bool = False) -> list[SimpleNamespace]:
-        box = self.box(frame)
-        return [SimpleNamespace(box=tuple(float(v) for v in box), score=0.9)] if box else []
-
-    def __call__(self, frames: np.ndarray, **needed) -> dict[str, np.ndarray]:
-        points = np.zeros((len(frames), 25, 3), np.float32)
-        labels = np.zeros(frames.shape[:3], np.uint8)
-        for t, frame in enumerate(frames):
-            if box := self.box(frame):
-                x0, y0, x1, y1 = (int(v) for v in box)
-                points[t, :15, :2] = (x0, y0) + STANDING * (x1 - x0, y1 - y0)
-                points[t, :15, 2] = 1
-                labels[t, y0:y1, x0:x1] = 4
-                labels[t, (y0 + y1) // 2 : y1, x0:x1] = 6
-        if self.kind == "pose":
-            return {"keypoints": points, "mask": (labels > 0).astype(np.uint8) * 255}
-        return {"labels": labels}
-
-
-@pytest.fixture(autouse=True)
-def seers(monkeypatch):
-    real = detectors.load
-    found = {"blazepose": Seer("pose"), "pose-guided": Seer("parsing", ("pose",))}
-    monkeypatch.setattr(detectors, "load", lambda spec, **more: found[spec] if spec in found else real(spec, **more))
-    people._finder.cache_clear()
-    yield
-    people._finder.cache_clear()
-
-
-def picture(x: int = 60, person: bool = True, colour=GREY, size=(120, 160)) -> np.ndarray:
-    image = np.full((*size, 3), colour, np.uint8)
-    if person:
-        image[30:100, x : x + 24] = RED
-    return image
-
-
-def write_image(path: Path, image: np.ndarray) -> Path:
-    cv2.imwrite(str(path), image[..., ::-1])
-    return path
-
-
-def write_video(path: Path, frames: list[np.ndarray], fps: float = FPS) -> Path:
-    with video.VideoWriter(path, fps, frames[0].shape[:2]) as out:
-        for frame in frames:
-            out.write(frame)
-    return path
-
-
-@pytest.fixture
-def run(tmp_path) -> Run:
-    torch.manual_seed(0)
-    nets = {s: networks.generator(s, CONFIG).eval().requires_grad_(False) for s in CONFIG.stages}
-    return Run(tmp_path / "run", CONFIG, nets, {"pose": "body25", "labels": "remot11"}, {})
-
-
-@pytest.fixture
-def files(tmp_path) -> SimpleNamespace:
-    """A source image and a driving video of 21 frames."""
-    source = write_image(tmp_path / "source.png", picture())
-    driving = write_video(tmp_path / "driving.mp4", [picture(40 + 2 * t) for t in range(21)])
-    (tmp_path / "out").mkdir()
-    return SimpleNamespace(source=source, driving=driving, out=tmp_path / "out" / "result.mp4", folder=tmp_path / "out")
-
-
-def frames_of(path: Path) -> np.ndarray:
-    return np.stack([frame for _, frame in video.read(path)])
+pytestmark = pytest.mark.usefixtures("seers")
 
 
 def test_every_frame_comes_out_at_the_same_rate(run, files):
@@ -133,13 +42,13 @@ def test_a_run_trained_with_hands_asks_the_default_detector_for_them(run, files,
     monkeypatch.setattr(detectors, "load", lambda spec, **more: asked.append((spec, more)) or seers(spec, **more))
     summary = transfer.transfer(hands, files.source, files.driving, files.out)
     assert ("blazepose", {"settings": {"hands_face": True}}) in asked and ("pose-guided", {}) in asked
-    assert transfer._eyes(hands, "blazepose", "pose-guided").size == (768, 576)
+    assert transfer_inputs.load_eyes(hands, "blazepose", "pose-guided").size == (768, 576)
     # What stands for the detector here knows the body alone.
     assert any("trained with hands and face" in note for note in summary["notes"])
 
 
-def test_side_by_side_shows_source_driving_and_result_at_256_pixels(run, files):
-    summary = transfer.transfer(run, files.source, files.driving, files.out, side_by_side=True)
+def test_several_views_are_side_by_side_at_256_pixels(run, files):
+    summary = transfer.transfer(run, files.source, files.driving, files.out, show=("source", "driving", "result"))
     shown = frames_of(files.out)
     assert shown.shape == (21, 256, 3 * 192, 3)
     assert summary["size"] == [256, 576]
@@ -150,22 +59,22 @@ def test_scale_enlarges_and_stages_are_a_second_video(run, files):
     stages = files.folder / "stages.mkv"
     transfer.transfer(run, files.source, files.driving, files.out, scale=3, stages=stages)
     assert video.probe(files.out).size == (72, 96)
-    assert video.probe(stages).size == (6 * 192, 256)
+    assert video.probe(stages).size == (11 * 192, 256)
     assert video.probe(stages).frames == 21
 
 
 def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeypatch):
-    monkeypatch.setattr(transfer, "_CHUNK", 5)
-    monkeypatch.setattr(transfer, "_PIECE", 2)
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 5)
+    monkeypatch.setattr(transfer_views, "_PIECE", 2)
     calls = []
-    real = transfer.rollout.transfer
+    real = transfer_views.rollout.transfer
 
-    def spied(*args, states=None):
-        done, later = real(*args, states=states)
+    def spied(*args, states=None, **options):
+        done, later = real(*args, states=states, **options)
         calls.append((args[4].shape[1], states, later))
         return done, later
 
-    monkeypatch.setattr(transfer.rollout, "transfer", spied)
+    monkeypatch.setattr(transfer_views.rollout, "transfer", spied)
     transfer.transfer(run, files.source, files.driving, files.out)
     assert [length for length, _, _ in calls] == [2, 2, 1] * 4 + [1]
     assert calls[0][1] is None
@@ -173,40 +82,15 @@ def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeyp
         assert taken is left
 
 
-def test_a_cut_begins_anew(run, files, tmp_path):
-    shots = [picture(40 + t) for t in range(12)] + [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
-    drive = transfer.find_driving(write_video(tmp_path / "cut.mp4", shots), CONFIG.size, None, None)
-    assert drive.shots == {0, 12}
-    pieces = [(begins, len(frames)) for begins, frames in transfer._pieces(drive, (256, 192))]
-    assert pieces == [(True, 12), (True, 9)]
-    eyes = transfer._eyes(run, "blazepose", "pose-guided")
-    who = transfer.find_source(files.source, eyes)
-    made = []
-    for start in (0, 1):
-        renderer = transfer.Renderer(run, who, np.zeros((32, 24, 3), np.uint8), eyes, torch.device("cpu"))
-        made.append([renderer(*piece)["result"] for piece in list(transfer._pieces(drive, eyes.size))[start:]][-1])
-    np.testing.assert_array_equal(*made)
-
-
-def test_a_part_of_the_driving_video(run, files):
-    whole = transfer.find_driving(files.driving, CONFIG.size, None, None)
-    part = transfer.find_driving(files.driving, CONFIG.size, 0.4, 1.2)
-    assert (whole.frames, part.frames) == (21, 10)
-    first = next(transfer._pieces(dataclasses.replace(part, crop=whole.crop), (64, 48)))[1][0]
-    np.testing.assert_array_equal(first, next(transfer._pieces(whole, (64, 48)))[1][5])
-    with pytest.raises(TransferError, match="no frame from 9 s"):
-        transfer.find_driving(files.driving, CONFIG.size, 9, None)
-
-
-def with_sound(files, path: Path) -> Path:
+def with_sound(driving: Path, path: Path) -> Path:
     sine = ["-f", "lavfi", "-i", "sine=frequency=440:duration=3", "-shortest", "-c:v", "copy", "-c:a", "aac"]
-    command = [video.ffmpeg_binary(), "-v", "error", "-i", str(files.driving), *sine, str(path)]
+    command = [video.ffmpeg_binary(), "-v", "error", "-i", str(driving), *sine, str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path
 
 
 def test_the_sound_of_the_driving_video_is_kept(run, files, tmp_path):
-    loud = with_sound(files, tmp_path / "loud.mp4")
+    loud = with_sound(files.driving, tmp_path / "loud.mp4")
     for times in ({}, {"start": 0.4, "end": 1.2}):
         summary = transfer.transfer(run, files.source, loud, files.out, **times)
         assert summary["sound"] and video.probe(files.out).has_audio
@@ -219,7 +103,7 @@ def test_sound_that_cannot_be_copied_is_reported_not_fatal(run, files, tmp_path,
         raise video.EncodeError("strange codec")
 
     monkeypatch.setattr(video, "mux_audio", fails)
-    summary = transfer.transfer(run, files.source, with_sound(files, tmp_path / "loud.mp4"), files.out)
+    summary = transfer.transfer(run, files.source, with_sound(files.driving, tmp_path / "loud.mp4"), files.out)
     assert not summary["sound"] and "strange codec" in summary["notes"][0]
     assert video.probe(files.out).frames == 21
 
@@ -229,47 +113,6 @@ def test_frames_without_a_person_repeat_the_pose_and_are_counted(run, files, tmp
     summary = transfer.transfer(run, files.source, write_video(tmp_path / "gap.mp4", frames), files.out)
     assert (summary["frames"], summary["frames_without_pose"]) == (15, 3)
     assert "3 frames" in summary["notes"][0]
-
-
-def test_backgrounds(run, files, tmp_path):
-    eyes = transfer._eyes(run, "blazepose", "pose-guided")
-    who = transfer.find_source(files.source, eyes)
-    drive = transfer.find_driving(files.driving, CONFIG.size, None, None)
-    blue = write_image(tmp_path / "blue.png", np.full((50, 90, 3), (10, 20, 200), np.uint8))
-
-    def found(choice):
-        return transfer.find_background(choice, who, drive, eyes, CONFIG.size)
-
-    for choice in ("source", "driving"):
-        assert found(choice).shape == (32, 24, 3)
-        assert np.abs(found(choice).astype(int) - 90).max() < 12, choice
-    assert not found("black").any()
-    assert (found(str(blue)) == (10, 20, 200)).all()
-    with pytest.raises(TransferError, match="nor one of source, driving, black"):
-        found("somewhere")
-
-
-def test_the_source_person_is_as_tall_in_its_crop_as_the_driving_person(run, files):
-    eyes = transfer._eyes(run, "blazepose", "pose-guided")
-    heights = {}
-    for share in (0.3, 0.6):
-        labels = transfer.find_source(files.source, eyes, share).labels
-        heights[share] = np.flatnonzero(labels.any(1)).size / labels.shape[0]
-    assert heights == pytest.approx({0.3: 0.3, 0.6: 0.6}, abs=0.05)
-
-
-def test_a_video_can_be_the_source(run, files):
-    eyes = transfer._eyes(run, "blazepose", "pose-guided")
-    who = transfer.find_source(files.driving, eyes)
-    assert who.image.shape == (256, 192, 3)
-    assert set(np.unique(who.labels)) == {0, 1, 2}
-
-
-def test_cut_repeats_the_border_outside():
-    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    want = np.pad(image, ((1, 2), (2, 0), (0, 0)), mode="edge")
-    np.testing.assert_array_equal(transfer.cut(image, (-2, -1, 7, 7), (7, 7)), want)
-    np.testing.assert_array_equal(transfer.cut(image, (1, 1, 3, 2), (2, 3)), image[1:3, 1:4])
 
 
 def refused(run, files, words: str, **changes) -> None:
@@ -293,6 +136,10 @@ def test_files_that_do_not_serve_are_refused(run, files, tmp_path):
     refused(run, files, "driving.mp4 is named twice", out=files.driving)
     refused(run, files, "result.mp4 is named twice", stages=files.out)
     refused(run, files, "no detector is called", pose="nothing")
+    refused(run, files, "no region hat; there are top", regions={"hat": files.source})
+    refused(run, files, "no GAM 'best'; there are paper, steady", gam="best")
+    refused(run, files, "no view nothing", save=("nothing",))
+    refused(run, files, "name a view", show=())
     refused(run, files, "makes parsing, not pose", pose="pose-guided")
 
 
@@ -309,22 +156,182 @@ def test_runs_that_do_not_serve_are_refused(run, files, tmp_path):
     refused(part, files, "no trained region and whole stage; train it with `remot train STORE --stage region")
 
 
-def test_an_error_midway_leaves_nothing_behind(run, files, monkeypatch):
-    calls = []
-    real = transfer.rollout.transfer
+def stopping(monkeypatch, after: int, error: BaseException) -> None:
+    """Let the networks fail once, in the piece after so many."""
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    real, calls = transfer_views.rollout.transfer, []
 
-    def fails_later(*args, **options):
+    def stops(*args, **options):
         calls.append(1)
-        if len(calls) > 2:
-            raise RuntimeError("out of memory")
+        if len(calls) == after + 1:
+            raise error
         return real(*args, **options)
 
-    monkeypatch.setattr(transfer.rollout, "transfer", fails_later)
+    monkeypatch.setattr(transfer_views.rollout, "transfer", stops)
+
+
+@pytest.mark.parametrize("gam", ["paper", "steady"])
+def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, tmp_path, monkeypatch, gam):
+    shots = [picture(40 + 2 * t, person=t not in (7, 8, 9)) for t in range(14)]
+    shots += [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
+    driving = with_sound(write_video(tmp_path / "cut.mp4", shots), tmp_path / "loud.mp4")
+    options = {"gam": gam, "save": ("layout",), "png": True}
+    stopping(monkeypatch, 100, KeyboardInterrupt())
+    whole = transfer.transfer(run, files.source, driving, tmp_path / "whole" / "result.mp4", **options)
+    stopping(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        transfer.transfer(run, files.source, driving, files.out, **options)
+    assert [p.name for p in files.folder.iterdir()] == ["result.mp4.work"]
+    # The video is not looked through again.
+    monkeypatch.setattr(transfer, "find_driving", None)
+    rest = transfer.transfer(run, files.source, driving, files.out, **options)
+    assert (whole["resumed"], rest["resumed"], rest["frames"], rest["frames_without_pose"]) == (0, 12, 23, 3)
+    assert sorted(p.name for p in files.folder.iterdir()) == ["result.layout", "result.mp4"]
+    np.testing.assert_array_equal(frames_of(files.out), frames_of(tmp_path / "whole" / "result.mp4"))
+    assert video.probe(files.out) == video.probe(tmp_path / "whole" / "result.mp4")
+    pictures = sorted((files.folder / "result.layout").iterdir())
+    assert [p.name for p in pictures] == [f"{t:06d}.png" for t in range(23)]
+    for path in pictures:
+        assert path.read_bytes() == (tmp_path / "whole" / "result.layout" / path.name).read_bytes()
+
+
+def test_another_job_does_not_go_on_from_the_work_of_this_one(run, files, tmp_path, monkeypatch, caplog):
+    stopping(monkeypatch, 3, RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
         transfer.transfer(run, files.source, files.driving, files.out)
-    assert list(files.folder.iterdir()) == []
+    other = write_image(tmp_path / "other.png", picture(50))
+    summary = transfer.transfer(run, other, files.driving, files.out)
+    assert summary["resumed"] == 0 and "another job" in caplog.text
+    assert [p.name for p in files.folder.iterdir()] == ["result.mp4"]
 
 
-def test_images_are_rounded_to_bytes():
-    images = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]).reshape(1, 1, 1, 6).expand(1, 3, 1, 6)
-    assert transfer.to_uint8(images)[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
+def test_the_times_of_the_joined_segments_are_even(run, files, monkeypatch):
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    for suffix in (".mp4", ".mkv", ".mov"):
+        out = files.out.with_suffix(suffix)
+        transfer.transfer(run, files.source, files.driving, out)
+        seconds = np.array([pts for pts, _ in video.read(out)]) * np.divide(*video.probe(out).time_base)
+        np.testing.assert_allclose(np.diff(seconds), 1 / FPS, atol=1.1e-3)
+
+
+def test_two_at_once_do_not_write_the_same_output(run, files):
+    def second(done: int, total: int) -> None:
+        with pytest.raises(TransferError, match="is being written by process"):
+            transfer.transfer(run, files.source, files.driving, files.out)
+
+    assert transfer.transfer(run, files.source, files.driving, files.out, progress=second)["frames"] == 21
+
+
+def test_views_are_saved_as_videos(run, files):
+    summary = transfer.transfer(run, files.source, files.driving, files.out, save=("regions", "mask"), scale=2)
+    assert [Path(p).name for p in summary["saved"]] == ["result.regions.mp4", "result.mask.mp4"]
+    assert [video.probe(p).size for p in summary["saved"]] == [(5 * 48, 64), (48, 64)]
+    assert all(video.probe(p).frames == 21 for p in summary["saved"])
+
+
+def test_a_region_of_another_source_changes_the_result_but_not_the_background(run, files, tmp_path):
+    blue = cv2.imread(str(files.source))[..., ::-1].copy()
+    blue[30:100, 60:70] = (180, 60, 220)  # still red enough to be found
+    other = write_image(tmp_path / "other.png", blue)
+    made = {}
+    for name, regions in (("plain", {}), ("mixed", {"top": other})):
+        out = files.folder / f"{name}.mp4"
+        transfer.transfer(run, files.source, files.driving, out, show=("source", "aligned"), regions=regions)
+        made[name] = frames_of(out)[5].astype(int)
+    difference = np.abs(made["plain"] - made["mixed"]).max(-1)
+    rows = np.flatnonzero((difference[:, :192] > 40).any(1))
+    box = Seer.box(made["plain"][:, :192].astype(np.uint8))
+    tall = box[3] - box[1]
+    assert box[1] + 0.1 * tall < rows[0] and rows[-1] < box[1] + 0.6 * tall
+    assert (difference[:, 192:] > 40).any()
+
+
+@pytest.mark.parametrize(("factor", "size"), [(0.5, (121, 161)), (2.0, (301, 203))])
+def test_driving_persons_half_and_twice_as_tall_give_the_same_person_in_the_crop(run, files, tmp_path, factor, size):
+    def drawn(t: int) -> np.ndarray:
+        image = np.full((*size, 3), 90, np.uint8)
+        tall, wide = round(70 * factor), round(24 * factor)
+        image[40 : 40 + tall, 50 + t : 50 + t + wide] = (220, 30, 30)
+        return image
+
+    driving = write_video(tmp_path / "other.mkv", [pad_even(drawn(t)) for t in range(9)])
+    shown = {}
+    for name, path in (("same", files.driving), ("other", driving)):
+        out = files.folder / f"{name}.mp4"
+        transfer.transfer(run, files.source, path, out, show=("source", "driving"), end=0.7)
+        shown[name] = frames_of(out)[3]
+        heights = [Seer.box(half) for half in np.split(shown[name], 2, 1)]
+        source, drive = (box[3] - box[1] for box in heights)
+        assert source == pytest.approx(drive, rel=0.1)
+
+
+def pad_even(image: np.ndarray) -> np.ndarray:
+    return np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
+
+
+# Folders
+
+
+@pytest.fixture
+def folders(files, tmp_path):
+    """Two sources, one of them without a person, two driving videos, and a text."""
+    for name in ("sources", "drivings"):
+        (tmp_path / name).mkdir()
+    shutil.copy(files.source, tmp_path / "sources" / "a.png")
+    write_image(tmp_path / "sources" / "empty.png", picture(person=False))
+    (tmp_path / "sources" / "notes.txt").write_text("no picture")
+    for name in ("x.mp4", "y.mp4"):
+        shutil.copy(files.driving, tmp_path / "drivings" / name)
+    return tmp_path / "sources", tmp_path / "drivings", files.folder
+
+
+def test_every_pair_of_two_folders_and_one_that_fails_stops_nobody(run, folders):
+    said = []
+    report = transfer.transfer_all(run, *folders, say=said.append, save=("layout",))
+    assert [Path(pair["out"]).name for pair in report["done"]] == ["a--x.mp4", "a--y.mp4"]
+    assert [Path(pair["out"]).name for pair in report["failed"]] == ["empty--x.mp4", "empty--y.mp4"]
+    assert all("no person was found in the source" in pair["error"] for pair in report["failed"])
+    assert report["passed_over"] == ["notes.txt"] and len(said) == 4
+    assert json.loads((folders[2] / "transfers.json").read_text()) == report
+    again = transfer.transfer_all(run, *folders, save=("layout",))
+    assert [len(again[kind]) for kind in ("done", "kept", "failed")] == [0, 2, 2]
+    other = transfer.transfer_all(run, *folders, save=("layout",), background="black")
+    assert [len(other[kind]) for kind in ("done", "kept", "failed")] == [2, 0, 2]
+
+
+def test_an_interrupted_run_over_folders_keeps_what_earlier_ones_made(run, folders, monkeypatch):
+    transfer.transfer_all(run, *folders)
+    stopping(monkeypatch, 0, KeyboardInterrupt())
+    (folders[2] / "a--x.mp4").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        transfer.transfer_all(run, *folders)
+    report = transfer.transfer_all(run, *folders)
+    assert [Path(pair["out"]).name for pair in report["done"]] == ["a--x.mp4"]
+    assert [Path(pair["out"]).name for pair in report["kept"]] == ["a--y.mp4"]
+
+
+def test_pairs_in_the_order_of_names(run, folders):
+    pairs, _ = transfer._pairs(*folders[:2], "zip")
+    assert [(a.name, b.name) for a, b in pairs] == [("a.png", "x.mp4"), ("empty.png", "y.mp4")]
+    (folders[1] / "y.mp4").unlink()
+    with pytest.raises(TransferError, match="2 sources and 1 driving videos make no pairs"):
+        transfer._pairs(*folders[:2], "zip")
+    pairs, _ = transfer._pairs(folders[0] / "a.png", folders[1], "all")
+    assert [(a.name, b.name) for a, b in pairs] == [("a.png", "x.mp4")]
+
+
+def test_a_folder_of_pictures_is_one_driving_video(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for t in range(3):
+        write_image(folder / f"{t}.png", picture(40 + t))
+    assert not transfer.is_folder_of_many(folder, videos_only=True)
+    assert transfer.is_folder_of_many(folder, videos_only=False)
+
+
+def test_folders_that_do_not_serve_are_refused(run, folders, tmp_path):
+    with pytest.raises(TransferError, match="name a folder"):
+        transfer.transfer_all(run, *folders[:2], tmp_path / "one.mp4")
+    shutil.copy(folders[0] / "a.png", folders[0] / "a.bmp")
+    with pytest.raises(TransferError, match="would both be written to"):
+        transfer.transfer_all(run, *folders)
