@@ -9,110 +9,168 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
-from remot_data import render
+from remot_data.store import open_store
 from remot_data.stream import Plan, Window, schemas, to_torch
+from remot_model import evaluation_report as report_of
 from remot_model import metrics, rollout
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
-from remot_model.motion_transfer import to_uint8
+from remot_model.motion_transfer import network_digests
 from remot_model.train import pick_device
+from remot_model.transfer_views import to_uint8
 
-# Published numbers (tables 1 to 4 of arXiv 2209.00475); an asterisk is the masked variant.
-PUBLISHED = {
-    "iPER": {
-        "EDN": {"ssim": 0.840, "psnr": 23.39, "lpips": 0.076, "fid": 56.29, "tcm": 0.361},
-        "FSV2V": {"ssim": 0.780, "psnr": 20.44, "lpips": 0.110, "fid": 110.99, "tcm": 0.184},
-        "LWGAN": {"ssim": 0.825, "psnr": 21.43, "lpips": 0.091, "fid": 77.99, "tcm": 0.197},
-        "C2F": {"ssim": 0.849, "psnr": 24.27, "lpips": 0.072, "fid": 55.07, "tcm": 0.687},
-        "REMOT": {
-            "ssim": 0.856, "psnr": 25.33, "mask_ssim": 0.952, "mask_psnr": 28.87, "lpips": 0.065, "fid": 53.04,
-            "tcm": 0.793,
-        },
-    },
-    "SoloDance": {
-        "EDN": {"ssim": 0.811, "psnr": 23.22, "lpips": 0.051, "fid": 53.17, "tcm": 0.347},
-        "FSV2V": {"ssim": 0.721, "psnr": 20.84, "lpips": 0.132, "fid": 112.99, "tcm": 0.106},
-        "LWGAN": {
-            "ssim": 0.786, "psnr": 20.87, "mask_ssim": 0.935, "mask_psnr": 22.48, "lpips": 0.106, "fid": 86.53,
-            "tcm": 0.176,
-        },
-        "C2F": {
-            "ssim": 0.879, "psnr": 26.65, "mask_ssim": 0.935, "mask_psnr": 24.94, "lpips": 0.049, "fid": 46.49,
-            "tcm": 0.641,
-        },
-        "REMOT": {
-            "ssim": 0.850, "psnr": 24.83, "mask_ssim": 0.953, "mask_psnr": 27.89, "lpips": 0.045, "fid": 53.29,
-            "tcm": 0.788,
-        },
-    },
-}  # fmt: skip
-NOT_COMPARABLE = (
-    "The published numbers are for 256x192 frames of iPER and SoloDance with OpenPose, SCHP and FlowNet2. They stand "
-    "here for orientation and are not comparable with numbers of other data, another size or other detectors."
-)
 METHODS = ("model", "source copied", "source after GAM")
-_ORDER = ("ssim", "psnr", "mask_ssim", "mask_psnr", "lpips", "fid", "tcm", "tcm_masked")
-_SIGNS = {"ssim": "SSIM ↑", "psnr": "PSNR ↑", "mask_ssim": "Mask-SSIM ↑", "mask_psnr": "Mask-PSNR ↑"} | {
-    "lpips": "LPIPS ↓", "fid": "FID ↓", "tcm": "TCM ↑", "tcm_masked": "TCM, unoccluded ↑",
-}  # fmt: skip
+_SHOWN, _WORST = 6, 8  # rows of the two sheets of frames
 
 
 class EvaluationError(RuntimeError):
     """An evaluation that cannot be made; the message says why and what to do."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Sample:
+    """The scored frames of a window: their arrays, and the frames of every method, uint8 [T, H, W, 3].
+
+    `first` and `source` are numbers of frames of the clip.
+    """
+
+    clip: str
+    first: int
+    source: int
+    arrays: dict[str, np.ndarray]
+    made: dict[str, np.ndarray]
+    on_black: bool
+
+    def shown(self, t: int) -> dict[str, np.ndarray]:
+        """Pictures of scored frame `t` by name."""
+        given = {"source": self.arrays["source"], "driving pose": self.arrays["pose_map"][t]}
+        return {**given, "real": self.arrays["frames"][t], **{name: made[t] for name, made in self.made.items()}}
+
+
 class Tally:
-    """Values of the metrics of one method, clip by clip, and the learned metrics over everything."""
+    """The metrics of one method: a row a scored frame, and the learned metrics over everything.
 
-    learned: metrics.Learned
-    values: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    The TCM of frames t-1 and t stands in the row of frame t, where both are scored.
+    """
 
-    def add(self, clip: str, window: dict[str, np.ndarray], made: np.ndarray) -> None:
-        """Take in generated frames uint8 [T, H, W, 3] for a window of `clip`."""
-        real, person = window["frames"], window["labels"] != 0
+    def __init__(self, learned: metrics.Learned) -> None:
+        self.learned = learned
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, sample: Sample, made: np.ndarray) -> list[dict[str, Any]]:
+        """Take in generated frames uint8 [T, H, W, 3]; returns their rows."""
+        arrays = sample.arrays
+        real, person = arrays["frames"], arrays["labels"] != 0
         measured = {
             "ssim": metrics.ssim(real, made),
             "psnr": np.minimum(metrics.psnr(real, made), metrics.PSNR_CAP),
             "mask_ssim": metrics.mask_ssim(real, made, person),
             "mask_psnr": np.minimum(metrics.mask_psnr(real, made, person), metrics.PSNR_CAP),
         }
-        if "flow" in window:
-            measured["tcm"] = metrics.tcm(real, made, window["flow"])
-            measured["tcm_masked"] = metrics.tcm(real, made, window["flow"], window["confidence"])
-        for name, values in measured.items():
-            self.values.setdefault(name, {}).setdefault(clip, []).append(values)
+        if "flow" in arrays:
+            for name, visible in (("tcm", None), ("tcm_masked", arrays["confidence"])):
+                measured[name] = np.append(np.nan, metrics.tcm(real, made, arrays["flow"], visible))
+        rows = []
+        for t in range(len(real)):
+            values = {name: float(v[t]) if np.isfinite(v[t]) else None for name, v in measured.items()}
+            rows.append({"clip": sample.clip, "frame": sample.first + t, **values})
+        self.rows += rows
         self.learned.update(real, made)
+        return rows
+
+    def clips(self) -> dict[str, dict[str, float | None]]:
+        """Clip -> metric -> mean over its frames, or over its pairs of frames for TCM."""
+        by_clip: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            by_clip.setdefault(row["clip"], []).append(row)
+        names = [name for name in self.rows[0] if name not in ("clip", "frame")]
+        return {clip: {name: _mean(row[name] for row in rows) for name in names} for clip, rows in by_clip.items()}
 
     def means(self) -> dict[str, float | None]:
         """Metric -> mean: over frames, but for TCM over the frame pairs of each clip and then over clips."""
-        out: dict[str, float | None] = {}
-        for name, clips in self.values.items():
-            parts = [np.concatenate(values) for values in clips.values()]
-            if name.startswith("tcm"):
-                parts = [np.array([metrics.mean_tcm(p)]) for p in parts]
-            finite = np.concatenate(parts)
-            finite = finite[np.isfinite(finite)]
-            out[name] = float(finite.mean()) if len(finite) else None
+        clips = self.clips()
+        out = {}
+        for name in next(iter(clips.values())):
+            parts = clips.values() if name.startswith("tcm") else self.rows
+            out[name] = _mean(part[name] for part in parts)
         return out | self.learned.compute()
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One evaluated window: its arrays, and the frames of every method, uint8 [T, H, W, 3]."""
+class Bad:
+    """A badly made frame: its row in the tally of the model, and its pictures by name."""
 
-    clip: str
-    arrays: dict[str, np.ndarray]
-    made: dict[str, np.ndarray]
-    on_black: bool
+    row: dict[str, Any]
+    pictures: dict[str, np.ndarray]
+
+
+@dataclass
+class Seen:
+    """What was measured so far; memory does not grow with it but by a row a frame.
+
+    Attributes:
+        tallies: by method.
+        sources: clip -> its source frame.
+        scored: clip -> spans [first, last] of scored frames.
+        grid: the first sample of some clips.
+        worst: of each window the frame of lowest Mask-PSNR, of these the lowest.
+    """
+
+    tallies: dict[str, Tally]
+    sources: dict[str, int] = field(default_factory=dict)
+    scored: dict[str, list[list[int]]] = field(default_factory=dict)
+    grid: dict[str, Sample] = field(default_factory=dict)
+    worst: list[Bad] = field(default_factory=list)
+    on_black: bool = False
+    flow: bool = True
+
+    def add(self, sample: Sample) -> None:
+        """Measure a sample."""
+        rows = {name: self.tallies[name].add(sample, made) for name, made in sample.made.items()}["model"]
+        t = min(range(len(rows)), key=lambda t: rows[t]["mask_psnr"])
+        bad = [*self.worst, Bad(rows[t], sample.shown(t))]
+        self.worst = sorted(bad, key=lambda b: b.row["mask_psnr"])[:_WORST]
+        if len(self.grid) < _SHOWN:
+            self.grid.setdefault(sample.clip, sample)
+        self.sources[sample.clip] = sample.source
+        spans = self.scored.setdefault(sample.clip, [])
+        if spans and spans[-1][1] == sample.first - 1:
+            spans[-1][1] = rows[-1]["frame"]
+        else:
+            spans.append([sample.first, rows[-1]["frame"]])
+        self.on_black |= sample.on_black
+        self.flow &= "flow" in sample.arrays
+
+    def results(self, snapshot: str) -> dict[str, Any]:
+        """Counts and values, as they stand in ``metrics.json``."""
+        model = self.tallies["model"]
+        unavailable = dict(model.learned.unavailable)
+        if not self.flow:
+            reason = f"snapshot {snapshot!r} has no flow layer: run `remot annotate STORE --layer flow`"
+            unavailable |= {"tcm": reason, "tcm_masked": reason}
+        methods = {name: tally.means() for name, tally in self.tallies.items()}
+        return {
+            "clips": len(self.scored),
+            "frames": len(model.rows),
+            "background": "black: the snapshot has no background layer" if self.on_black else "layer",
+            "methods": methods,
+            "by_clip": model.clips(),
+            "worst": [bad.row for bad in self.worst],
+            "unavailable": unavailable,
+            "conventions": {k: v for k, v in metrics.CONVENTIONS.items() if k in methods["model"]},
+        }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
 
 
 def evaluate(
@@ -123,11 +181,15 @@ def evaluate(
     split: str = "test",
     length: int = 16,
     limit: int | None = None,
+    skip: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure a run by self-reenactment and write ``metrics.json``, ``metrics.md`` and ``samples.png``.
+    """Measure a run by self-reenactment and write it down for people and programs.
+
+    ``metrics.json`` and ``metrics.md`` hold the means, the protocol and the published tables; ``frames.csv`` a row a
+    method and frame; ``samples.png`` a frame of several clips, ``worst.png`` the frames of lowest Mask-PSNR.
 
     The source is the most frontal frame of the clip, outside the held-out part where the split is by time. Poses are
     those of the store, layouts are generated. Windows that adjoin are one sequence: the networks' memory goes on.
@@ -138,6 +200,8 @@ def evaluate(
         split: the held-out part.
         length: frames of a window; what is left of a clip behind its last whole window is not looked at.
         limit: at most so many windows, spread evenly over all; all of them without it.
+        skip: frames at the beginning of each sequence that are generated and not scored; 4 is what the released code
+            does, whose outputs begin at the fifth frame.
         out: where the results go; ``RUN/evaluation`` without it.
         device: ``cpu``, ``cuda``, ... or ``auto``, which takes CUDA where there is one. An opened run has to be there.
         progress: called with the windows done and their number.
@@ -146,7 +210,7 @@ def evaluate(
         The content of ``metrics.json``: `methods` holds method -> metric -> mean, `unavailable` metric -> reason.
 
     Raises:
-        EvaluationError: if the run lacks a stage or the snapshot a layer, or for a limit below 1.
+        EvaluationError: if the run lacks a stage or the snapshot a layer, for a limit below 1, or if nothing is scored.
         CheckpointError: if `run` is no run folder, or was trained on other schemas than the store has.
         StoreError: if there is no such store, snapshot or split.
     """
@@ -162,46 +226,68 @@ def evaluate(
     plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False)
     chosen = np.arange(len(plan)) if limit is None else _spread(len(plan), limit)
 
-    tallies = {name: Tally(metrics.Learned(device)) for name in METHODS}
-    grid: dict[str, Sample] = {}
-    windows = 0
-    for sample in _samples(run, plan, chosen, torch.device(device)):
-        for name, made in sample.made.items():
-            tallies[name].add(sample.clip, sample.arrays, made)
-        if len(grid) < 6:
-            grid.setdefault(sample.clip, sample)
-        windows += 1
+    seen = Seen({name: Tally(metrics.Learned(device)) for name in METHODS})
+    for done, sample in enumerate(_samples(run, plan, chosen, torch.device(device), skip), 1):
+        if sample is not None:
+            seen.add(sample)
         if progress:
-            progress(windows, len(chosen))
-
-    unavailable = dict(tallies["model"].learned.unavailable)
-    if "flow" not in sample.arrays:
-        reason = f"snapshot {snapshot!r} has no flow layer: run `remot annotate STORE --layer flow`"
-        unavailable |= {"tcm": reason, "tcm_masked": reason}
-    methods = {name: tally.means() for name, tally in tallies.items()}
+            progress(done, len(chosen))
+    if not seen.scored:
+        raise EvaluationError(f"no sequence is longer than the {skip} frames to skip; skip fewer, take longer windows")
+    about = {"stores": stores, "snapshot": snapshot, "split": split, "windows": len(chosen), "length": length}
     report = {
         "run": str(run.path),
         "preset": run.config.name,
         "size": list(run.config.size),
-        "stores": stores,
-        "snapshot": snapshot,
-        "split": split,
-        "clips": len({clip for values in tallies["model"].values.values() for clip in values}),
-        "windows": windows,
-        "frames": windows * length,
-        "length": length,
-        "background": "black: the snapshot has no background layer" if sample.on_black else "layer",
-        "methods": methods,
-        "unavailable": unavailable,
-        "conventions": {k: v for k, v in metrics.CONVENTIONS.items() if k in methods["model"]},
-        "published": {"source": "arXiv 2209.00475", "note": NOT_COMPARABLE, "tables": PUBLISHED},
+        **about,
+        **seen.results(snapshot),
+        "protocol": _protocol(run, seen, stores, snapshot, skip),
+        "published": {
+            "source": "arXiv 2209.00475",
+            "note": report_of.NOT_COMPARABLE,
+            "tables": report_of.PUBLISHED,
+        },
         "seconds": round(time.monotonic() - began, 1),
     }
-    folder = Path(out) if out is not None else run.path / "evaluation"
-    write_atomically(folder / "samples.png", _png(picture(list(grid.values()))))
-    write_atomically(folder / "metrics.md", markdown(report).encode())
-    write_atomically(folder / "metrics.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    _write(Path(out) if out is not None else run.path / "evaluation", seen, report)
     return report
+
+
+def _write(folder: Path, seen: Seen, report: Mapping[str, Any]) -> None:
+    middles = [sample.shown(len(sample.arrays["frames"]) // 2) for sample in seen.grid.values()]
+    for name, shown in (("samples", middles), ("worst", [bad.pictures for bad in seen.worst])):
+        write_atomically(folder / f"{name}.png", report_of.png(report_of.sheet(shown)))
+    table = report_of.frame_table({name: tally.rows for name, tally in seen.tallies.items()})
+    write_atomically(folder / "frames.csv", table)
+    write_atomically(folder / "metrics.md", report_of.markdown(report).encode())
+    write_atomically(folder / "metrics.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _protocol(run: Run, seen: Seen, stores: Sequence[str], snapshot: str, skip: int) -> dict[str, Any]:
+    """All that the numbers depend on beside the data: what was compared with what, and by which networks."""
+    return {
+        "task": "self-reenactment: the source is a frame of the clip that drives",
+        "source_rule": "the most frontal frame of the clip, outside the held-out part where the split is by time",
+        "source_frames": seen.sources,
+        "layouts": "generated by the model",
+        "poses": "those of the pose layer",
+        "sequences": "windows that adjoin are one sequence; what is left of a clip behind its last whole window is not "
+        "looked at",
+        "skipped": skip,
+        "scored_frames": seen.scored,
+        "networks": network_digests(run),
+        "config": run.config.digest(),
+        "layers": {one: _layers(one, snapshot) for one in stores},
+        "learned": seen.tallies["model"].learned.networks,
+        "versions": metrics.versions(),
+    }
+
+
+def _layers(store: str, snapshot: str) -> dict[str, str]:
+    """Kind -> the layer a snapshot names, and what made it."""
+    opened = open_store(store)
+    infos = (opened.layer(kind, layer) for kind, layer in opened.snapshot(snapshot).layers.items())
+    return {info.kind: f"{info.id} ({info.detector} {info.version})" for info in infos}
 
 
 def _check_stages(run: Run) -> None:
@@ -217,16 +303,29 @@ def _spread(total: int, limit: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(int))
 
 
-def _samples(run: Run, plan: Plan, chosen: np.ndarray, device: torch.device) -> Iterator[Sample]:
-    states, expected = None, ("", -1)
+def _samples(run: Run, plan: Plan, chosen: np.ndarray, device: torch.device, skip: int) -> Iterator[Sample | None]:
+    """Each chosen window without the first `skip` frames of its sequence; None where nothing is left of it."""
+    states, expected, passed = None, ("", -1), 0
     for index in chosen:
         found = plan.window(int(index), run.config.size)
         window = _complete(found)
         if (window.clip, window.first) != expected:
-            states = None
+            states, passed = None, 0
         made, states = _methods(run, window, states, device)
         expected = (window.clip, window.first + plan.length)
-        yield Sample(window.clip, window.arrays, made, on_black="background" not in found.arrays)
+        left = max(0, skip - passed)
+        passed += plan.length
+        if left >= plan.length:
+            yield None
+            continue
+        arrays = {k: v if k in _STILL else v[left:] for k, v in window.arrays.items()}
+        made = {name: frames[left:] for name, frames in made.items()}
+        on_black = "background" not in found.arrays
+        yield Sample(window.clip, window.first + left, window.source, arrays, made, on_black)
+
+
+# Arrays of a window that belong to no frame of it.
+_STILL = ("source", "source_labels", "source_keypoints", "background")
 
 
 def _complete(window: Window) -> Window:
@@ -266,59 +365,3 @@ def _methods(
         "source after GAM": to_uint8(pasted[0]),
     }
     return made, states
-
-
-def picture(samples: Sequence[Sample]) -> np.ndarray:
-    """The middle frame of each sample in a row: source, driving pose, real, and every method; uint8 RGB."""
-    rows = []
-    for sample in samples:
-        t, arrays = len(sample.arrays["frames"]) // 2, sample.arrays
-        shown = [arrays["source"], arrays["pose_map"][t], arrays["frames"][t]]
-        rows.append([*shown, *(sample.made[name][t] for name in METHODS)])
-    names = ("source", "driving pose", "real", *METHODS)
-    return render.grid(rows, names, height=max(192, rows[0][0].shape[0]))
-
-
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report as a page: measured values, their conventions, and the published tables beside them."""
-    height, width = report["size"]
-    lines = [
-        f"# Evaluation of {report['run']}",
-        "",
-        f"Self-reenactment: preset {report['preset']}, {height}x{width}, split `{report['split']}` of snapshot "
-        f"`{report['snapshot']}` of {', '.join(report['stores'])}; {report['frames']} frames in {report['windows']} "
-        f"windows of {report['length']} from {report['clips']} clips. Sources are frontal frames of the same clip; "
-        "layouts are generated by the model.",
-        *([f"\nBackground {report['background']}."] if report["background"] != "layer" else []),
-        "",
-        *_table({f"**{name}**" if name == "model" else name: v for name, v in report["methods"].items()}),
-        "",
-        *(f"- {_SIGNS[name]}: {text}." for name, text in report["conventions"].items()),
-        *(f"- {_SIGNS[name]}: not measured; {reason}." for name, reason in report["unavailable"].items()),
-        "",
-        f"## Published ({report['published']['source']})",
-        "",
-        report["published"]["note"],
-    ]
-    for data, table in report["published"]["tables"].items():
-        lines += ["", f"{data}, published:", "", *_table(table)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    columns = [name for name in _ORDER if any(name in row for row in rows.values())]
-    lines = ["| | " + " | ".join(_SIGNS[c] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        cells = (_cell(c, row.get(c)) for c in columns)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _cell(metric: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if metric in ("psnr", "mask_psnr", "fid") else f"{value:.3f}"

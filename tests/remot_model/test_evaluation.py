@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from remot_data.render import pose_map  # noqa: E402
 from remot_data.stream import Window  # noqa: E402
-from remot_model import evaluation, networks  # noqa: E402
+from remot_model import evaluation, evaluation_report, networks  # noqa: E402
 from remot_model.checkpoint import CheckpointError, Run  # noqa: E402
 from remot_model.config import preset  # noqa: E402
 
@@ -79,6 +80,7 @@ class FakePlan:
 def store(monkeypatch):
     monkeypatch.setattr(evaluation, "Plan", FakePlan)
     monkeypatch.setattr(evaluation, "schemas", lambda store, snapshot: dict(SCHEMAS))
+    monkeypatch.setattr(evaluation, "_layers", lambda store, snapshot: {"flow": "dis-0123 (dis 1)"})
     monkeypatch.setattr(FakePlan, "absent", ())
     monkeypatch.setattr(FakePlan, "made_with", [])
     return FakePlan
@@ -103,6 +105,78 @@ def test_every_method_is_measured_and_written_down(store, tmp_path):
     picture = cv2.imread(str(folder / "samples.png"))
     # Two clips in a row each, six columns, enlarged six times, with room for names and gaps.
     assert 2 * 192 < picture.shape[0] < 2 * 192 + 40 and 6 * 144 < picture.shape[1] < 6 * 144 + 40
+
+
+def test_the_protocol_stands_beside_the_numbers(store, tmp_path):
+    run = random_run(tmp_path)
+    report = evaluation.evaluate(run, "store", length=LENGTH)
+    protocol = report["protocol"]
+    assert protocol["source_frames"] == {"a": 30, "b": 30}
+    assert protocol["scored_frames"] == {"a": [[0, 7]], "b": [[8, 11], [20, 23]]}
+    assert set(protocol["networks"]) == {"layout", "region", "whole"}
+    assert protocol["layers"] == {"store": {"flow": "dis-0123 (dis 1)"}} and protocol["config"] == CONFIG.digest()
+    assert protocol["versions"]["scikit-image"]
+    with torch.no_grad():
+        next(run.generators["whole"].parameters()).add_(1)
+    other = evaluation.evaluate(run, "store", length=LENGTH)["protocol"]["networks"]
+    assert [other[s] == protocol["networks"][s] for s in ("layout", "region", "whole")] == [True, True, False]
+    page = (tmp_path / "evaluation" / "metrics.md").read_text()
+    assert "source frame 30; scored 8 to 11, 20 to 23" in page and other["whole"] in page and "dis-0123" in page
+
+
+def test_frames_at_the_start_of_a_sequence_can_be_left_unscored(store, tmp_path):
+    run = random_run(tmp_path)
+    whole = evaluation.evaluate(run, "store", length=LENGTH)
+    rows = (tmp_path / "evaluation" / "frames.csv").read_text().splitlines()
+    for skip, spans in ((1, {"a": [[1, 7]], "b": [[9, 11], [21, 23]]}), (4, {"a": [[4, 7]]}), (6, {"a": [[6, 7]]})):
+        report = evaluation.evaluate(run, "store", length=LENGTH, skip=skip)
+        assert report["protocol"]["scored_frames"] == spans and report["protocol"]["skipped"] == skip
+        assert report["frames"] == sum(b - a + 1 for part in spans.values() for a, b in part)
+        # The frames that are scored have the values they have without it, but the TCM of the pair that is cut.
+        left = (tmp_path / "evaluation" / "frames.csv").read_text().splitlines()
+        assert {row.rsplit(",", 2)[0] for row in left} < {row.rsplit(",", 2)[0] for row in rows}
+    assert whole["frames"] == 16
+    with pytest.raises(evaluation.EvaluationError, match="no sequence is longer than the 8 frames"):
+        evaluation.evaluate(run, "store", length=LENGTH, skip=8)
+
+
+def test_means_by_clip_rows_by_frame_and_the_worst_frames_agree(store, tmp_path):
+    report = evaluation.evaluate(random_run(tmp_path), "store", length=LENGTH)
+    rows = list(csv.DictReader((tmp_path / "evaluation" / "frames.csv").open()))
+    assert [r["method"] for r in rows] == [m for m in evaluation.METHODS for _ in range(16)]
+    model = rows[:16]
+    assert [(r["clip"], int(r["frame"])) for r in model[:9:4]] == [("a", 0), ("a", 4), ("b", 8)]
+    # A pair of frames has its TCM at the second; the first of a window has none.
+    assert [r["tcm"] == "" for r in model[:8]] == [True, False, False, False] * 2
+    for name in ("ssim", "mask_psnr"):
+        values = [float(r[name]) for r in model]
+        assert report["methods"]["model"][name] == pytest.approx(np.mean(values))
+        assert report["by_clip"]["b"][name] == pytest.approx(np.mean(values[8:]))
+    tcm = [np.mean([float(r["tcm"]) for r in part if r["tcm"]]) for part in (model[:8], model[8:])]
+    assert report["methods"]["model"]["tcm"] == pytest.approx(np.mean(tcm))
+    lowest = sorted(min(float(r["mask_psnr"]) for r in model[i : i + 4]) for i in (0, 4, 8, 12))
+    assert [row["mask_psnr"] for row in report["worst"]] == pytest.approx(lowest)
+    picture = cv2.imread(str(tmp_path / "evaluation" / "worst.png"))
+    assert 4 * 192 < picture.shape[0] < 4 * 192 + 40
+    assert (
+        f"{report['worst'][0]['clip']}, frame {report['worst'][0]['frame']}"
+        in (tmp_path / "evaluation" / "metrics.md").read_text()
+    )
+
+
+def test_the_published_tables_are_those_of_the_paper():
+    tables = evaluation_report.PUBLISHED
+    assert [len(rows) for rows in tables.values()] == [5, 5, 4, 4]
+    assert tables["Table 1, iPER"]["C2F"] == {"ssim": 0.849, "psnr": 24.27, "lpips": 0.072, "fid": 55.07, "tcm": 0.687}
+    assert tables["Table 2, SoloDance"]["REMOT"]["mask_psnr"] == 27.89
+    assert tables["Table 3, ablation on iPER"]["RGN without GAM"] == {"mask_ssim": 0.892, "mask_psnr": 20.94}
+    # The last row of an ablation is the method of the main table.
+    for full, ablation in (
+        ("Table 1, iPER", "Table 3, ablation on iPER"),
+        ("Table 2, SoloDance", "Table 4, ablation on SoloDance"),
+    ):
+        a, b = tables[full]["REMOT"], tables[ablation]["REMOT"]
+        assert all(a[name] == b[name] for name in set(a) & set(b))
 
 
 def test_gam_baseline_moves_the_source_to_the_real_place(store, tmp_path):
