@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from remot_data.detectors.base import file_sha256
 
 # The PSNR that identical frames count as in a mean; the largest finite one at 256x192 is 100 dB or so.
 PSNR_CAP = 100.0
@@ -31,8 +35,9 @@ CONVENTIONS = {
     "tcm": "exp(-|e_generated / e_real - 1|), e = squared change after warping with the flow of the real frames, all "
     "pixels; mean over the frame pairs of a clip, then over clips",
     "tcm_masked": "tcm over the pixels whose flow agrees forward and backward and keeps the colour",
-    "lpips": "AlexNet, inputs in [-1, 1]; mean over frames",
-    "fid": "Inception pool3, 2048 features, all generated against all real frames",
+    "lpips": "torchmetrics, version 0.1 with AlexNet, inputs in [-1, 1] at the size of the run; mean over frames",
+    "fid": "torchmetrics, Inception of 2015-12-05, 2048 features of pool3, bilinear to 299x299; all generated against "
+    "all real frames; biased upwards where these are few",
 }
 
 
@@ -149,28 +154,32 @@ def _change(before: np.ndarray, after: np.ndarray, flow: np.ndarray, mask: np.nd
 class Learned:
     """LPIPS and FID through torchmetrics, where the library and its weights are at hand.
 
-    Nothing is downloaded: weights that are not on this machine make a metric absent.
+    Nothing is downloaded: weights that are not on this machine, or are not those of the metric, make it absent.
 
     Attributes:
         unavailable: metric -> why it is absent and what to do.
+        networks: metric -> the weights it runs on, with their sha256.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.unavailable: dict[str, str] = {}
+        self.networks: dict[str, str] = {}
         self._metrics: dict[str, Any] = {}
-        for name, why, build in (("lpips", _lpips_missing, _lpips), ("fid", _fid_missing, _fid)):
-            reason = why()
-            if not reason:
-                try:
-                    self._metrics[name] = build().to(device)
-                except Exception as error:  # a foreign library with foreign weights: any kind may come
-                    reason = f"torchmetrics could not load it: {' '.join(str(error).split())[:200]}"
-            if reason:
-                self.unavailable[name] = reason
+        for name, (libraries, weights, build) in _LEARNED.items():
+            try:
+                self.networks[name] = _weights(libraries, weights)
+                self._metrics[name] = build().to(device)
+            except _MissingError as error:
+                self.unavailable[name] = str(error)
+            except Exception as error:  # a foreign library with foreign weights: any kind may come
+                del self.networks[name]
+                self.unavailable[name] = f"torchmetrics could not load it: {' '.join(str(error).split())[:200]}"
 
     def update(self, real: np.ndarray, made: np.ndarray) -> None:
         """Take in frames uint8 [T, H, W, 3] of both kinds."""
+        if not self._metrics:
+            return
         import torch
 
         real_t, made_t = (torch.from_numpy(x).permute(0, 3, 1, 2).to(self.device) for x in (real, made))
@@ -185,27 +194,29 @@ class Learned:
         return {name: float(metric.compute()) for name, metric in self._metrics.items()}
 
 
+class _MissingError(Exception):
+    """Why a metric cannot be had here, and what to do."""
+
+
+def _weights(libraries: Iterable[str], weights: str) -> str:
+    """Name and sha256 of a file of weights; its name ends with the first digits of that, as torch's hub has it."""
+    absent = [library for library in libraries if find_spec(library) is None]
+    if absent:
+        raise _MissingError(f'needs {" and ".join(absent)}: pip install "remot[metrics]"')
+    path = _torch_hub() / weights
+    if not path.is_file():
+        raise _MissingError(
+            f"its weights {weights} are not in {path.parent}: fetch them where a network is at hand and copy them there"
+        )
+    sha256 = file_sha256(path)
+    if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
+        raise _MissingError(f"{path} has the sha256 {sha256[:8]}..., so it is damaged or another file; fetch it again")
+    return f"{weights}, sha256 {sha256}"
+
+
 def _torch_hub() -> Path:
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     return Path(home) / "hub" / "checkpoints"
-
-
-def _missing(libraries: Iterable[str], weights: str) -> str:
-    absent = [library for library in libraries if find_spec(library) is None]
-    if absent:
-        return f'needs {" and ".join(absent)}: pip install "remot[metrics]"'
-    folder = _torch_hub()
-    if not any(folder.glob(weights)):
-        return f"its weights {weights} are not in {folder}: fetch them where a network is at hand and copy them there"
-    return ""
-
-
-def _lpips_missing() -> str:
-    return _missing(("torch", "torchmetrics", "torchvision"), "alexnet-owt-*.pth")
-
-
-def _fid_missing() -> str:
-    return _missing(("torch", "torchmetrics", "torch_fidelity"), "weights-inception-2015-12-05-*.pth")
 
 
 def _lpips() -> Any:
@@ -218,3 +229,19 @@ def _fid() -> Any:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     return FrechetInceptionDistance(feature=2048)
+
+
+# Libraries, the file of weights that they load out of torch's hub, and the metric.
+_LEARNED = {
+    "lpips": (("torch", "torchmetrics", "torchvision"), "alexnet-owt-7be5be79.pth", _lpips),
+    "fid": (("torch", "torchmetrics", "torch_fidelity"), "weights-inception-2015-12-05-6726825d.pth", _fid),
+}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that the metrics run on, of those that are installed."""
+    found = {}
+    for name in ("numpy", "scikit-image", "torch", "torchmetrics", "torchvision", "torch-fidelity"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -149,5 +149,102 @@ def test_learned_metrics_that_are_absent_say_why(tmp_path, monkeypatch):
     assert learned.compute() == {}
 
 
+def test_weights_under_the_right_name_that_are_other_weights_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(metrics, "find_spec", lambda library: True)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for _, weights, _ in metrics._LEARNED.values():
+        (folder / weights).write_bytes(b"something else")
+    learned = metrics.Learned()
+    assert learned.networks == {} and learned.compute() == {}
+    for reason in learned.unavailable.values():
+        assert "damaged or another file" in reason
+
+
+def ramps() -> tuple[np.ndarray, np.ndarray]:
+    """A pair of frames [1, 32, 24, 3] that is the same on every machine: ramps, and the same with a wave on it."""
+    y, x, c = np.meshgrid(np.arange(32), np.arange(24), np.arange(3), indexing="ij")
+    real = 4 * y + 3 * x + 20 * c
+    return real[None].astype(np.uint8), (real + np.rint(9 * np.sin(x + 0.7 * y)))[None].clip(0, 255).astype(np.uint8)
+
+
+def test_golden_values():
+    """Computed once with scikit-image 0.26 and numpy; another convention would not give them."""
+    real, made = ramps()
+    person = np.zeros((1, 32, 24), bool)
+    person[:, 6:28, 5:18] = True
+    values = {
+        "ssim": metrics.ssim(real, made)[0],
+        "psnr": metrics.psnr(real, made)[0],
+        "mask_ssim": metrics.mask_ssim(real, made, person)[0],
+        "mask_psnr": metrics.mask_psnr(real, made, person)[0],
+    }
+    golden = {"ssim": 0.8631198757, "psnr": 31.9982781620, "mask_ssim": 0.9633498476, "mask_psnr": 36.3044135475}
+    assert values == pytest.approx(golden, rel=1e-6)
+
+
+class TestLearned:
+    """LPIPS and FID on random weights of the official shapes: the paths, not the numbers."""
+
+    @pytest.fixture(autouse=True)
+    def hub(self, tmp_path, monkeypatch):
+        for library in ("torch", "torchvision", "torchmetrics", "torch_fidelity"):
+            pytest.importorskip(
+                library, reason=f'{library} is not installed: pip install "remot[metrics]"', exc_type=Exception
+            )
+        import torch
+        import torchvision
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
+
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        folder = tmp_path / "hub" / "checkpoints"
+        folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        torch.save(torchvision.models.alexnet(weights=None).state_dict(), folder / metrics._LEARNED["lpips"][1])
+        empty = tmp_path / "empty.pth"
+        torch.save({}, empty)
+        with monkeypatch.context() as patch:
+            patch.setattr(Inception, "load_state_dict", lambda self, state: None)
+            inception = Inception("inception-v3-compat", ["2048"], str(empty))
+        torch.save(inception.state_dict(), folder / metrics._LEARNED["fid"][1])
+        monkeypatch.setattr(metrics, "file_sha256", lambda path: path.stem.rsplit("-", 1)[1] + "0" * 56)
+
+    def test_both_run_on_official_shapes(self):
+        import torch
+
+        learned = metrics.Learned()
+        assert learned.unavailable == {}
+        assert learned.networks["lpips"].startswith("alexnet-owt-7be5be79.pth, sha256 7be5be79")
+        real, made = frames(0, 6, 64, 48), frames(1, 6, 64, 48)
+        for part in (slice(0, 2), slice(2, 6)):
+            learned.update(real[part], made[part])
+        found = learned.compute()
+        # FID by its formula, from the features of the same network.
+        inception = learned._metrics["fid"].inception
+        stats = []
+        with torch.no_grad():
+            for images in (real, made):
+                features = inception(torch.from_numpy(images).permute(0, 3, 1, 2)).double().numpy()
+                stats.append((features.mean(0), np.cov(features, rowvar=False)))
+        (m1, c1), (m2, c2) = stats
+        roots = np.sqrt(np.clip(np.linalg.eigvals(c1 @ c2).real, 0, None)).sum()
+        assert found["fid"] == pytest.approx(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * roots, rel=1e-2)
+        # LPIPS is the mean of the frames on their own.
+        single = []
+        for a, b in zip(real, made, strict=True):
+            one = metrics.Learned()
+            one.update(a[None], b[None])
+            single.append(float(one._metrics["lpips"].compute()))
+        assert found["lpips"] == pytest.approx(np.mean(single), rel=1e-5) and found["lpips"] > 0
+
+    def test_equal_frames_have_no_distance(self):
+        learned = metrics.Learned()
+        real = frames(0, 4, 64, 48)
+        learned.update(real, real)
+        found = learned.compute()
+        assert found["lpips"] == pytest.approx(0, abs=1e-7) and found["fid"] == pytest.approx(0, abs=1e-3)
+
+
 def test_every_metric_names_its_convention():
     assert set(metrics.CONVENTIONS) == {"ssim", "psnr", "mask_ssim", "mask_psnr", "tcm", "tcm_masked", "lpips", "fid"}
