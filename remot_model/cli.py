@@ -228,6 +228,24 @@ def export_onnx(
         _finish({"out": str(out), "differences": differences}, as_json, "\n".join(lines))
 
 
+def app(
+    run: RunFolder,
+    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 7860,
+    device: Device = "auto",
+) -> None:
+    """Serve a page for the browser: image and video in, result and its stages out."""
+    with _reported():
+        try:
+            from remot_model.app import serve
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            _refuse('this command needs gradio, which is not installed: pip install "remot[train,app]"', error)
+        typer.echo(f"serving {run} at http://{host}:{port}; Ctrl-C ends it", err=True)
+        serve(run, host=host, port=port, device=device)
+
+
 def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]) -> Config:
     """The configuration: of the run that is there where no preset is named, changed by the options."""
     from remot_model import checkpoint

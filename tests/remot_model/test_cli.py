@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from remot_model import cli
 
 app = typer.Typer()
-for command in (cli.train, cli.transfer, cli.evaluate):
+for command in (cli.train, cli.transfer, cli.evaluate, cli.app):
     app.command()(command)
 
 
@@ -34,6 +34,7 @@ def test_importing_the_commands_needs_no_torch():
         ["train", "store", "--out", "run"],
         ["transfer", "--run", "run", "--source", "a.png", "--driving", "b.mp4", "--out", "c.mp4"],
         ["evaluate", "store", "--run", "run"],
+        ["app", "--run", "run"],
     ],
 )
 def test_without_torch_every_command_says_what_to_install(words, tmp_path):
@@ -41,7 +42,7 @@ def test_without_torch_every_command_says_what_to_install(words, tmp_path):
         "import sys; sys.modules['torch'] = None\n"
         "import typer; from remot_model import cli\n"
         "app = typer.Typer()\n"
-        "for f in (cli.train, cli.transfer, cli.evaluate): app.command()(f)\n"
+        "for f in (cli.train, cli.transfer, cli.evaluate, cli.app): app.command()(f)\n"
         f"app({words!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -50,13 +51,14 @@ def test_without_torch_every_command_says_what_to_install(words, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "transfer", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "transfer", "evaluate", "app"])
 def test_help_lists_the_options(command):
     words = invoke(command, "--help").output
     wanted = {
         "train": ["--stage", "--preset", "--out", "--steps", "--minutes", "--resume", "--seed", "--json"],
-        "transfer": ["--run", "--source", "--driving", "--out", "--background", "--side-by-side", "--json"],
-        "evaluate": ["--run", "--snapshot", "--split", "--limit", "--json"],
+        "transfer": ["--run", "--source", "--driving", "--out", "--background", "--show", "--save", "--gam"],
+        "evaluate": ["--run", "--snapshot", "--split", "--limit", "--skip", "--json"],
+        "app": ["--run", "--host", "--port"],
     }
     assert all(option in words for option in wanted[command])
 
@@ -239,3 +241,11 @@ def test_evaluate_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch)
         "lpips is not measured: its weights are absent",
     ]
     assert json.loads(invoke("evaluate", "store", "--run", str(tmp_path), "--json").stdout.splitlines()[-1]) == report
+
+
+def test_without_gradio_the_page_says_what_to_install(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "remot_model.app", raising=False)
+    done = invoke("app", "--run", str(tmp_path))
+    assert done.exit_code == 2 and 'pip install "remot[train,app]"' in done.stderr

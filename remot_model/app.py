@@ -1,0 +1,162 @@
+"""`remot app`: a page in the browser, image and video in, result and its stages out.
+
+The page is served on this machine alone unless told otherwise, asks no other server for anything, and reports nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from remot_data import assets, video
+from remot_model.checkpoint import Run, load_run
+from remot_model.motion_transfer import GAMS, TransferError, transfer
+from remot_model.train import pick_device
+
+# Gradio looks at these when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+# The stages that are shown, with a word on each.
+_STAGES = {
+    "driving": "driving crop",
+    "pose": "pose",
+    "layout": "layout",
+    "gam": "source after GAM (cyan) on the layout (yellow)",
+    "coarse": "sum of the regions",
+    "regions": "regions: top, bottom, head, limbs, shoes",
+}
+_OF_WHOLE = {"mask": "background mask", "weight": "weight of the raw image"}
+_SAMPLES = (("sample-cam01", "sample-cam02"), ("sample-cam03", "sample-cam04"))
+_HOUR = 3600
+_CSS = ".stage video { object-fit: contain; image-rendering: pixelated } footer { display: none !important }"
+
+
+def samples(folder: Path) -> list[list[str]]:
+    """Pairs of a source image, written into `folder`, and a driving video, of `remot assets`.
+
+    Empty, with a line in the log, where the samples cannot be had.
+    """
+    found = []
+    try:
+        for source, driving in _SAMPLES:
+            _, frame = next(iter(video.read(assets.fetch(source))))
+            path = folder / f"{source}.png"
+            cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            found.append([str(path), str(assets.fetch(driving))])
+    except (assets.AssetError, video.VideoError, OSError) as error:
+        log.warning("the page has no sample inputs: %s", error)
+    return found
+
+
+def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) -> gr.Blocks:
+    """The page of a run.
+
+    Args:
+        run: with every stage trained.
+        device: where the run is.
+        given: pairs of a source image and a driving video to choose from.
+    """
+    stages = {**_STAGES, **(_OF_WHOLE if run.config.use_wcn else {})}
+    height, width = run.config.size
+    scale = -(-256 // height)
+
+    def make(source: str | None, driving: str | None, background: str, gam: str, progress: Any = gr.Progress()) -> list:  # noqa: B008
+        if not source or not driving:
+            raise gr.Error("Give a source image and a driving video first.", print_exception=False)
+        out = Path(tempfile.mkdtemp(prefix="remot-app-", dir=_cache())) / "result.mp4"
+        try:
+            done = transfer(
+                run,
+                source,
+                driving,
+                out,
+                background=background,
+                gam=gam,
+                save=tuple(stages),
+                scale=scale,
+                device=device,
+                progress=lambda made, total: progress((made, total), unit="frames"),
+            )
+        except TransferError as error:
+            raise gr.Error(f"{error}.", duration=None, print_exception=False) from error
+        words = f"{done['frames']} frames at {done['fps']:g} a second, made at {done['frames_per_second']:g} a second."
+        return [str(out), "\n".join([words, *(f"- {note}" for note in done["notes"])]), *done["saved"]]
+
+    with gr.Blocks(title="REMOT", analytics_enabled=False, fill_width=True, delete_cache=(_HOUR, 24 * _HOUR)) as blocks:
+        gr.Markdown(
+            "# REMOT motion transfer\nThe person of the image moves as the person of the video does. "
+            f"Run `{run.path}`, {run.config.name}, {height}x{width}."
+        )
+        with gr.Row():
+            source = gr.Image(label="Source: who appears", type="filepath", sources=["upload"], height=320)
+            driving = gr.Video(label="Driving: who moves", sources=["upload"], height=320)
+            result = gr.Video(
+                label="Result", autoplay=True, loop=True, height=320, elem_classes="stage", elem_id="result"
+            )
+        with gr.Row():
+            background = gr.Radio(["source", "driving", "black"], value="source", label="Background")
+            gam = gr.Radio(list(GAMS), value=GAMS[0], label="Alignment (GAM)")
+            start = gr.Button("Transfer", variant="primary", elem_id="transfer")
+        notes = gr.Markdown(elem_id="notes")
+        if given:
+            gr.Examples(given, [source, driving], label="Samples", cache_examples=False)
+        gr.Markdown("## Stages")
+        shown = []
+        for row in range(0, len(stages), 4):
+            with gr.Row():
+                shown += [
+                    gr.Video(label=words, autoplay=True, loop=True, height=280, elem_classes="stage")
+                    for words in list(stages.values())[row : row + 4]
+                ]
+        start.click(make, [source, driving, background, gam], [result, notes, *shown], concurrency_limit=1)
+    return blocks
+
+
+def _cache() -> str:
+    """The folder whose files Gradio may show, and clears."""
+    folder = os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "gradio"))
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def serve(
+    run: str | Path, *, host: str = "127.0.0.1", port: int = 7860, device: str = "auto", block: bool = True
+) -> tuple[gr.Blocks, str]:
+    """Serve the page of a run folder; returns it and its address, after Ctrl-C unless told not to `block`.
+
+    Raises:
+        CheckpointError: if `run` is no run folder.
+        TransferError: if it lacks a stage, or the port is taken.
+    """
+    place = pick_device(device)
+    opened = load_run(run, place)
+    if missing := [stage for stage in opened.config.stages if stage not in opened.generators]:
+        raise TransferError(f"{run} has no trained {' and '.join(missing)} stage; train it with `remot train`")
+    given = samples(Path(tempfile.mkdtemp(prefix="remot-samples-", dir=_cache())))
+    blocks = page(opened, place, given)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    try:
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=not block,
+            theme=gr.themes.Default(**fonts),
+            css=_CSS,
+            ssr_mode=False,
+            allowed_paths=sorted({str(Path(path).parent) for pair in given for path in pair}),
+        )
+    except OSError as error:
+        raise TransferError(f"the page cannot be served: {error}; give another --port") from error
+    return blocks, address
