@@ -38,7 +38,7 @@ _STAGES = {
 _OF_WHOLE = {"mask": "background mask", "weight": "weight of the raw image"}
 _SAMPLES = (("sample-cam01", "sample-cam02"), ("sample-cam03", "sample-cam04"))
 _HOUR = 3600
-_CSS = ".stage video { object-fit: contain; image-rendering: pixelated } footer { display: none !important }"
+_CSS = "video { object-fit: contain !important } .stage video { image-rendering: pixelated }"
 
 
 def samples(folder: Path) -> list[list[str]]:
@@ -95,7 +95,7 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
     with gr.Blocks(title="REMOT", analytics_enabled=False, fill_width=True, delete_cache=(_HOUR, 24 * _HOUR)) as blocks:
         gr.Markdown(
             "# REMOT motion transfer\nThe person of the image moves as the person of the video does. "
-            f"Run `{run.path}`, {run.config.name}, {height}x{width}."
+            f"Run `{run.path.name}`, {run.config.name}, {height}x{width}."
         )
         with gr.Row():
             source = gr.Image(label="Source: who appears", type="filepath", sources=["upload"], height=320)
@@ -118,7 +118,8 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
                     gr.Video(label=words, autoplay=True, loop=True, height=280, elem_classes="stage")
                     for words in list(stages.values())[row : row + 4]
                 ]
-        start.click(make, [source, driving, background, gam], [result, notes, *shown], concurrency_limit=1)
+        given_to_make, made = [source, driving, background, gam], [result, notes, *shown]
+        start.click(make, given_to_make, made, concurrency_limit=1, show_progress_on=result)
     return blocks
 
 
@@ -154,6 +155,7 @@ def serve(
             prevent_thread_lock=not block,
             theme=gr.themes.Default(**fonts),
             css=_CSS,
+            footer_links=[],
             ssr_mode=False,
             allowed_paths=sorted({str(Path(path).parent) for pair in given for path in pair}),
         )

@@ -239,9 +239,10 @@ _LEARNED = {
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries that the metrics run on, of those that are installed."""
+    """The versions of what numbers and frames depend on, of the packages that are installed."""
+    names = "remot numpy opencv-python-headless scikit-image torch torchmetrics torchvision torch-fidelity"
     found = {}
-    for name in ("numpy", "scikit-image", "torch", "torchmetrics", "torchvision", "torch-fidelity"):
+    for name in names.split():
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

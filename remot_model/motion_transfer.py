@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from remot_data.files import FilesError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
 from remot_model.checkpoint import CheckpointError, Run, load_run, write_atomically
+from remot_model.metrics import versions
 from remot_model.train import pick_device
 from remot_model.transfer_files import Output, Work
 from remot_model.transfer_inputs import (
@@ -254,7 +254,7 @@ class _Transfer:
             "config": run.config.to_json(),
             "detectors": [self.eyes.pose.fingerprint(), self.eyes.parsing.fingerprint()],
             "device": device,
-            "versions": {name: version(name) for name in ("remot", "torch", "opencv-python-headless")},
+            "versions": versions(),
         }
         self.job = json.loads(json.dumps(self.job, default=str))
         self.job_digest = digest(self.job)

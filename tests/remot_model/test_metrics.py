@@ -184,6 +184,7 @@ def test_golden_values():
     assert values == pytest.approx(golden, rel=1e-6)
 
 
+@pytest.mark.slow
 class TestLearned:
     """LPIPS and FID on random weights of the official shapes: the paths, not the numbers."""
 
