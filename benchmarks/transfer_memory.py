@@ -43,16 +43,16 @@ def make_run(path: Path) -> None:
 
 
 def measure(folder: Path, name: str, gam: str) -> None:
-    """Transfer in this process; print what was done and the peaks in MB, of it and of its largest child."""
+    """Transfer in this process; print what was done and the peak of its memory in MB."""
     import torch
 
     from remot_model import transfer
 
     torch.set_num_threads(1)
     done = transfer(folder / "run", fetch("sample-cam01"), folder / f"{name}.mp4", folder / f"{name}-out.mp4", gam=gam)
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     told = {key: done[key] for key in ("frames", "seconds", "frames_per_second")}
-    print(json.dumps({**told, "peak": peaks[0], "child": peaks[1]}))
+    print(json.dumps({**told, "peak": peak}))
 
 
 def main() -> int:
@@ -74,8 +74,8 @@ def main() -> int:
             done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             peaks[label] = done["peak"]
             print(
-                f"{seconds:6.0f} s of video, {done['frames']} frames: {done['peak']:.0f} MB "
-                f"(ffmpeg {done['child']:.0f} MB), {done['seconds']:.0f} s, {done['frames_per_second']:.2f} frames/s"
+                f"{seconds:6.0f} s of video, {done['frames']} frames: {done['peak']:.0f} MB, "
+                f"{done['seconds']:.0f} s, {done['frames_per_second']:.2f} frames/s"
             )
     ratio = peaks["long"] / peaks["short"]
     print(f"peak memory, long against short: {ratio:.3f} (bound {BOUND})")
