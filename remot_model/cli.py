@@ -153,10 +153,11 @@ def transfer(
             "parsing": parsing,
             "device": device,
         }
-        many = [motion_transfer.is_folder_of_many(path, path is driving) for path in (source, driving)]
+        is_folder = motion_transfer.is_folder_of_many
+        many = is_folder(source, videos_only=False) or is_folder(driving, videos_only=True)
         try:
             with _progress("transfer", "frames") as progress:
-                if any(many):
+                if many:
                     if stages is not None:
                         raise motion_transfer.TransferError("--stages names one video; for folders use --save")
                     say = lambda line: typer.echo(line, err=True)  # noqa: E731
@@ -170,7 +171,7 @@ def transfer(
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on from the last finished segment", err=True)
             raise typer.Exit(130) from None
-        if any(many):
+        if many:
             counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("done", "kept", "failed"))
             failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]
             _finish(summary, as_json, "\n".join([f"wrote to {out}: {counts}", *failures]))
