@@ -15,7 +15,7 @@ import cv2
 
 from remot_data import assets, video
 from remot_model.checkpoint import Run, load_run
-from remot_model.motion_transfer import GAMS, TransferError, transfer
+from remot_model.motion_transfer import GAMS, TransferError, transfer, untrained
 from remot_model.train import pick_device
 
 # Gradio looks at these when it is imported.
@@ -141,8 +141,8 @@ def serve(
     """
     place = pick_device(device)
     opened = load_run(run, place)
-    if missing := [stage for stage in opened.config.stages if stage not in opened.generators]:
-        raise TransferError(f"{run} has no trained {' and '.join(missing)} stage; train it with `remot train`")
+    if lacks := untrained(opened):
+        raise TransferError(lacks)
     given = samples(Path(tempfile.mkdtemp(prefix="remot-samples-", dir=_cache())))
     blocks = page(opened, place, given)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}

@@ -22,7 +22,7 @@ from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import evaluation_report as report_of
 from remot_model import metrics, rollout
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
-from remot_model.motion_transfer import network_digests
+from remot_model.motion_transfer import network_digests, untrained
 from remot_model.train import pick_device
 from remot_model.transfer_views import to_uint8
 
@@ -219,7 +219,8 @@ def evaluate(
     began = time.monotonic()
     device = pick_device(device)
     run = run if isinstance(run, Run) else load_run(run, device)
-    _check_stages(run)
+    if lacks := untrained(run):
+        raise EvaluationError(lacks)
     stores = [store] if isinstance(store, str) else list(store)
     for one in stores:
         check_schemas(run.schemas, schemas(one, snapshot), str(run.path))
@@ -288,15 +289,6 @@ def _layers(store: str, snapshot: str) -> dict[str, str]:
     opened = open_store(store)
     infos = (opened.layer(kind, layer) for kind, layer in opened.snapshot(snapshot).layers.items())
     return {info.kind: f"{info.id} ({info.detector} {info.version})" for info in infos}
-
-
-def _check_stages(run: Run) -> None:
-    missing = [stage for stage in run.config.stages if stage not in run.generators]
-    if missing:
-        raise EvaluationError(
-            f"{run.path} has no trained {' and '.join(missing)} stage; train it with "
-            f"`remot train STORE --stage {missing[0]} --out {run.path}`"
-        )
 
 
 def _spread(total: int, limit: int) -> np.ndarray:

@@ -339,13 +339,20 @@ def network_digests(run: Run) -> dict[str, str]:
     return found
 
 
-def _check(run: Run, request: Request) -> None:
+def untrained(run: Run) -> str:
+    """A sentence on the stages that the run has not been trained in; empty where it has every one."""
     missing = [stage for stage in run.config.stages if stage not in run.generators]
-    if missing:
-        raise TransferError(
-            f"{run.path} has no trained {' and '.join(missing)} stage; train it with "
-            f"`remot train STORE --stage {missing[0]} --out {run.path}`"
-        )
+    if not missing:
+        return ""
+    return (
+        f"{run.path} has no trained {' and '.join(missing)} stage; train it with "
+        f"`remot train STORE --stage {missing[0]} --out {run.path}`"
+    )
+
+
+def _check(run: Run, request: Request) -> None:
+    if lacks := untrained(run):
+        raise TransferError(lacks)
     if request.scale < 1:
         raise TransferError(f"a scale of {request.scale} leaves no picture; give 1 or more")
     if request.gam not in GAMS:
