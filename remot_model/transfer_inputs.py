@@ -154,25 +154,31 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
             raise TransferError(f"the source {path} holds no frame; give an image") from None
         except video.VideoError as error:
             raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
-    persons = people.find(image)
-    track = people.main_track([persons])
-    if not track:
+    persons = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
+    if not persons:
         raise TransferError(
             f"no person was found in the source {path}; give a picture that shows one from head to feet"
         )
     margin = max(_MARGIN, (1 / share - 1) / 2)
-    crop = people.crop([track[0].box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
-    frame = cut(image, crop, eyes.size)
-    pose = eyes.pose(frame[None])
-    labels = eyes.labels(frame[None], pose)[0]
-    if not labels.any():
-        raise TransferError(f"the person in the source {path} could not be parsed; give a clearer or larger picture")
+    for person in persons:  # the largest may be several who stand close together
+        crop = people.crop([person.box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
+        frame = cut(image, crop, eyes.size)
+        pose = eyes.pose(frame[None])
+        labels = eyes.labels(frame[None], pose)[0]
+        if labels.any():
+            break
+    else:
+        raise TransferError(f"no person in the source {path} could be parsed; give a clearer or larger picture")
     notes = []
     if len(persons) > 1:
-        notes.append(f"{len(persons)} persons are in the source {path}; the largest is taken, give a picture of one")
+        notes.append(f"{len(persons)} persons are in the source {path}; the largest that is clear is taken")
     if absent := [name for name in REGIONS if not _region(labels, name).any()]:
         notes.append(f"the source {path} shows no {' and no '.join(absent)}; the networks have to make that up")
     return Source(frame, labels, eyes.keypoints(pose)[0], tuple(notes))
+
+
+def _area(box: people.Box) -> float:
+    return (box[2] - box[0]) * people.height(box)
 
 
 def _region(labels: np.ndarray, name: str) -> np.ndarray:
