@@ -90,8 +90,10 @@ class Renderer:
 
     def memory(self) -> dict[str, Any]:
         """What goes on from piece to piece, as tensors and plain values; `restore` takes it."""
+        # A view written to a file would bring the whole piece it was cut from.
+        states = {n: {k: v.clone() for k, v in vars(state).items()} for n, state in (self._states or {}).items()}
         return {
-            "states": self._states and {name: vars(state) for name, state in self._states.items()},
+            "states": states or None,
             "last_pose": None if self._last_pose is None else torch.from_numpy(self._last_pose),
             "steady": self._steady and self._steady.memory,
             "without_pose": self.without_pose,
