@@ -207,7 +207,8 @@ def dressed(who: Source, other: Source, region: str) -> Source:
     moved = align(image, *layouts, placed=(scale, offset))
     labels = moved.labels[0].numpy().astype(np.uint8)
     picture = ((moved.image[0].movedim(0, -1).numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
-    new, left = _region(labels, region), np.where(_region(who.labels, region), np.uint8(0), who.labels)
+    left = np.where(_region(who.labels, region), np.uint8(0), who.labels)
+    new = _region(labels, region) & ~_region(left, "head")  # clothes may cover arms, never the head
     return replace(
         who,
         image=np.where(new[..., None], picture, who.image),

@@ -131,5 +131,9 @@ def test_a_region_comes_from_another_source_scaled_and_laid_over_its_own():
     assert (who.image[who.labels == 2] == (200, 0, 0)).all()
     # What the new top leaves free of the old one is background.
     assert not who.labels[25:35, 20].any()
+    # Clothes may cover arms, and not the head.
+    ours[18:22, 25:35], ours[24:30, 20:24] = 4, 9
+    who = inputs.dressed(standing(ours, (200, 0, 0)), standing(theirs, (0, 200, 0)), "top")
+    assert (who.labels[18:22, 25:35] == 4).all() and (who.labels[25:29, 23] == 1).all()
     with pytest.raises(TransferError, match="give the shoes shows none"):
         inputs.dressed(standing(ours, (1, 1, 1)), standing(theirs, (2, 2, 2)), "shoes")
