@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cv2
@@ -91,7 +91,7 @@ class Renderer:
     def memory(self) -> dict[str, Any]:
         """What goes on from piece to piece, as tensors and plain values; `restore` takes it."""
         # A view written to a file would bring the whole piece it was cut from.
-        states = {n: {k: v.clone() for k, v in vars(state).items()} for n, state in (self._states or {}).items()}
+        states = {name: _each(state, torch.Tensor.clone) for name, state in (self._states or {}).items()}
         return {
             "states": states or None,
             "last_pose": None if self._last_pose is None else torch.from_numpy(self._last_pose),
@@ -103,8 +103,9 @@ class Renderer:
         """Go on behind the piece after which `memory` was taken."""
         states, pose = memory["states"], memory["last_pose"]
         if states is not None:
-            there = {name: {k: v.to(self.device) for k, v in state.items()} for name, state in states.items()}
-            self._states = {name: rollout.State(**state) for name, state in there.items()}
+            there = {name: rollout.State(**state) for name, state in states.items()}
+            moved = {name: _each(state, lambda v: v.to(self.device)) for name, state in there.items()}
+            self._states = {name: rollout.State(**state) for name, state in moved.items()}
         self._last_pose = None if pose is None else pose.numpy()
         self.without_pose = memory["without_pose"]
         if self._steady:
@@ -161,7 +162,9 @@ class Renderer:
             "foreground": lambda: to_uint8(whole.foreground[0]),
             "mask": lambda: _grey(whole.shade[0]),
             "raw": lambda: to_uint8(whole.raw[0]),
-            "flow": lambda: np.stack([render.flow_image(f, scale) for f in whole.flow[0].movedim(1, -1).cpu().numpy()]),
+            "flow": lambda: np.stack(
+                [render.flow_image(f, scale) for f in whole.flow[0].float().movedim(1, -1).cpu().numpy()]
+            ),
             "weight": lambda: _grey(whole.weight[0]),
             "result": lambda: to_uint8(done.images[0]),
         }
@@ -184,6 +187,11 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     """float [T, 3, H, W] in [-1, 1] -> uint8 [T, H, W, 3], rounded."""
     scaled = (images.float().clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+
+
+def _each(state: rollout.State, act: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """The fields of a state, each that is there passed through `act`."""
+    return {name: None if value is None else act(value) for name, value in vars(state).items()}
 
 
 def _grey(shares: torch.Tensor) -> np.ndarray:
