@@ -155,22 +155,18 @@ def transfer(
         }
         is_folder = motion_transfer.is_folder_of_many
         many = is_folder(source, videos_only=False) or is_folder(driving, videos_only=True)
-        try:
-            with _progress("transfer", "frames") as progress:
-                if many:
-                    if stages is not None:
-                        raise motion_transfer.TransferError("--stages names one video; for folders use --save")
-                    say = lambda line: typer.echo(line, err=True)  # noqa: E731
-                    summary = motion_transfer.transfer_all(
-                        run, source, driving, out, pairing=pairs, progress=progress, say=say, **options
-                    )
-                else:
-                    summary = motion_transfer.transfer(
-                        run, source, driving, out, stages=stages, progress=progress, **options
-                    )
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on from the last finished segment", err=True)
-            raise typer.Exit(130) from None
+        with _progress("transfer", "frames") as progress:
+            if many:
+                if stages is not None:
+                    raise motion_transfer.TransferError("--stages names one video; for folders use --save")
+                say = lambda line: typer.echo(line, err=True)  # noqa: E731
+                summary = motion_transfer.transfer_all(
+                    run, source, driving, out, pairing=pairs, progress=progress, say=say, **options
+                )
+            else:
+                summary = motion_transfer.transfer(
+                    run, source, driving, out, stages=stages, progress=progress, **options
+                )
         if many:
             counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("done", "kept", "failed"))
             failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]

@@ -145,17 +145,6 @@ def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, 
     assert done.exit_code == 2 and "--stages" in done.stderr
 
 
-def test_an_interrupted_transfer_says_how_to_go_on(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.motion_transfer")
-
-    def interrupted(*args, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "transfer", interrupted)
-    done = invoke("transfer", "--run", "r", "--source", "a.png", "--driving", "b.mp4", "--out", "c.mp4")
-    assert done.exit_code == 130 and "the same command goes on" in done.stderr and "Traceback" not in done.stderr
-
-
 @pytest.fixture
 def trained(monkeypatch):
     module = pytest.importorskip("remot_model.train")
