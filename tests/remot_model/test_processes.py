@@ -83,7 +83,7 @@ def scales(saved, optimizer):
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_with_the_whole_batch(dancers, tmp_path):
     """Losses, weights and averages of every stage, to the tolerance of summing in another order; and nobody hangs."""
-    plan = StagePlan(3, 2, length=4, chunk=2, lr=1e-4)
+    plan = StagePlan(3, 2, length=4, chunk=2, lr=1e-5)
     config = small_config(layout=plan, region=plan, whole=plan, flip=0.5, predicted_layouts=0.5)
     runs = {processes: tmp_path / f"of-{processes}" for processes in (1, 2)}
     for processes, run in runs.items():
@@ -98,7 +98,7 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dancers, tmp_pat
         for part, optimizer in (("generator", "generator"), ("judges", "discriminators")):
             for a, b, known in zip(*(weights(x, part) for x in (one, two)), scales(one, optimizer), strict=True):
                 # At most half a step apart. Adam makes a whole one of rounding, as for a bias before a normalization.
-                torch.testing.assert_close(a[known > 1e-4], b[known > 1e-4], rtol=0, atol=5e-5)
+                torch.testing.assert_close(a[known > 1e-4], b[known > 1e-4], rtol=0, atol=5e-6)
         assert one["average"]["n_averaged"] == two["average"]["n_averaged"]
 
 
