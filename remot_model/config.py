@@ -106,6 +106,7 @@ class Config:
 
     # Training.
     source_frame: str = "frontal"  # paper: a frontal frame of the same video; "random": any frame of the clip
+    max_step: int = 4  # frames of a window lie 1 to so many apart, drawn for each window; released: 4
     betas: tuple[float, float] = (0.5, 0.999)
     constant_share: float = 0.5  # share of the steps before the linear decay to 0 (5 + 5 epochs)
     lr_epochs: int = 10  # equal parts of the training after which the rate changes; 0: it changes every step
@@ -132,6 +133,8 @@ class Config:
             raise ConfigError(f"precision is 'float32', 'bfloat16' or 'float16', not {self.precision!r}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema is a decay of at least 0 and below 1, not {self.ema}")
+        if self.max_step < 1:
+            raise ConfigError(f"max_step is at least 1, not {self.max_step}")
         if self.source_frame not in ("frontal", "random"):
             raise ConfigError(f"source_frame is 'frontal' or 'random', not {self.source_frame!r}")
         if self.tau <= 0:
@@ -247,6 +250,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "lambda_nll": 100.0,
         "lambda_per": 0.0,  # with the stand-in a short run drew checkered textures; see docs/model.md
         "lambda_image": 10.0,
+        "max_step": 1,  # motion that a few hundred steps can learn
         "lr_epochs": 0,
         "layout": StagePlan(600, 2, length=4, lr=2e-3),
         "region": StagePlan(160, 2, length=4, lr=1e-3),

@@ -63,6 +63,7 @@ def epochs(
         layers=LAYERS[stage],
         length=config.plan(stage).length,
         source=config.source_frame,
+        max_step=config.max_step,
         seed=seed,
     )
 

@@ -131,3 +131,15 @@ def test_stores_of_other_schemas_are_refused(monkeypatch):
     assert data.schemas("body25", "main") == {"pose": "body25"}
     with pytest.raises(DataError, match="'coco18'.*'body25'"):
         data.schemas(["body25", "coco18"], "main")
+
+
+def test_frames_of_a_window_lie_up_to_max_step_apart(tmp_path):
+    from remot_data.synthetic_store import build_synthetic
+
+    build_synthetic(str(tmp_path / "store"), dancers=2, frames=14, test=0, size=SIZE, workers=0)
+    config = config_of(batch=8, max_step=4)
+    plan = data.epochs(str(tmp_path / "store"), config, "whole")
+    with closing(batches(plan, config, "whole", augment=False)) as found:
+        steps = next(found)["pts"].diff(dim=1)
+    assert (steps == steps[:, :1]).all() and set(steps[:, 0].tolist()) > {1}
+    assert steps.max() <= 4
