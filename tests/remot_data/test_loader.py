@@ -76,6 +76,7 @@ def test_epochs_follow_each_other_and_differ(plan):
     assert ids(again) == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["drop", "pad", "through"])
 def test_going_on_behind_any_batch(plan, last):
     loader, found, states = Loader(plan, 5, last=last, threads=1), [], []

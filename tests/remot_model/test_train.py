@@ -94,6 +94,7 @@ def trainer_and_batch(stage, config):
     return Trainer(stage, Setting(config, None, earlier), torch.device("cpu"), 0), batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_in_half_precision_is_close_to_one_in_float32(stage, precision):
@@ -123,6 +124,7 @@ def test_gradients_that_overflow_in_float16_cost_the_step_not_the_weights():
     assert trainer.scaler.get_scale() == 2.0**39
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_parts_of_a_batch_add_up_to_the_whole(stage, monkeypatch):
     """Four windows at once, in two parts and in four: the same losses and gradients of both chunks."""

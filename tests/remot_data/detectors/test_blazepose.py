@@ -57,6 +57,7 @@ def distances(keypoints: np.ndarray, golden: np.ndarray) -> np.ndarray:
     return np.concatenate(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CROPS)
 def test_tracking_agrees_with_mediapipe(pose: BlazePose, name: str) -> None:
     far = distances(pose(clip(name))["keypoints"], mediapipe(name, "video", (256, 192)))

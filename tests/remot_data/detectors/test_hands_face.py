@@ -73,6 +73,7 @@ def compared(keypoints: np.ndarray, name: str, mode: str) -> tuple[np.ndarray, l
     return np.concatenate(distances), ours, theirs
 
 
+@pytest.mark.slow
 def test_hands_of_single_images_agree_with_mediapipe(pose: BlazePose) -> None:
     every = RECIPE["IMAGE_EVERY"]
     distances, agree = [], []
@@ -146,6 +147,7 @@ def test_hands_that_are_not_there_are_zeros(pose: BlazePose) -> None:
     assert not pose(covered[None])["keypoints"][0, LEFT].any()
 
 
+@pytest.mark.slow
 def test_the_layer_is_valid_and_empty_where_nobody_is(pose: BlazePose) -> None:
     frames = np.full((3, 256, 192, 3), 127, np.uint8)
     frames[1] = RECIPE["cropped"](assets.fetch("sample-cam03"), RECIPE["CROPS"]["cam03"], (256, 192))[0]
