@@ -22,6 +22,8 @@ from remot_data.stream import stream
 from remot_data.verify import verify
 from tests.remot_data.conftest import digests
 
+pytestmark = pytest.mark.slow
+
 build_module = sys.modules["remot_data.build"]
 SMALL = Policy(size=(128, 96), min_frames=6, shard_frames=20)
 
