@@ -19,7 +19,7 @@ from remot_model import transfer_inputs, transfer_views  # noqa: E402
 from remot_model.motion_transfer import TransferError  # noqa: E402
 from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("seers")
+pytestmark = [pytest.mark.usefixtures("seers"), pytest.mark.slow]
 
 
 def test_every_frame_comes_out_at_the_same_rate(run, files):
