@@ -63,7 +63,7 @@ WAYS = ("packed", "arrays")
 
 
 def prepare(folder: Path) -> Store:
-    store = build_synthetic(str(folder / "store"), 40, 60, 0, shard_frames=240, workers=2)
+    store = build_synthetic(str(folder / "store"), 40, 60, 0, shard_frames=1200, workers=2)
     for way in WAYS:
         for name, write in WRITERS.items():
             if not (folder / name / way).exists():
@@ -76,10 +76,10 @@ def samples(store: Store, way: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every window of an epoch: its name, and its parts by name, bytes or arrays."""
     plan = Plan(store, length=LENGTH, layers=LAYERS, raw=True, seed=1)
     for number in range(len(plan)):
-        _, members = plan.members(number)
+        exts = [members.ext for members in plan.members(number)[1] for _ in members.which]
         parts: dict[str, Any] = {}
-        for at, (member, data) in enumerate(zip(members, plan.fetch(number), strict=True)):
-            kind = {"jpg": "image", "npy": "points", "png": "labels", "npz": "flow"}[member.ext]
+        for at, (ext, data) in enumerate(zip(exts, plan.fetch(number), strict=True)):
+            kind = {"jpg": "image", "npy": "points", "png": "labels", "npz": "flow"}[ext]
             parts[f"{kind}{at:02d}"] = data
         if way == "arrays":
             parts = unpacked(parts)
@@ -173,7 +173,7 @@ WRITERS = {"webdataset": write_webdataset, "mosaicml": write_mosaicml, "litdata"
 
 def ours(url: str, workers: int, cache: Path | None = None) -> Iterator[Any]:
     plan = Plan(url, length=LENGTH, layers=LAYERS, raw=True, seed=1, cache=Cache(cache, 2e9) if cache else None)
-    for batch in Loader(plan, BATCH, threads=workers, last="through"):
+    for batch in Loader(plan, BATCH, workers=workers, threads=0, last="through"):
         yield {name: torch.from_numpy(x) for name, x in batch.items() if isinstance(x, np.ndarray)}
 
 
@@ -247,22 +247,22 @@ def rate(batches: Iterator[Any], windows: int = 240, warm: int = 3) -> float:
 def limit(store: Store, workers: int, windows: int = 240) -> float:
     """Windows a second where the members are read and decoded, and nothing else happens."""
     plan = Plan(store, length=LENGTH, layers=LAYERS, raw=True, seed=1)
-    decoders: dict[str, Callable[[bytes], Any]] = {
-        "jpg": _images.from_jpeg,
-        "png": _images.from_png,
-        "npy": pose.from_npy,
-        "npz": functools.partial(flow.unpack, "npz"),
-    }
     work = []
     for number in range(windows):
         _, members = plan.members(number % len(plan))
-        exts = [decoders[member.ext] for member in members]
-        work.append((store._places(members), exts))
+        work.append((store._places(members), [one.ext for one in members for _ in one.which]))
 
     def one(job: Any) -> None:
         places, exts = job
-        for data, decode in zip(store._pieces(places), exts, strict=True):
-            decode(data)
+        image = np.empty((256, 192, 3), np.uint8)
+        decoders: dict[str, Callable[[bytes], Any]] = {
+            "jpg": functools.partial(_images.from_jpeg, into=image),
+            "png": _images.from_png,
+            "npy": pose.from_npy,
+            "npz": functools.partial(flow.unpack, "npz"),
+        }
+        for data, ext in zip(store._pieces(places), exts, strict=True):
+            decoders[ext](data)
 
     list(map(one, work[:16]))
     started = time.perf_counter()

@@ -346,6 +346,7 @@ def stream(
     batch: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     world_size: Annotated[int, typer.Option(min=1, help="Processes that share the batches; this is the first.")] = 1,
     threads: Annotated[int | None, typer.Option(min=0, help="Threads that decode; one a processor.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode, instead of threads.")] = 0,
     size: Annotated[str | None, typer.Option(help="Height x width to resize to.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep what is read of remote stores in.")] = None,
     cache_gb: Annotated[float, typer.Option(help="Size of that folder.")] = 50.0,
@@ -374,7 +375,11 @@ def stream(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    loader = Loader(made, batch, size=size and _size(size), world_size=world_size, threads=threads, last="through")
+    try:
+        shared = {"world_size": world_size, "threads": threads, "workers": workers, "last": "through"}
+        loader = Loader(made, batch, size=size and _size(size), **shared)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     found = preview.describe(loader) if plan else preview.measure(loader, windows)
     for line in preview.sentences(found):
         out.print(line)

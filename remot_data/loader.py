@@ -1,8 +1,8 @@
-"""Batches of windows: threads decode straight into the arrays of a batch, ahead of who takes it.
+"""Batches of windows: threads or forked processes decode straight into the arrays of a batch, ahead of who takes it.
 
-Threads, because decoding leaves Python's lock to others, and a batch that never leaves the process costs nothing to
-hand over. The order is that of `sampling.batches`: a function of the seed, whatever the number of threads, workers and
-ranks.
+Threads start at once and need nothing, because decoding leaves Python's lock to others. From two or three on they wait
+for that lock more than processes cost. Neither copies a batch to hand it over. The order is that of
+`sampling.batches`: a function of the seed, whatever the number of threads, workers and ranks.
 """
 
 from __future__ import annotations
@@ -13,23 +13,29 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from remot_data import sampling
+from remot_data._workers import IN_FLIGHT, Arrays, Crew, shared
 from remot_data.store import DamagedError, StoreError
-from remot_data.stream import Arrays, Plan, as_used, in_memory
+from remot_data.stream import Plan, as_used, in_memory
 
 log = logging.getLogger(__name__)
 
 _MOST_THREADS = 8
-_IN_FLIGHT = 8  # windows that are asked for at the same time on a remote store
 _UNHELD = 2  # references to an array in a dict, while they are counted
+_HELD = 3  # batches in shared memory that who reads may hold; of more it gets copies
 _ATTEMPTS = 20  # windows tried in place of a damaged one
 
 Batch = dict[str, Any]
+# What the row of a batch became: the id of its window, and the numbers and errors of those that were damaged.
+Row = tuple[str, list[tuple[int, str]]]
+Wait = Callable[[], "Row | list[Row]"]
+Begin = Callable[[np.ndarray], "tuple[Arrays, list[Wait]]"]
 
 
 class Loader:
@@ -50,6 +56,8 @@ class Loader:
         rank, world_size: which share of each round of world_size * batch windows is taken here.
         threads: that decode; 0 decodes in the caller's thread when a batch is asked for. By default one a processor, at
             most 8, and in the worker processes of a `torch` DataLoader 0.
+        workers: processes that decode, instead of threads. They are forked when the first batch is asked for and end
+            with the iteration. `change` then runs in them.
         ahead: batches that are made before they are asked for.
         last: what becomes of the end of an epoch that is no whole round: ``drop``, ``pad`` or ``through`` (batches run
             on into the next epoch, and iterating never ends); see `sampling.batches`.
@@ -60,6 +68,7 @@ class Loader:
         ValueError: for arguments that make no sense, at once.
         StoreError: while iterating, if more windows are damaged than allowed; names key and shard.
         remot_data.files.FilesError: while iterating, if a remote store is away for more than a minute.
+        WorkerError: while iterating, if a worker process is killed; at once.
     """
 
     def __init__(
@@ -71,16 +80,20 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
+        workers: int = 0,
         ahead: int = 2,
         last: str = "drop",
         change: Callable[[int, Arrays], None] | None = None,
         most_damaged: float = 0.01,
     ) -> None:
-        if ahead < 1 or (threads or 0) < 0:
-            raise ValueError(f"{threads} threads and {ahead} batches ahead: need at least 0 and 1")
+        if ahead < 1 or workers < 0 or (threads or 0) < 0:
+            raise ValueError(f"{threads} threads, {workers} workers, {ahead} batches ahead: need at least 0, 0 and 1")
+        if threads and workers:
+            raise ValueError(f"{threads} threads and {workers} workers: choose one")
         next(sampling.batches(len(plan), batch, rank=rank, world_size=world_size, last=last), None)
         self.plan, self.batch, self.size, self.last = plan, batch, size, last
-        self.rank, self.world_size, self.threads, self.ahead = rank, world_size, threads, ahead
+        self.rank, self.world_size, self.ahead = rank, world_size, ahead
+        self.threads, self.workers = threads, workers
         self.change, self.most_damaged = change, most_damaged
         self.seen = 0
         self.replaced: dict[int, str] = {}
@@ -118,8 +131,10 @@ class Loader:
 
     def part(self, worker: int = 0, workers: int = 1, skip: int = 0) -> Iterator[tuple[int, Batch]]:
         """What one of several workers takes of the rest of the epoch: `seen` behind each batch, and the batch."""
+        if self.workers and workers > 1:
+            raise ValueError("a loader with workers cannot be shared by the workers of a DataLoader: choose one")
         self.replaced = {}
-        pending: deque[tuple[int, Batch, list[Callable[[], None]]]] = deque()
+        pending: deque[tuple[int, np.ndarray, Arrays, list[Wait]]] = deque()
         parts = sampling.batches(
             len(self.plan),
             self.batch,
@@ -131,86 +146,127 @@ class Loader:
             skip=skip,
             last=self.last,
         )
-        decoders, fetchers = self._pools(workers)
-        ahead = self.ahead if decoders or fetchers else 0
-        try:
+        with ExitStack() as running:
+            begin, ahead = self._processes(running) if self.workers else self._threads(running, workers)
             while True:
                 while len(pending) <= ahead and (part := next(parts, None)) is not None:
-                    pending.append((part[0], *self._begun(part[1], decoders, fetchers)))
+                    pending.append((*part, *begin(part[1])))
                 if not pending:
                     break
-                after, batch, rows = pending.popleft()
-                while rows:
-                    rows.pop(0)()
-                yield after, batch
-                del batch
-        finally:
-            for pool in (decoders, fetchers):
-                if pool is not None:
-                    # What waits for a server is left alone: it ends by itself, within the patience of `Files`.
-                    pool.shutdown(wait=not self.plan.remote, cancel_futures=True)
+                after, numbers, arrays, waits = pending.popleft()
+                yield after, self._finished(arrays, numbers, waits)
+                del arrays
         if self.replaced:
             some = "; ".join(list(self.replaced.values())[:3])
             log.warning("%d windows of this epoch were damaged and replaced by others: %s", len(self.replaced), some)
 
-    def _pools(self, workers: int) -> tuple[ThreadPoolExecutor | None, ThreadPoolExecutor | None]:
+    def _threads(self, running: ExitStack, workers: int) -> tuple[Begin, int]:
+        """What begins a batch in threads, or leaves it to who waits for it; and how many to begin ahead."""
         count = self.threads
         if count is None:
             count = 0 if workers > 1 else min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         decoders = ThreadPoolExecutor(count, "remot-decode") if count else None
-        return decoders, ThreadPoolExecutor(_IN_FLIGHT, "remot-fetch") if self.plan.remote else None
+        fetchers = ThreadPoolExecutor(IN_FLIGHT, "remot-fetch") if self.plan.remote else None
+        for pool in filter(None, (decoders, fetchers)):
+            # What waits for a server is left alone: it ends by itself, within the patience of `Files`.
+            running.callback(pool.shutdown, wait=not self.plan.remote, cancel_futures=True)
 
-    def _begun(
-        self, numbers: np.ndarray, decoders: ThreadPoolExecutor | None, fetchers: ThreadPoolExecutor | None
-    ) -> tuple[Batch, list[Callable[[], None]]]:
-        """A batch whose rows are being filled, and what to call to have each of them."""
-        if not self._like:
-            self._fill(int(numbers[0]), self._like, [""], 0, None)
-        arrays = self._arrays()
-        ids, rows = [""] * len(numbers), []
-        for row, number in enumerate(numbers.tolist()):
-            fetched = fetchers.submit(self.plan.fetch, number) if fetchers else None
-            views = {name: array[row] for name, array in arrays.items()}
-            task = partial(self._fill, number, views, ids, row, fetched)
-            rows.append(decoders.submit(task).result if decoders else task)
-        return {**arrays, "id": ids, "number": numbers}, rows
+        def begin(numbers: np.ndarray) -> tuple[Arrays, list[Wait]]:
+            arrays, waits = self._arrays(numbers), []
+            for row, number in enumerate(numbers.tolist()):
+                fetched = fetchers.submit(self.plan.fetch, number) if fetchers else None
+                fill = partial(self._fill, number, {name: array[row] for name, array in arrays.items()}, fetched)
+                waits.append(decoders.submit(fill).result if decoders else fill)
+            return arrays, waits
 
-    def _arrays(self) -> Arrays:
+        return begin, self.ahead if decoders or fetchers else 0
+
+    def _processes(self, running: ExitStack) -> tuple[Begin, int]:
+        """What begins a batch in worker processes, which start with the first; and how many to begin ahead."""
+        crew: Crew | None = None
+
+        def begin(numbers: np.ndarray) -> tuple[Arrays, list[Wait]]:
+            nonlocal crew
+            if crew is None:
+                self._owners = []
+                for _ in range(self.ahead + 1 + _HELD):
+                    self._new(numbers, shared)
+                fetch = self.plan.fetch if self.plan.remote else None
+                slots = [_views(owners) for owners in self._owners]
+                crew = running.enter_context(closing(Crew(self.workers, slots, self._fill, fetch)))
+                del slots  # else all would be held
+            slot = next(n for n, owners in enumerate(self._owners) if _is_free(owners))
+            return _views(self._owners[slot]), crew.begin(slot, numbers.tolist())
+
+        return begin, self.ahead
+
+    def _arrays(self, numbers: np.ndarray) -> Arrays:
         """The arrays of a batch: those of an earlier one that nobody holds any more, or new ones.
 
-        Fresh memory costs a quarter of what decoding costs, since the system hands it out in pages of zeros. Who
-        holds an array, a view of it or a tensor on it holds its owner, and an owner that is held is not taken.
+        Fresh memory costs a quarter of what decoding costs, since the system hands it out in pages of zeros.
         """
         for owners in self._owners:
-            if all(sys.getrefcount(owners[name]) == _UNHELD for name in owners):
-                break
-        else:
-            owners = {
-                name: np.empty(in_memory(name, (self.batch, *a.shape)), a.dtype) for name, a in self._like.items()
-            }
-            self._owners = [*self._owners, owners][-self.ahead - 2 :]
-        return {name: as_used(name, owner[:]) for name, owner in owners.items()}
+            if _is_free(owners):
+                return _views(owners)
+        self._owners = self._owners[-self.ahead - 1 :]
+        return self._new(numbers, np.empty)
 
-    def _fill(self, number: int, arrays: Arrays, ids: list[str], row: int, fetched: Future[list[bytes]] | None) -> None:
+    def _new(self, numbers: np.ndarray, make: Callable[..., np.ndarray]) -> Arrays:
+        if not self._like:
+            self._fill(int(numbers[0]), self._like, None)
+        self._owners.append(
+            {name: make(in_memory(name, (self.batch, *a.shape)), a.dtype) for name, a in self._like.items()}
+        )
+        return _views(self._owners[-1])
+
+    def _finished(self, batch: Arrays, numbers: np.ndarray, waits: list[Wait]) -> Batch:
+        rows: list[Row] = []
+        while waits:  # each holds memory of the batch
+            found = waits.pop(0)()
+            rows += found if isinstance(found, list) else [found]
+        for _, damaged in rows:
+            for used, why in damaged:
+                self._note(used, why)
+        if self.workers and not any(map(_is_free, self._owners)):
+            batch = {name: array.copy(order="K") for name, array in batch.items()}
+        return {**batch, "id": [name for name, _ in rows], "number": numbers}
+
+    def _fill(self, number: int, arrays: Arrays, fetched: Future[list[bytes]] | None) -> Row:
         """Read window `number` into `arrays`, or one in its place."""
-        used = number
+        used, damaged = number, []
         for attempt in range(_ATTEMPTS):
             try:
                 data = fetched.result() if fetched and not attempt else self.plan.fetch(used)
-                ids[row] = self.plan.fill(used, data, arrays, self.size)
+                name = self.plan.fill(used, data, arrays, self.size)
                 break
             except DamagedError as error:
-                self._note(used, error)
+                damaged.append((used, str(error)))
+                if len(damaged) > self._most:
+                    raise self._too_many(len(damaged), str(error)) from error
                 used = sampling.spare(number, attempt, len(self.plan), self.plan.seed)
         else:
-            raise StoreError(f"{_ATTEMPTS} windows in place of a damaged one are damaged too: {self.replaced[number]}")
+            raise StoreError(f"{_ATTEMPTS} windows in place of a damaged one are damaged too: {damaged[0][1]}")
         if self.change is not None:
             self.change(number, arrays)
+        return name, damaged
 
-    def _note(self, number: int, error: DamagedError) -> None:
-        self.replaced[number] = str(error)
-        most = max(1, round(self.most_damaged * len(self.plan)))
-        if len(self.replaced) > most:
-            raise StoreError(
-                f"{len(self.replaced)} windows of this epoch are damaged, and {most} are allowed; the last: {error}"
-            ) from error
+    def _note(self, number: int, why: str) -> None:
+        self.replaced[number] = why
+        if len(self.replaced) > self._most:
+            raise self._too_many(len(self.replaced), why)
+
+    @property
+    def _most(self) -> int:
+        return max(1, round(self.most_damaged * len(self.plan)))
+
+    def _too_many(self, count: int, why: str) -> StoreError:
+        return StoreError(f"{count} windows of this epoch are damaged, and {self._most} are allowed; the last: {why}")
+
+
+def _is_free(owners: Arrays) -> bool:
+    """Whether nobody uses arrays of a batch; who holds one, a view of it or a tensor on it holds its owner."""
+    return all(sys.getrefcount(owners[name]) == _UNHELD for name in owners)
+
+
+def _views(owners: Arrays) -> Arrays:
+    return {name: as_used(name, owner[:]) for name, owner in owners.items()}

@@ -49,13 +49,13 @@ def _bytes(plan: Plan) -> tuple[dict[str, float], list[float]]:
     for number in numbers:
         part, members = plan.members(number)
         store = plan.readers[part].store
-        for member in members:
-            kind = "frames" if member.folder == "frames" else member.folder.split("/")[1]
-            sizes = store.index(member.folder, member.clip.shard).members(member.clip.id, member.ext)[1]
-            read[kind] += int(sizes[member.t])
+        for folder, clip, ext, which in members:
+            kind = "frames" if folder == "frames" else folder.split("/")[1]
+            sizes = store.index(folder, clip.shard).members(clip.id, ext)[1]
+            read[kind] += int(sizes[list(which)].sum())
         shard = members[0].clip.shard
         if shard not in shards[part]:
-            folders = {member.folder for member in members}
+            folders = {one.folder for one in members}
             shards[part][shard] = sum(store.index(folder, shard).meta["bytes"] for folder in folders)
     means = [float(np.mean(list(found.values()))) if found else 0.0 for found in shards]
     return {kind: size / len(numbers) for kind, size in read.items()}, means

@@ -138,9 +138,9 @@ class Times(Sequence[int]):
         if not self._count:
             return np.empty(0, np.int64)
         steps = np.frombuffer(zlib.decompress(self._steps), "<i8")
-        if len(steps) != self._count - 1:
-            steps = np.repeat(steps, self._count - 1)
-        return self._first + np.r_[0, np.cumsum(steps)].astype(np.int64)
+        out = np.empty(self._count, np.int64)
+        out[0], out[1:] = self._first, steps  # one step for all, or each its own
+        return np.cumsum(out, out=out)
 
     def __len__(self) -> int:
         return self._count

@@ -45,6 +45,7 @@ from remot_data.records import (
 _NEXT = f".next{TEMPORARY}"
 # Clips in one row group of clips.parquet: what a task reads to know its shard.
 _CLIP_GROUP = 512
+_BETWEEN, _AT_ONCE = 4096, 1 << 20  # bytes between members that are read along, and the most that is read at once
 _INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) and tars a process keeps
 
 T = TypeVar("T")
@@ -351,15 +352,11 @@ class Store:
         self._open_files.forget(shard_name(folder, shard))
         return shards.index_meta(table)
 
-    def read_members(self, folder: str, clip: Clip, ext: str, which: Iterable[int]) -> Iterator[bytes]:
+    def read_members(self, folder: str, clip: Clip, ext: str, which: Sequence[int]) -> Iterator[bytes]:
         """The members of a clip with this extension for the samples `which` (0 is the first)."""
-        return self._members(folder, clip, [(ext, t) for t in which])
+        return iter(self.read_all([Members(folder, clip, ext, which)]))
 
-    def _members(self, folder: str, clip: Clip, wanted: Sequence[tuple[str, int]]) -> Iterator[bytes]:
-        """The members with these extensions of these samples of a clip."""
-        return iter(self.read_all([Member(folder, clip, ext, int(t)) for ext, t in wanted]))
-
-    def read_all(self, members: Sequence[Member], waste: float = math.inf) -> list[bytes]:
+    def read_all(self, wanted: Sequence[Members], waste: float = math.inf) -> list[bytes]:
         """The bytes of members of any layers; on a remote store all are asked for at once.
 
         `waste` is the share of bytes that may be read along to save requests, `Files.pieces` says how.
@@ -367,45 +364,57 @@ class Store:
         Raises:
             DamagedError: for a shard that is missing or cut short; names the key and the shard.
         """
-        places = self._places(members)
+        places = self._places(wanted)
         try:
             found = self._pieces(places, waste)
         except FilesError:
             raise
         except OSError as error:
             raise DamagedError(f"a shard cannot be read ({error}); run `remot verify {self.url} --repair`") from error
-        for (name, start, end), member, data in zip(places, members, found, strict=True):
+        for at, ((name, start, end), data) in enumerate(zip(places, found, strict=True)):
             if len(data) != end - start:
                 raise DamagedError(
-                    f"{self.url}/{name}: {member.key} is cut short; run `remot verify {self.url} --repair`"
+                    f"{self.url}/{name}: {key(wanted, at)} is cut short; run `remot verify {self.url} --repair`"
                 )
         return found
 
-    def _places(self, members: Sequence[Member]) -> list[tuple[str, int, int]]:
+    def _places(self, wanted: Sequence[Members]) -> list[tuple[str, int, int]]:
         """The name of the tar, and where in it each member begins and ends."""
         places: list[tuple[str, int, int]] = []
-        # Members of one layer come together; numpy's integers are slow one by one.
-        for (folder, clip, ext), group in itertools.groupby(members, key=lambda m: m[:3]):
-            which = [member.t for member in group]
+        for folder, clip, ext, which in wanted:
             name = shard_name(folder, clip.shard)
             offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
-            if max(which) >= len(offsets):
+            if len(which) and max(which) >= len(offsets):
                 raise DamagedError(f"{self.url}/{name} has no member {clip.key(max(which))}.{ext}")
-            starts, ends = offsets[which], offsets[which] + sizes[which]
-            places += zip(itertools.repeat(name), starts.tolist(), ends.tolist())
+            rows = np.array(which, np.int64)
+            starts = offsets[rows]
+            places += zip(itertools.repeat(name), starts.tolist(), (starts + sizes[rows]).tolist())
         return places
 
     def _pieces(self, places: Sequence[tuple[str, int, int]], waste: float = math.inf) -> list[bytes]:
         """The bytes [start, end) of each (name, start, end)."""
         if self.files.local:
-            # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
-            held = {name: self._open(name) for name in {name for name, _, _ in places}}
-            numbers = {name: file.fileno() for name, file in held.items()}
-            return [os.pread(numbers[name], end - start, start) for name, start, end in places]
+            return list(self._read_local(places))
         if self.cache is None:
             return self.files.pieces(places, waste)
         stamps = {name: self.sha256(*_of_shard(name)) for name, _, _ in places}
         return self.cache.pieces(self.files, places, stamps)
+
+    def _read_local(self, places: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Read members that follow each other at once: what a system call costs is more than the bytes between them."""
+        at = 0
+        while at < len(places):
+            name, first, end = places[at]
+            stop = at + 1
+            for other, start, until in places[stop:]:
+                if other != name or not 0 <= start - end <= _BETWEEN or until - first > _AT_ONCE:
+                    break
+                end, stop = until, stop + 1
+            # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
+            data = os.pread(self._open(name).fileno(), end - first, first)
+            for _, start, until in places[at:stop]:
+                yield data[start - first : until - first]
+            at = stop
 
     def read_arrays(self, folder: str, kind: str, clip: Clip, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Decoded arrays of a whole clip, as a detector returned them; those the layer does not hold are absent."""
@@ -413,7 +422,7 @@ class Store:
         only = None if names is None else set(names)
         chosen = {n: e for n, e in module.FIELDS.items() if e in index.offsets and (only is None or n in only)}
         count = 1 if module.PER_CLIP else clip.frames
-        read = self._members(folder, clip, [(ext, t) for ext in chosen.values() for t in range(count)])
+        read = iter(self.read_all([Members(folder, clip, ext, range(count)) for ext in chosen.values()]))
         out: dict[str, Any] = {}
         for name, ext in chosen.items():
             values = [module.decode(ext, next(read)) for _ in range(count)]
@@ -430,7 +439,7 @@ class Store:
             module = layer_kinds.kind(kind)
             chosen = {n: e for n, e in module.FIELDS.items() if e in self.index(folder, clip.shard).offsets}
             which = 0 if module.PER_CLIP else int(number)
-            read = self._members(folder, clip, [(ext, which) for ext in chosen.values()])
+            read = self.read_all([Members(folder, clip, ext, [which]) for ext in chosen.values()])
             for (name, ext), data in zip(chosen.items(), read, strict=True):
                 out[name] = module.decode(ext, data)
         return out
@@ -521,17 +530,19 @@ class Store:
         return self._open_files.get(name, lambda: self.files.open(name))
 
 
-class Member(NamedTuple):
-    """One member of a shard: folder of the layer, clip, extension, and number of the sample in the clip."""
+class Members(NamedTuple):
+    """Members of a shard: folder of the layer, clip, extension, and the numbers of the samples in the clip."""
 
     folder: str
     clip: Clip
     ext: str
-    t: int
+    which: Sequence[int]
 
-    @property
-    def key(self) -> str:
-        return f"{self.clip.key(self.t)}.{self.ext}"
+
+def key(wanted: Iterable[Members], at: int) -> str:
+    """The key of number `at` of these members."""
+    keys = (f"{clip.key(t)}.{ext}" for _, clip, ext, which in wanted for t in which)
+    return next(itertools.islice(keys, at, None))
 
 
 def open_store(url: str, cache: Cache | None = None) -> Store:

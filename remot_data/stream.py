@@ -27,7 +27,7 @@ from remot_data.cache import Cache
 from remot_data.layers import LayerError
 from remot_data.records import Clip, Snapshot
 from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_set, label_table
-from remot_data.store import DamagedError, Member, Store, StoreError, open_store, shard_name
+from remot_data.store import DamagedError, Members, Store, StoreError, key, open_store, shard_name
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Plan:
         part, members = self.members(number)
         return self.readers[part].store.read_all(members, _WASTE)
 
-    def members(self, number: int) -> tuple[int, list[Member]]:
+    def members(self, number: int) -> tuple[int, list[Members]]:
         """Number of the store of a window, and the members that it reads."""
         part, cut = self._cut(number)
         return part, self.readers[part].members(cut)
@@ -294,6 +294,8 @@ class _Reader:
             )
         self.kinds, self.reads = list(layers), ["frames", *layers]
         self.folders = store.folders(self.snapshot)
+        exts = [layer_kinds.kind(kind).FIELDS[_FIELDS[kind]] for kind in self.reads]
+        self._kept = [(kind, self.folders.get(kind, "frames"), ext) for kind, ext in zip(self.reads, exts, strict=True)]
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
         infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
         self.schema = {kind: infos[kind].schema for kind in self.kinds}
@@ -342,14 +344,9 @@ class _Reader:
             self._frontal[clip.id] = int(candidates[np.argmax(facing[candidates])])
         return self._frontal[clip.id]
 
-    def members(self, cut: Cut) -> list[Member]:
+    def members(self, cut: Cut) -> list[Members]:
         """The members of a window: those of each layer in turn."""
-        found = []
-        for kind in self.reads:
-            folder = "frames" if kind == "frames" else self.folders[kind]
-            ext = layer_kinds.kind(kind).FIELDS[_FIELDS[kind]]
-            found += [Member(folder, cut.clip, ext, t) for t in self._samples(kind, cut)]
-        return found
+        return [Members(folder, cut.clip, ext, self._samples(kind, cut)) for kind, folder, ext in self._kept]
 
     @staticmethod
     def _samples(kind: str, cut: Cut) -> Sequence[int]:
@@ -364,36 +361,42 @@ class _Reader:
         _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
         rest, taken = iter(data), 0
 
-        def values(kind: str) -> Iterator[Any]:
+        def contents(kind: str) -> Iterator[bytes]:
             nonlocal taken
-            module, ext = layer_kinds.kind(kind), layer_kinds.kind(kind).FIELDS[_FIELDS[kind]]
-            decode = module.unpack if kind == "flow" else module.decode
             for content in itertools.islice(rest, len(self._samples(kind, cut))):
-                yield decode(ext, content)
+                yield content
                 taken += 1
 
         try:
             for kind in self.reads:
-                getattr(self, f"_{kind}")(cut, values(kind), out, size, raw)
+                getattr(self, f"_{kind}")(cut, contents(kind), out, size, raw)
         except _DAMAGE as error:
-            member = self.members(cut)[min(taken, len(data) - 1)]
+            folder = "frames" if kind == "frames" else self.folders[kind]
+            name = key(self.members(cut), min(taken, len(data) - 1))
             raise DamagedError(
-                f"{self.store.url}/{shard_name(member.folder, cut.clip.shard)}: {member.key} cannot be used ({error}); "
+                f"{self.store.url}/{shard_name(folder, cut.clip.shard)}: {name} cannot be used ({error}); "
                 f"run `remot verify {self.store.url} --repair`"
             ) from error
 
-    def _frames(self, cut: Cut, images: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+    def _frames(self, cut: Cut, jpegs: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         frames = _place(out, "frames", (cut.length, *size, 3), np.uint8)
-        for image, to in zip(images, [*frames, _place(out, "source", (*size, 3), np.uint8)], strict=True):
+        for jpeg, to in zip(jpegs, [*frames, _place(out, "source", (*size, 3), np.uint8)], strict=True):
+            self._picture("frames", jpeg, to)
+
+    def _background(self, cut: Cut, jpegs: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        self._picture("background", next(jpegs), _place(out, "background", (*size, 3), np.uint8))
+
+    @staticmethod
+    def _picture(kind: str, jpeg: bytes, to: np.ndarray) -> None:
+        image = layer_kinds.kind(kind).decode("jpg", jpeg, to)
+        if not np.may_share_memory(image, to):
             _resize(image, to)
 
-    def _background(self, cut: Cut, images: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        _resize(next(images), _place(out, "background", (*size, 3), np.uint8))
-
-    def _pose(self, cut: Cut, sets: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        points = np.stack(list(sets))
+    def _pose(self, cut: Cut, sets: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        points = np.stack([layer_kinds.pose.from_npy(data) for data in sets])
         height, width = self.store.size
-        points[..., :2] *= np.array([size[1] / width, size[0] / height], np.float32)
+        if size != (height, width):
+            points[..., :2] *= np.array([size[1] / width, size[0] / height], np.float32)
         _place(out, "keypoints", points[:-1].shape, np.float32)[:] = points[:-1]
         _place(out, "source_keypoints", points[-1].shape, np.float32)[:] = points[-1]
         if not raw:
@@ -401,23 +404,22 @@ class _Reader:
             for to, keypoints in zip(maps, points[:-1], strict=True):
                 to[:] = render.pose_map(keypoints, self.schema["pose"], size)
 
-    def _parsing(self, cut: Cut, maps: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+    def _parsing(self, cut: Cut, maps: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         labels = _place(out, "labels", (cut.length, *size), np.uint8)
         schema = self.schema["parsing"]
         table = label_table(schema, LABEL_SCHEMA)
         source = _place(out, "source_labels", size, np.uint8)
         for found, to in zip(maps, [*labels, source], strict=True):
-            near = _nearest(found, size)
+            near = _nearest(layer_kinds.parsing.decode("png", found), size)
             to[:] = near if raw else cv2.LUT(near, table)
             if not raw and to.max() == _NO_LABEL:
                 convert_labels(near, schema, LABEL_SCHEMA)  # says which
         if raw and max(labels.max(), source.max()) >= len(label_set(schema)):
             raise LayerError(f"labels are outside the set {schema!r}")
 
-    def _flow(self, cut: Cut, packed: Iterator[Any], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        if cut.step > 1:
-            packed = _chained(packed, cut)
-        for t, planes in enumerate(packed):
+    def _flow(self, cut: Cut, packed: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        steps = (layer_kinds.flow.unpack("npz", data) for data in packed)
+        for t, planes in enumerate(steps if cut.step == 1 else _chained(steps, cut)):
             if not t:
                 grid = planes.shape[1:]
                 size = grid if raw else size
@@ -546,10 +548,7 @@ def _interpolation(old: Sequence[int], new: Sequence[int]) -> int:
 
 def _resize(image: np.ndarray, to: np.ndarray) -> None:
     """Bring an image to the size of the array `to`, and put it there."""
-    if image.shape == to.shape:
-        to[:] = image
-    else:
-        cv2.resize(image, to.shape[1::-1], dst=to, interpolation=_interpolation(image.shape, to.shape))
+    cv2.resize(image, to.shape[1::-1], dst=to, interpolation=_interpolation(image.shape, to.shape))
 
 
 def _nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -66,6 +66,7 @@ def train(
     snapshot: Annotated[str, typer.Option(help="The snapshot to read.")] = "main",
     split: Annotated[str, typer.Option(help="The split to read.")] = "train",
     save_every: Annotated[int, typer.Option(min=1, help="Steps from one save to the next.")] = 250,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode, instead of threads.")] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -90,6 +91,7 @@ def train(
             resume=resume,
             seed=seed,
             save_every=save_every,
+            workers=workers,
             say=lambda line: typer.echo(line, err=True),
         )
         summary = {"run": str(out), "preset": config.name, "stages": [dataclasses.asdict(r) for r in results]}

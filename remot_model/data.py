@@ -1,4 +1,4 @@
-"""Batches of windows for training, read ahead by threads, in an order that one integer resumes."""
+"""Batches of windows for training, read ahead by threads or processes, in an order that one integer resumes."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def batches(
     augment: bool = True,
     ahead: int = 2,
     threads: int | None = None,
+    workers: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
     """Endless batches from window number `start` on; epochs follow each other without a gap.
 
@@ -106,6 +107,7 @@ def batches(
         rank=rank,
         world_size=processes,
         threads=threads,
+        workers=workers,
         ahead=ahead,
         last="through",
         change=change if augment else None,

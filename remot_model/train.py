@@ -73,6 +73,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     save_every: int = 250,
+    workers: int = 0,
     say: Callable[[str], None] = print,
 ) -> list[StageResult]:
     """Train stages one after the other and write them into a run folder (see `remot_model.checkpoint`).
@@ -91,6 +92,7 @@ def train(
         device: ``cpu``, ``cuda``, ... or ``auto``, which takes CUDA where there is one and says what it took.
         resume: go on from the last save; a run that was killed and resumed equals one that never was.
         save_every: steps from one save and sample grid to the next.
+        workers: processes that read and decode for each process that trains, instead of threads.
         say: where status lines go.
 
     Raises:
@@ -125,7 +127,9 @@ def train(
         planned = config.plan(stage).steps if minutes is None else None
         budget = Budget(steps if steps is not None else planned, left)
         trainer = Trainer(stage, _setting(run, stage, config, used, schemas, place), place, seed)
-        source = _Source(stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes)
+        source = _Source(
+            stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, workers
+        )
         results.append(_Loop(run, trainer, source, schemas, budget, save_every, say).go(resume))
         processes.wait_for_everyone()  # the next stage may need what the first process has just saved
     return results
@@ -143,11 +147,13 @@ class _Source:
     pose_schema: str
     seed: int
     processes: Any
+    workers: int = 0
 
     def batches(self, length: int, start: int) -> Iterator[dict[str, Tensor]]:
         """This process's share of endless batches of windows of `length` frames, from window number `start` on."""
         p = self.processes
-        return self._of(self.config, length, start=start, rank=p.process_index, processes=p.num_processes)
+        share = {"rank": p.process_index, "processes": p.num_processes, "workers": self.workers}
+        return self._of(self.config, length, start=start, **share)
 
     def sample(self) -> dict[str, Tensor]:
         """The windows that sample pictures show: as they are stored, long where the clips allow it."""

@@ -1,4 +1,4 @@
-"""JPEG and PNG as OpenCV writes them: one place for the settings, RGB outside and BGR inside."""
+"""JPEG and PNG: one place for the settings. OpenCV writes both; JPEG is read by simplejpeg, straight into its place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from remot_data.layers._check import LayerError
+from remot_data.layers._inflate import inflate
 
 # 4:4:4 because the pictures are small already: halving their colour again is seen in thin limbs.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -36,18 +38,31 @@ def to_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image, _PNG)[1].tobytes()
 
 
-def from_jpeg(data: Any) -> np.ndarray:
-    """uint8 [H, W, 3], RGB."""
-    return _decode(data, cv2.IMREAD_COLOR_RGB)
+def from_jpeg(data: Any, into: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [H, W, 3], RGB, pixel for pixel what OpenCV gives; in the memory of `into` if the picture has its shape.
+
+    Raises:
+        LayerError: for damaged data, also where a decoder could guess the rest.
+    """
+    try:
+        size = simplejpeg.decode_jpeg_header(data)[:2]
+        return simplejpeg.decode_jpeg(data, buffer=into if into is not None and into.shape[:2] == size else None)
+    except ValueError as error:
+        raise LayerError(f"a picture of {len(data)} bytes cannot be decoded ({error})") from error
 
 
 def from_png(data: Any) -> np.ndarray:
     """uint8 [H, W]; what `to_png` wrote is only inflated, other PNG files are left to OpenCV."""
     try:
         plain = _unfiltered(bytes(data))
-    except (struct.error, zlib.error) as error:
+    except struct.error as error:
         raise LayerError(f"a PNG of {len(data)} bytes is damaged ({error})") from error
-    return _decode(data, cv2.IMREAD_GRAYSCALE) if plain is None else plain
+    if plain is not None:
+        return plain
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise LayerError(f"a picture of {len(data)} bytes cannot be decoded")
+    return image
 
 
 def _unfiltered(data: bytes) -> np.ndarray | None:
@@ -65,15 +80,5 @@ def _unfiltered(data: bytes) -> np.ndarray | None:
         if kind == b"IDAT":
             packed.append(data[at + 8 : at + 8 + size])
         at += 12 + size
-    lines = np.frombuffer(zlib.decompress(b"".join(packed), 15, height * (width + 1)), np.uint8)
-    if lines.size != height * (width + 1):
-        raise LayerError(f"a PNG of {width} x {height} holds {lines.size} bytes")
-    lines = lines.reshape(height, width + 1)
+    lines = np.frombuffer(inflate(b"".join(packed), 15, height * (width + 1)), np.uint8).reshape(height, width + 1)
     return None if lines[:, 0].any() else lines[:, 1:]
-
-
-def _decode(data: Any, how: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
-    if image is None:
-        raise LayerError(f"a picture of {len(data)} bytes cannot be decoded")
-    return image

@@ -18,8 +18,8 @@ def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
     return {"jpg": to_jpeg(arrays["image"]), "seen.png": to_png(arrays["seen"])}
 
 
-def decode(extension: str, data: Any) -> np.ndarray:
-    return from_jpeg(data) if extension == "jpg" else from_png(data)
+def decode(extension: str, data: Any, into: np.ndarray | None = None) -> np.ndarray:
+    return from_jpeg(data, into) if extension == "jpg" else from_png(data)
 
 
 def check(arrays: Mapping[str, np.ndarray], frames: int, size: tuple[int, int]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,12 +18,14 @@ import cv2
 import numpy as np
 
 from remot_data.layers._check import LayerError, expect
+from remot_data.layers._inflate import inflate
 
 FIELDS = {"flow": "npz"}
 PER_CLIP = False
 
 SCALE = 64
 FORWARD_BACKWARD, PHOTOMETRIC = 1, 2
+_MOST_BYTES = 1 << 28  # of one member, unpacked: more is damage
 
 
 def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
@@ -51,12 +52,12 @@ def unpack(extension: str, data: Any) -> np.ndarray:
     data = bytes(data)
     if data[:4] != b"PK\x03\x04":
         raise LayerError("a flow member is not a .npz archive")
-    method, packed_size = struct.unpack_from("<8xH8xI", data, 0)
+    method, packed_size, whole_size = struct.unpack_from("<8xH8xII", data, 0)
     name, extra = struct.unpack_from("<HH", data, 26)
-    if method != zipfile.ZIP_DEFLATED or not packed_size:
+    if method != zipfile.ZIP_DEFLATED or not packed_size or not 0 < whole_size <= _MOST_BYTES:
         raise LayerError("a flow member was not written by this package")
     start = 30 + name + extra
-    raw = zlib.decompress(data[start : start + packed_size], -15)
+    raw = inflate(data[start : start + packed_size], -15, whole_size)
     header = 10 + int.from_bytes(raw[8:10], "little")
     shape = [int(n) for n in raw[10:header].split(b"(")[1].split(b")")[0].split(b",")]
     if len(shape) != 3 or shape[0] != 3:

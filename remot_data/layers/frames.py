@@ -18,8 +18,8 @@ def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
     return {"jpg": to_jpeg(arrays["frames"][t])}
 
 
-def decode(extension: str, data: Any) -> np.ndarray:
-    return from_jpeg(data)
+def decode(extension: str, data: Any, into: np.ndarray | None = None) -> np.ndarray:
+    return from_jpeg(data, into)
 
 
 def check(arrays: Mapping[str, np.ndarray], frames: int, size: tuple[int, int]) -> None:

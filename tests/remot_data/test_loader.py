@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
+import time
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from remot_data._workers import WorkerError
 from remot_data.loader import Loader
 from remot_data.store import StoreError
 from remot_data.stream import Plan, stream, to_torch
@@ -28,13 +33,16 @@ def ids(batches):
     return [name for batch in batches for name in batch["id"]]
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
+DECODING = [{"threads": 0}, {"threads": 3}, {"workers": 1}, {"workers": 3}]
+
+
+@pytest.mark.parametrize("decoding", DECODING, ids=str)
 @pytest.mark.parametrize("raw", [False, True])
-def test_batches_hold_the_windows_of_the_stream(dancers, threads, raw):
+def test_batches_hold_the_windows_of_the_stream(dancers, decoding, raw):
     told = {"length": 3, "seed": 5, "max_step": 2, "raw": raw, "size": (32, 24)}
     windows = list(stream(dancers, **told))
     size = told.pop("size")
-    batches = list(Loader(Plan(dancers, **told), 4, size=size, threads=threads, last="pad"))
+    batches = list(Loader(Plan(dancers, **told), 4, size=size, last="pad", **decoding))
     assert ids(batches)[: len(windows)] == [window.id for window in windows]
     for number, window in enumerate(windows):
         batch = batches[number // 4]
@@ -45,16 +53,18 @@ def test_batches_hold_the_windows_of_the_stream(dancers, threads, raw):
             assert found.dtype == array.dtype and np.array_equal(found, array), name
 
 
-def test_batches_are_not_written_to_again(plan):
-    batches = list(Loader(plan, 3, threads=2))
+@pytest.mark.parametrize("decoding", DECODING, ids=str)
+def test_batches_are_not_written_to_again(plan, decoding):
+    batches = list(Loader(plan, 3, **decoding))
     kept = [batch["frames"].copy() for batch in batches]
     list(Loader(plan, 3, threads=2))
     assert all(np.array_equal(batch["frames"], frames) for batch, frames in zip(batches, kept, strict=True))
 
 
-def test_memory_that_somebody_holds_is_not_used_again_and_other_memory_is(plan):
+@pytest.mark.parametrize("decoding", [{"threads": 1}, {"workers": 1}], ids=str)
+def test_memory_that_somebody_holds_is_not_used_again_and_other_memory_is(plan, decoding):
     torch = pytest.importorskip("torch")
-    loader, kept, places = Loader(plan, 3, threads=1, ahead=1), [], set()
+    loader, kept, places = Loader(plan, 3, ahead=1, **decoding), [], set()
     for number, batch in enumerate(islice(loader, 9)):
         places.add(batch["source"].ctypes.data)
         if number == 1:
@@ -110,11 +120,12 @@ def test_another_world_size_in_the_middle_keeps_the_order(plan):
     assert found == whole[: len(found)] and len(found) == seen == 58
 
 
-def test_a_change_is_made_in_place_and_told_the_number(plan):
+@pytest.mark.parametrize("decoding", DECODING, ids=str)
+def test_a_change_is_made_in_place_and_told_the_number(plan, decoding):
     def change(number, arrays):
         arrays["frames"][:] = number % 251
 
-    for batch in islice(Loader(plan, 4, change=change), 3):
+    for batch in islice(Loader(plan, 4, change=change, **decoding), 3):
         assert [int(frames.max()) for frames in batch["frames"]] == [n % 251 for n in batch["number"]]
 
 
@@ -171,12 +182,99 @@ def test_closing_ends_the_threads_and_what_they_do(plan):
     assert threading.active_count() == before
 
 
-def test_an_error_of_a_thread_reaches_the_reader(plan):
-    def change(number, arrays):
-        raise RuntimeError(f"no change for {number}")
+class Unpicklable(Exception):
+    def __init__(self, number):
+        super().__init__(f"no change for {number}")
+        self.lock = threading.Lock()
 
-    with pytest.raises(RuntimeError, match="no change for"):
-        next(iter(Loader(plan, 2, change=change)))
+
+@pytest.mark.parametrize("decoding", DECODING, ids=str)
+@pytest.mark.parametrize("kind", [LookupError, Unpicklable])
+def test_an_error_of_a_change_reaches_the_reader(plan, decoding, kind):
+    def change(number, arrays):
+        if number > 8:
+            raise kind(f"no change for {number}")
+
+    with pytest.raises(Exception, match="no change for") as raised:
+        list(Loader(plan, 2, change=change, **decoding))
+    assert raised.type is (RuntimeError if kind is Unpicklable and decoding.get("workers") else kind)
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended and waits to be asked for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children():
+    import psutil
+
+    return [child.pid for child in psutil.Process().children()]
+
+
+def test_closing_ends_the_workers(plan):
+    before = set(children())
+    batches = iter(Loader(plan, 2, workers=2))
+    next(batches)
+    begun = set(children()) - before
+    assert len(begun) == 2
+    batches.close()
+    assert not any(map(alive, begun))
+
+
+def test_a_killed_worker_is_an_error_at_once_and_the_state_goes_on(plan):
+    before = set(children())
+    loader, found = Loader(plan, 1, workers=2), []
+    batches = iter(loader)
+    found += [next(batches)["id"] for _ in range(3)]
+    victim = (set(children()) - before).pop()
+    os.kill(victim, signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match=rf"{victim} of the loader is gone \(exit code -9"):
+        for batch in batches:
+            found.append(batch["id"])
+    assert time.monotonic() - started < 10 and not set(children()) - before
+    again = Loader(plan, 1, workers=2)
+    again.load_state_dict(loader.state_dict())
+    assert sum([*found, *(batch["id"] for batch in again)], []) == ids(Loader(plan, 1))
+
+
+LONELY = """
+import sys, time
+from remot_data.loader import Loader
+from remot_data.stream import Plan
+
+batches = iter(Loader(Plan(sys.argv[1], length=2), 2, workers=2))
+next(batches)
+import psutil
+try:
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_who_reads_and_leave_ctrl_c_to_it(dancers, how):
+    command = [sys.executable, "-c", LONELY, dancers.url]
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **told) as reader:
+        workers = [int(pid) for pid in reader.stdout.readline().split()]
+        assert len(workers) == 2 and all(map(alive, workers))
+        if how is signal.SIGINT:
+            os.killpg(reader.pid, how)  # as a terminal does
+        else:
+            reader.send_signal(how)
+        out, err = reader.communicate(timeout=20)
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (out, err) == (("interrupted\n", "") if how is signal.SIGINT else ("", ""))
 
 
 def test_memory_does_not_grow_over_the_epochs(plan):
@@ -195,7 +293,14 @@ def test_memory_does_not_grow_over_the_epochs(plan):
 
 
 def test_nonsense_is_refused_at_once(plan):
-    for wrong in ({"threads": -1}, {"ahead": 0}, {"last": "cut"}, {"rank": 1}):
+    for wrong in (
+        {"threads": -1},
+        {"workers": -1},
+        {"threads": 1, "workers": 1},
+        {"ahead": 0},
+        {"last": "cut"},
+        {"rank": 1},
+    ):
         with pytest.raises(ValueError):
             Loader(plan, 2, **wrong)
     with pytest.raises(ValueError):
@@ -219,14 +324,15 @@ def damage(store, clip, t):
     return f"{clip.key(t)}.npz"
 
 
-def test_a_damaged_member_is_replaced_alike_everywhere_and_said(own_dancers, caplog):
+@pytest.mark.parametrize("decoding", [{"threads": 2}, {"workers": 2}], ids=str)
+def test_a_damaged_member_is_replaced_alike_everywhere_and_said(own_dancers, caplog, decoding):
     clip = own_dancers.clips[0]
     told = {"length": 2, "seed": 3}
     healthy = ids(Loader(Plan(own_dancers, **told), 1))
     key = damage(own_dancers, clip, 5)
     plan = Plan(own_dancers.url, **told)
     with caplog.at_level(logging.WARNING):
-        loader = Loader(plan, 1, most_damaged=1)
+        loader = Loader(plan, 1, most_damaged=1, **decoding)
         found = ids(loader)
     bad = [n for n, name in enumerate(healthy) if name != found[n]]
     assert bad and len(found) == len(healthy) and set(loader.replaced) >= set(bad)
@@ -241,8 +347,9 @@ def test_too_much_damage_is_an_error_that_names_key_and_shard(own_dancers):
     for clip in own_dancers.clips:
         for t in range(clip.frames):
             damage(own_dancers, clip, t)
-    with pytest.raises(StoreError, match=r"2 windows of this epoch are damaged, and 1 are allowed.*shard-0.*\.npz"):
-        list(Loader(Plan(own_dancers.url, length=2), 2))
+    for decoding in DECODING:
+        with pytest.raises(StoreError, match=r"2 windows of this epoch are damaged, and 1 are allowed.*shard-0.*\.npz"):
+            list(Loader(Plan(own_dancers.url, length=2), 2, **decoding))
 
 
 @pytest.mark.parametrize("how", ["gone", "cut", "no index"])

@@ -61,7 +61,8 @@ def size_of(folder):
 def test_every_block_is_fetched_once_in_all_epochs(served, wanted, dancers, tmp_path):
     served.log.clear()
     for _ in range(2):
-        assert same(list(Loader(plan_of(served, Cache(tmp_path)), 2, threads=2)), wanted)
+        for decoding in ({"threads": 2}, {"workers": 2}):
+            assert same(list(Loader(plan_of(served, Cache(tmp_path)), 2, **decoding)), wanted)
     fetched = tars(served)
     assert len(fetched) == len(set(fetched)) and all(first % BLOCK == 0 for _, first, _ in fetched)
     read = sum(end - first for _, first, end in fetched)
@@ -264,6 +265,7 @@ def test_a_window_reads_its_members_and_little_more(served, dancers, layers):
         served.log.clear()
         plan.window(number)
         read += sum(end - first for _, first, end in tars(served))
-        own = dict(zip(near.members(number)[1], near.fetch(number), strict=True))  # the source may be in the window
+        keys = [(folder, ext, t) for folder, _, ext, which in near.members(number)[1] for t in which]
+        own = dict(zip(keys, near.fetch(number), strict=True))  # the source may be in the window
         members += sum(map(len, own.values()))
     assert members <= read <= 1.1 * members
