@@ -22,13 +22,14 @@ import argparse
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from remot_data import layers as layer_kinds
 from remot_data import render, synthetic
@@ -41,6 +42,7 @@ from remot_data.stream import Plan, Window, to_torch
 from remot_model import metrics, rollout
 from remot_model.checkpoint import load_generator, write_atomically
 from remot_model.config import STAGES, Config, StagePlan, preset
+from remot_model.networks import whole as whole_network
 from remot_model.train import train
 
 SIZE = (64, 48)
@@ -143,18 +145,29 @@ class Case:
     made: dict[str, np.ndarray]
 
 
-def cases(store: Store, config: Config, run: Path, real_layouts: bool) -> Iterator[Case]:
+def scored(store: Store) -> Iterator[Window]:
     """Every take of the test people but the one that the source is from."""
-    nets = {s: load_generator(run, s, config).eval().requires_grad_(False) for s in config.stages}
     plan = Plan(store, "main", "test", length=TAKE - 1, source="frontal", shuffle=False)
-    for index in range(len(plan)):
-        window = plan.window(index)
-        if window.first // TAKE == window.source // TAKE:
-            continue
+    for window in map(plan.window, range(len(plan))):
+        if window.first // TAKE != window.source // TAKE:
+            yield window
+
+
+def made(nets: Mapping[str, Any], config: Config, window: Window, real_layouts: bool) -> rollout.Transferred:
+    x = {name: tensor[None] for name, tensor in to_torch(window).items()}
+    given = x["labels"] if real_layouts else None
+    return rollout.transfer(
+        nets, config, x["source"], x["source_labels"], x["pose_map"], x["background"], labels=given
+    )[0]
+
+
+def cases(store: Store, config: Config, run: Path, real_layouts: bool) -> Iterator[Case]:
+    """The scored takes, and what each method makes of them."""
+    nets = {s: load_generator(run, s, config).eval().requires_grad_(False) for s in config.stages}
+    for window in scored(store):
         x = {name: tensor[None] for name, tensor in to_torch(window).items()}
-        source, labels, behind = x["source"], x["source_labels"], x["background"]
-        given = x["labels"] if real_layouts else None
-        done, _ = rollout.transfer(nets, config, source, labels, x["pose_map"], behind, labels=given)
+        source, behind = x["source"], x["background"]
+        done = made(nets, config, window, real_layouts)
         six = [rollout.convert_labels(x[name], "remot11", "remot6") for name in ("source_labels", "labels")]
         moved = rollout.align_clip(dataclasses.replace(config, use_gam=True), source, *six)
         pasted = torch.where(moved.labels[:, :, None] > 0, moved.image, behind[:, None])
@@ -178,12 +191,48 @@ def score(store: Store, config: Config, run: Path, real_layouts: bool) -> dict[s
     return {m: {k: float(np.concatenate(v).mean()) for k, v in values.items()} for m, values in found.items()}
 
 
+def attention(store: Store, config: Config, run: Path) -> dict[str, float]:
+    """Where the TAM looks, for places of the person: the share of its attention that lies on source places of the same
+    region (`same`), what evenly spread attention would have there (`even`), and on the best source place (`peak`)."""
+    real, seen = whole_network.texture_alignment, []
+
+    def listening(generated: torch.Tensor, source: torch.Tensor, *more: Any) -> torch.Tensor:
+        seen.append((generated, source))
+        return real(generated, source, *more)
+
+    def regions(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        shares = F.adaptive_avg_pool2d(rollout.one_hot(labels, 6), size).flatten(1)
+        return shares[1:]
+
+    found: dict[str, list[torch.Tensor]] = {"same": [], "even": [], "peak": []}
+    whole_network.texture_alignment = listening
+    try:
+        nets = {s: load_generator(run, s, config).eval().requires_grad_(False) for s in config.stages}
+        for window in scored(store):
+            seen.clear()
+            done = made(nets, config, window, real_layouts=True)
+            for t, (generated, source) in enumerate(seen):
+                q, k = (F.normalize(x[0].flatten(1), dim=0) for x in (generated, source))
+                weights = torch.softmax(q.T @ k / config.tau, 1)
+                here, there = (regions(x[0, t], generated.shape[2:]) for x in (done.labels, done.aligned.labels))
+                person = here.sum(0) > 0.5
+                shares = (here / here.sum(0).clamp(min=1e-6)).T[person]
+                found["same"].append((shares * (weights @ there.T)[person]).sum(1))
+                found["even"].append(shares @ there.mean(1))
+                found["peak"].append(weights[person].amax(1))
+    finally:
+        whole_network.texture_alignment = real
+    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
 def measure(out: Path, seed: int, variant: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train and score one variant, or read what was measured before under the same settings."""
     path = out / "results" / f"{seed}-{variant or 'full'}.json"
     config = configuration(variant, args.steps, args.batch, args.tau)
     settings = {"config": config.to_json(), "people": args.people, "test": args.test}
-    if path.is_file() and (known := json.loads(path.read_text()))["settings"] == settings:
+    tam = config.use_wcn and config.use_tam
+    known = json.loads(path.read_text()) if path.is_file() else {"settings": None}
+    if known["settings"] == settings and ("attention" in known or not tam):
         return known
     torch.set_num_threads(1)
     folder = out / f"seed-{seed}"
@@ -191,6 +240,8 @@ def measure(out: Path, seed: int, variant: str, args: argparse.Namespace) -> dic
     run = fit(folder, store, variant, config, seed)
     scores = {name: score(store, config, run, name == "real") for name in ("generated", "real")}
     result = {"settings": settings, "seed": seed, "variant": variant, "run": str(run), "scores": scores}
+    if tam:
+        result["attention"] = attention(store, config, run)
     write_atomically(path, json.dumps(result, indent=1).encode())
     print(f"seed {seed}, {VARIANTS.get(variant, variant)}: {scores}", flush=True)
     return result
@@ -233,11 +284,14 @@ def temperatures(results: Sequence[dict[str, Any]], seed: int) -> list[str]:
     """Markdown: the full model by temperature, beside the one without TAM, for one seed."""
     mine = [r for r in results if r["seed"] == seed and r["variant"] in ("", "no-tam") or "=" in r["variant"]]
     heads = [f"{METRICS[m]}, {layouts} layouts" for layouts in ("generated", "real") for m in METRICS]
+    heads += ["attention on the same region", "evenly spread", "on the best place"]
     lines = ["| TAM | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for r in sorted(mine, key=lambda r: (r["variant"] != "no-tam", r["settings"]["config"]["tau"])):
         name = "none" if r["variant"] == "no-tam" else f"tau {r['settings']['config']['tau']:g}"
         scores = [r["scores"][layouts]["model"] for layouts in ("generated", "real")]
         cells = [f"{found[m]:.{3 if m == 'mask_ssim' else 2}f}" for found in scores for m in METRICS]
+        looks = r.get("attention")
+        cells += [f"{looks[name]:.3f}" for name in ("same", "even", "peak")] if looks else ["", "", ""]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 

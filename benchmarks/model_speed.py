@@ -102,16 +102,16 @@ def transfer_package(config: Config, batch: dict[str, Tensor], _: Features) -> f
     for piece in (slice(0, 1), slice(1, None)):
         began = time.process_time()
         poses, labels = batch["pose_map"][:, piece], batch["labels"][:, piece]
-        _, layout_state = rollout.layouts(nets["layout"], source, poses, layout_state)
+        layout_state = rollout.layouts(nets["layout"], source, poses, layout_state)[1]
         given = (batch["source"], batch["source_labels"], poses, batch["background"], labels, states)
-        _, states = rollout.transfer(nets, config, *given)
+        states = rollout.transfer(nets, config, *given)[1]
     return time.process_time() - began
 
 
 @torch.no_grad()
 def transfer_reference(config: Config, batch: dict[str, Tensor], _: Features) -> float:
+    """All frames; each costs the same."""
     nets = generators_of(config)
-    batch = {name: x[:, 1:] if name in ("pose_map", "labels") else x for name, x in batch.items()}
     began = time.process_time()
     source = one_hot(convert_labels(batch["source_labels"], "remot11", config.layout_schema), config.layout_classes)
     poses = list(batch["pose_map"].unbind(1))
@@ -124,7 +124,7 @@ def transfer_reference(config: Config, batch: dict[str, Tensor], _: Features) ->
         coarse = coarse + torch.stack(reference.region(nets["region"], config, masks, images, source_masks), 1)
     layouts = [one_hot(x, 6) for x in six.unbind(1)]
     reference.whole(nets["whole"], config, poses, layouts, list(coarse.unbind(1)), images, batch["background"])
-    return time.process_time() - began
+    return (time.process_time() - began) * (len(poses) - 1) / len(poses)
 
 
 WORK = {

@@ -1,7 +1,9 @@
 """Regions cut out of their frames, so that the Region GAN works where there is something and nowhere else.
 
-A crop holds what a region shows in the driving layout and in the aligned source, with a margin. Its place and size are
-multiples, so that a person who hardly moves keeps the same crop, and crops of one size go through a network together.
+A crop holds what a region shows in the driving layout and in the aligned source, with a margin. A region of which parts
+lie far apart, such as arms and legs, gets a crop for each part where that saves area. Places and sizes are whole cells
+of the networks' coarsest map, so that a person who hardly moves keeps the same crops, and crops of one size go through
+a network together.
 """
 
 from __future__ import annotations
@@ -9,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from remot_model.alignment import boxes
-
-_STEP = 2  # sizes are multiples of so many cells of the networks' coarsest map: fewer sizes, larger batches
 _MARGIN = 1  # cells round the content
+_WORTH = 0.8  # of the area of one crop, that several may have at most
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of pixels."""
+    """A rectangle of pixels of one of several maps."""
 
+    map: int
     top: int
     left: int
     height: int
@@ -34,8 +36,8 @@ class Crop:
         return self.height * self.width
 
     def cut(self, x: Tensor) -> Tensor:
-        """[..., H, W] -> [..., height, width]."""
-        return x[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        """Its part of all maps [M, ..., H, W] -> [..., height, width]."""
+        return x[self.map, ..., self.top : self.top + self.height, self.left : self.left + self.width]
 
     def paste(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """[..., height, width] -> [..., H, W], zeros round it."""
@@ -43,54 +45,66 @@ class Crop:
         return F.pad(x, (self.left, right, self.top, below))
 
 
-def crops_of(content: Tensor, cell: int) -> list[Crop | None]:
-    """The crop of each map, None where it is empty.
+def crops_of(content: Tensor, cell: int) -> list[Crop]:
+    """The crops of maps, in their order; an empty map has none, and those of one map do not overlap.
 
     Args:
         content: bool [M, H, W], true where something is to be seen; H and W are multiples of `cell`.
-        cell: pixels of a cell of the coarsest feature map. Crops begin at multiples of it, leave at least one cell
-            round the content where the frame allows it, and are multiples of two cells large, at most the frame.
+        cell: pixels of a cell of the coarsest feature map. Crops are whole cells, and leave one round the content where
+            the frame allows it.
     """
-    found, present = boxes(content)
-    limits = content.shape[-2:]
-
-    def crop(box: list[int]) -> Crop:
-        (top, height), (left, width) = (
-            _span(first, last, cell, limit) for first, last, limit in zip(box[::2], box[1::2], limits, strict=True)
-        )
-        return Crop(top, left, height, width)
-
-    return [crop(box) if there else None for box, there in zip(found.tolist(), present.tolist(), strict=True)]
+    grids = F.max_pool2d(content.float(), cell).bool().cpu().numpy()
+    return [Crop(i, *(cell * n for n in found)) for i, grid in enumerate(grids) for found in _rectangles(grid)]
 
 
-def _span(first: int, last: int, cell: int, limit: int) -> tuple[int, int]:
-    """Begin and length of a span that holds `first` to `last` with their margin."""
-    begin = max(0, (first // cell - _MARGIN) * cell)
-    length = -(-(last + 1 + _MARGIN * cell - begin) // (_STEP * cell)) * _STEP * cell
-    length = min(length, limit)
-    return min(begin, limit - length), length
+Rectangle = tuple[int, int, int, int]  # top, left, height, width
 
 
-def by_size(crops: Sequence[Crop | None]) -> list[list[int]]:
-    """Indices of the crops, those of one size together; empty ones are left out."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, crop in enumerate(crops):
-        if crop is not None:
-            groups.setdefault((crop.height, crop.width), []).append(i)
+def _rectangles(grid: np.ndarray) -> list[Rectangle]:
+    """Rectangles of cells that hold all that is true in bool [h, w], with a margin."""
+    lines = [np.flatnonzero(grid.any(1 - axis)) for axis in (0, 1)]
+    if not len(lines[0]):
+        return []
+    (top, bottom), (left, right) = (
+        (max(0, int(found[0]) - _MARGIN), min(limit, int(found[-1]) + 1 + _MARGIN))
+        for found, limit in zip(lines, grid.shape, strict=True)
+    )
+    best = whole = [(top, left, bottom - top, right - left)]
+    for axis, found in enumerate(lines):
+        for at in np.flatnonzero(np.diff(found) > 2 * _MARGIN):
+            border = int(found[at]) + 1 + _MARGIN
+            one, other = np.split(grid, [border], axis)
+            down, along = (border, 0) if axis == 0 else (0, border)
+            moved = [(down + t, along + x, *size) for t, x, *size in _rectangles(other)]
+            best = min(best, _rectangles(one) + moved, key=_area)
+    return best if _area(best) <= _WORTH * _area(whole) else whole
+
+
+def _area(rectangles: Sequence[Rectangle]) -> int:
+    return sum(height * width for _, _, height, width in rectangles)
+
+
+def by_size(crops: Sequence[Crop]) -> list[list[Crop]]:
+    """The crops, those of one size together."""
+    groups: dict[tuple[int, int], list[Crop]] = {}
+    for crop in crops:
+        groups.setdefault((crop.height, crop.width), []).append(crop)
     return list(groups.values())
 
 
-def cut_all(x: Tensor, crops: Sequence[Crop | None], group: Sequence[int]) -> Tensor:
+def cut_all(x: Tensor, group: Sequence[Crop]) -> Tensor:
     """The crops of a group: [M, ..., H, W] -> [len(group), ..., height, width]."""
-    return torch.stack([crops[i].cut(x[i]) for i in group])
+    return torch.stack([crop.cut(x) for crop in group])
 
 
-def on_crops(network: Callable[..., Tensor], crops: Sequence[Crop | None], *inputs: Tensor) -> Tensor:
+def on_crops(network: Callable[..., Tensor], crops: Sequence[Crop], *inputs: Tensor) -> Tensor:
     """Run a network on the crops of inputs [M, ..., H, W]; the result is [M, c, H, W], 0 outside of them."""
     size = inputs[0].shape[-2:]
     made: dict[int, Tensor] = {}
     for group in by_size(crops):
-        outputs = network(*(cut_all(x, crops, group) for x in inputs))
-        made |= {i: crops[i].paste(y, size) for i, y in zip(group, outputs, strict=True)}
+        outputs = network(*(cut_all(x, group) for x in inputs))
+        for crop, image in zip(group, outputs, strict=True):
+            pasted = crop.paste(image, size)
+            made[crop.map] = made[crop.map] + pasted if crop.map in made else pasted
     like = next(iter(made.values())) if made else inputs[0].new_zeros(3, *size)
-    return torch.stack([made[i] if i in made else torch.zeros_like(like) for i in range(len(crops))])
+    return torch.stack([made[i] if i in made else torch.zeros_like(like) for i in range(len(inputs[0]))])

@@ -8,7 +8,7 @@ Batches are [N, T, ...]: N clips side by side, T consecutive frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -70,11 +70,12 @@ def layouts(
     """
     code = net.encode(source_layout, windows(poses, state and state.conditions), state and state.source)
     memory = state.outputs if state else torch.zeros_like(source_layout)[:, None].repeat(1, 2, 1, 1, 1)
-    frames = []
+    begins, conditions, frames = state is None, _last_two(poses, state), []
+    del state  # what it holds is freed with the first frames
     for t in range(poses.shape[1]):
-        frames.append(net.step(t, code, memory, state is None and t == 0))
+        frames.append(net.step(t, code, memory, begins and t == 0))
         memory = _push(memory, frames[-1].layout)
-    return _stack(LayoutFrame, frames), State(_last_two(poses, state), memory, code.source.detach())
+    return _stack(LayoutFrame, frames), State(conditions, memory, code.source.detach())
 
 
 def regions(
@@ -100,7 +101,8 @@ def regions(
     crops = region_crops(config, labels, aligned_labels)
     code = None if crops else net.encode(context)
     memory = state.outputs if state else torch.zeros_like(parts[:, :1]).repeat(1, 2, 1, 1, 1)
-    frames = []
+    conditions, frames = _last_two(masks, state), []
+    del state
     for t in range(labels.shape[1]):
         if crops:
             image = on_crops(net.frame, crops[t], context[:, t], parts[:, t], memory)
@@ -109,7 +111,7 @@ def regions(
         frames.append(image * masks[:, t] if config.clip_regions else image)
         memory = _push(memory, frames[-1])
     made = torch.stack(frames, 1).unflatten(0, (-1, len(REGIONS))).transpose(1, 2)
-    return made, State(_last_two(masks, state), memory)
+    return made, State(conditions, memory)
 
 
 def whole(
@@ -141,12 +143,13 @@ def whole(
     code = net.encode(windows(conditions, state and state.conditions), aligned)
     behind = background_of(config, background, labels)
     memory = state.outputs if state else torch.zeros_like(coarse[:, :1]).repeat(1, 2, 1, 1, 1)
-    frames = []
+    begins, conditions, frames = state is None, _last_two(conditions, state), []
+    del state
     for t in range(poses.shape[1]):
-        person, first = labels[:, t, None] > 0, state is None and t == 0
+        person, first = labels[:, t, None] > 0, begins and t == 0
         frames.append(net.step(t, code, coarse[:, t], person, behind[:, t], memory, first))
         memory = _push(memory, frames[-1].image)
-    return _stack(WholeFrame, frames), State(_last_two(conditions, state), memory)
+    return _stack(WholeFrame, frames), State(conditions, memory)
 
 
 def region_masks(labels: Tensor) -> Tensor:
@@ -154,21 +157,23 @@ def region_masks(labels: Tensor) -> Tensor:
     return one_hot(labels, 6)[..., 1:, :, :].unsqueeze(-3)
 
 
-def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list[list[Crop | None]] | None:
-    """Where the regions are worked on: for each frame the N * 5 crops, or None if the configuration crops nothing.
+def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list[list[Crop]] | None:
+    """Where the regions are worked on: the crops of each frame, or None if the configuration crops nothing.
 
-    A crop holds the region in the layout and in the aligned source, both int64 [N, T, H, W] in schema remot6. Where
-    both are empty the region is absent and comes out as zeros; but training needs one crop to have a gradient.
+    The maps of a frame are the five regions of each clip, N * 5. Crops hold the region in the layout and in the aligned
+    source, both int64 [N, T, H, W] in schema remot6. Where both are empty the region is absent and comes out as zeros;
+    but training needs one crop to have a gradient.
     """
     if not config.crop_regions:
         return None
     content = _by_region((region_masks(labels) + region_masks(aligned_labels)) > 0)[:, :, 0].transpose(0, 1)
     cell = 2**config.n_downsample
-    crops = crops_of(content.flatten(0, 1), cell)
+    maps, crops = content.shape[1], [[] for _ in content]
+    for crop in crops_of(content.flatten(0, 1), cell):
+        crops[crop.map // maps].append(replace(crop, map=crop.map % maps))
     if torch.is_grad_enabled() and not any(crops):
-        crops[0] = Crop(0, 0, 2 * cell, 2 * cell)
-    each = content.shape[1]
-    return [crops[i : i + each] for i in range(0, len(crops), each)]
+        crops[0].append(Crop(0, 0, 0, 2 * cell, 2 * cell))
+    return crops
 
 
 def background_of(config: Config, background: Tensor, labels: Tensor) -> Tensor:
@@ -221,7 +226,7 @@ def transfer(
     poses: Tensor,
     background: Tensor,
     labels: Tensor | None = None,
-    states: Mapping[str, State] | None = None,
+    states: dict[str, State] | None = None,
     placed: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Transferred, dict[str, State]]:
     """All stages over a piece of a clip: source image and driving poses -> images.
@@ -236,7 +241,7 @@ def transfer(
         poses: [N, T, 3, H, W] in [-1, 1], the drawn driving poses.
         background: [N, 3, H, W] in [-1, 1].
         labels: int64 [N, T, H, W] in schema remot11, to use these layouts instead of generated ones.
-        states: of the piece before; none at the start of a clip.
+        states: of the piece before; none at the start of a clip. Emptied, so that its memory goes as the next grows.
         placed: scale [N, T] and offset [N, T, 2] for the GAM instead of its own, where they are not NaN.
 
     Returns:
@@ -245,9 +250,20 @@ def transfer(
     Raises:
         ConfigError: if a generator that is needed was not trained.
     """
+    states = {} if states is None else states
     half = config.precision == "bfloat16" and has_bfloat16(source.device)
     with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
-        return _transfer(generators, config, source, source_labels, poses, background, labels, states or {}, placed)
+        return _transfer(
+            generators,
+            config,
+            source,
+            source_labels,
+            poses,
+            background,
+            labels,
+            {} if states is None else states,
+            placed,
+        )
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -266,26 +282,27 @@ def _transfer(
     poses: Tensor,
     background: Tensor,
     labels: Tensor | None,
-    states: Mapping[str, State],
+    states: dict[str, State],
     placed: tuple[Tensor, Tensor] | None,
 ) -> tuple[Transferred, dict[str, State]]:
     later = {}
     if labels is None:
         wanted = convert_labels(source_labels, "remot11", config.layout_schema)
         net = _need(generators, "layout")
-        made, later["layout"] = layouts(net, one_hot(wanted, config.layout_classes), poses, states.get("layout"))
+        made, later["layout"] = layouts(net, one_hot(wanted, config.layout_classes), poses, states.pop("layout", None))
         six = convert_labels(made.layout.argmax(2), config.layout_schema, "remot6")
+        del made
     else:
         six = convert_labels(labels, "remot11", "remot6")
     aligned = align_clip(config, source, convert_labels(source_labels, "remot11", "remot6"), six, placed)
     parts, later["region"] = regions(
-        _need(generators, "region"), config, six, aligned.image, aligned.labels, states.get("region")
+        _need(generators, "region"), config, six, aligned.image, aligned.labels, states.pop("region", None)
     )
     coarse, composed = parts.sum(2), None
     if config.use_wcn:
         net = _need(generators, "whole")
         composed, later["whole"] = whole(
-            net, config, poses, six, coarse, aligned.image, background, states.get("whole")
+            net, config, poses, six, coarse, aligned.image, background, states.pop("whole", None)
         )
         images = composed.image
     else:

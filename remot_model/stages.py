@@ -7,7 +7,7 @@ A stage runs a clip chunk by chunk. The trainer knows no stage; what it logs, ju
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -218,13 +218,14 @@ def needed_generators(stage: str, config: Config) -> tuple[str, ...]:
     return (*STAGES[stage].needs, *extra)
 
 
-def _same_size(crops: list[list[Crop | None]] | None, *images: Tensor) -> list[tuple[Tensor, ...]]:
+def _same_size(crops: list[list[Crop]] | None, *images: Tensor) -> list[tuple[Tensor, ...]]:
     """Images [N, T, 5, c, H, W] of all regions as batches of one size: their crops, or the frames without any."""
-    frames = [x.movedim(1, 0).flatten(0, 2) for x in images]  # by frame, then clip and region, as the crops are
+    frames = [x.movedim(1, 0).flatten(0, 2) for x in images]  # by frame, then clip and region, as the maps of crops are
     if crops is None:
         return [tuple(frames)]
-    flat = [crop for frame in crops for crop in frame]
-    return [tuple(cut_all(x, flat, group) for x in frames) for group in by_size(flat)]
+    maps = len(frames[0]) // len(crops)
+    flat = [replace(crop, map=t * maps + crop.map) for t, frame in enumerate(crops) for crop in frame]
+    return [tuple(cut_all(x, group) for x in frames) for group in by_size(flat)]
 
 
 def _aligned(config: Config, batch: Tensors, six: Tensor) -> Tensors:

@@ -40,21 +40,47 @@ def layouts(net: nn.Module, config: Config, source: Tensor, poses: list[Tensor])
     return out
 
 
-def crop_of(config: Config, *masks: Tensor) -> tuple[slice, slice] | None:
-    """Rows and columns that hold all masks [1, 1, H, W] with their margin; None where all are empty."""
-    rows, columns = np.nonzero(sum(m[0, 0] for m in masks).numpy())
-    if not len(rows):
-        return None
-    cell, found = 2**config.n_downsample, []
-    for line, limit in ((rows, config.size[0]), (columns, config.size[1])):
-        begin = max(0, int(line.min()) // cell * cell - cell)
-        end = begin
-        while end < int(line.max()) + 1 + cell:
-            end += 2 * cell
-        if end > limit:
-            begin, end = max(0, begin - (end - limit)), limit
-        found.append(slice(begin, end))
-    return tuple(found)
+Where = tuple[slice, slice]
+
+
+def crops_of(config: Config, *masks: Tensor) -> list[Where]:
+    """Rows and columns that hold all masks [1, 1, H, W]: in cells, one more on each side; none where all are empty.
+
+    Two empty rows or columns of cells may part them into several, where those have at most 0.8 of the area.
+    """
+    if not config.crop_regions:
+        return [(slice(None), slice(None))]
+    cell = 2**config.n_downsample
+    height, width = (n // cell for n in config.size)
+    seen = sum(m[0, 0] for m in masks).numpy().reshape(height, cell, width, cell).any((1, 3))
+    return [
+        (slice(top * cell, bottom * cell), slice(left * cell, right * cell)) for top, bottom, left, right in parts(seen)
+    ]
+
+
+def parts(seen: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """First and last row and column (the last not included) of each part of a grid, with their margins."""
+    if not seen.any():
+        return []
+    rows, columns = np.nonzero(seen)
+    top, bottom = max(0, rows.min() - 1), min(seen.shape[0], rows.max() + 2)
+    left, right = max(0, columns.min() - 1), min(seen.shape[1], columns.max() + 2)
+    best = [(top, bottom, left, right)]
+
+    def area(found: list[tuple[int, int, int, int]]) -> int:
+        return sum((b - a) * (d - c) for a, b, c, d in found)
+
+    for turned in (False, True):
+        grid = seen.T if turned else seen
+        for i in range(1, len(grid) - 2):
+            if grid[:i].any() and not grid[i : i + 2].any() and grid[i + 2 :].any():
+                halves = [grid.copy(), grid.copy()]
+                halves[0][i:] = halves[1][: i + 2] = False
+                found = [part for half in halves for part in parts(half.T if turned else half)]
+                if area(found) < area(best):
+                    best = found
+    whole = [(top, bottom, left, right)]
+    return best if area(best) <= 0.8 * area(whole) else whole
 
 
 def region(
@@ -66,10 +92,7 @@ def region(
     windows = with_two_before(masks) if config.mask_frames == 3 else masks
     for t, window in enumerate(windows):
         made = torch.zeros_like(aligned[t])
-        everything = (slice(None), slice(None))
-        where = crop_of(config, masks[t], aligned_masks[t]) if config.crop_regions else everything
-        if where is not None:
-            y, x = where
+        for y, x in crops_of(config, masks[t], aligned_masks[t]):
             seen = torch.cat([*memory, aligned[t] * aligned_masks[t]], 1)
             features = net.encode_mask(window[..., y, x]) + net.encode_image(seen[..., y, x])
             made[..., y, x] = net.image(features)
@@ -175,27 +198,25 @@ def region_losses(
     terms = {name: torch.zeros(()) for name in ("rec", "per", "gan_image", "feat_image")}
     d_loss = torch.zeros(())
     count = 5 * len(labels)
-    for i in range(1, 6):
-        masks = [(x == i)[None, None].float() for x in labels]
-        moved = [(x == i)[None, None].float() for x in aligned_labels]
+    for number in range(1, 6):
+        masks = [(x == number)[None, None].float() for x in labels]
+        moved = [(x == number)[None, None].float() for x in aligned_labels]
         made = region(net, config, masks, [x[None] for x in aligned], moved)
         for t, image in enumerate(made):
             real, mask = frames[t][None] * masks[t], masks[t]
             terms["rec"] = terms["rec"] + F.l1_loss(image, real) / count
-            where = crop_of(config, mask, moved[t]) if config.crop_regions else (slice(None), slice(None))
-            if where is None:
-                continue
-            image, real, mask = (x[..., where[0], where[1]] for x in (image, real, mask))
-            share = mask.numel() / labels[0].numel() / count
-            if features is not None:
-                terms["per"] = terms["per"] + share * perceptual(features, image, real, features.weights)
-            of_real, of_made = torch.cat([mask, real], 1), torch.cat([mask, image], 1)
-            gan, feat = generator_gan_loss(judge, of_real, [of_made], config)
-            terms["gan_image"], terms["feat_image"] = (
-                terms["gan_image"] + share * gan,
-                terms["feat_image"] + share * feat,
-            )
-            d_loss = d_loss + share * discriminator_loss(judge, of_real, [of_made])
+            for y, x in crops_of(config, mask, moved[t]):
+                m, r, i = (of[..., y, x] for of in (mask, real, image))
+                share = m.numel() / labels[0].numel() / count
+                if features is not None:
+                    terms["per"] = terms["per"] + share * perceptual(features, i, r, features.weights)
+                of_real, of_made = torch.cat([m, r], 1), torch.cat([m, i], 1)
+                gan, feat = generator_gan_loss(judge, of_real, [of_made], config)
+                terms["gan_image"], terms["feat_image"] = (
+                    terms["gan_image"] + share * gan,
+                    terms["feat_image"] + share * feat,
+                )
+                d_loss = d_loss + share * discriminator_loss(judge, of_real, [of_made])
     weights = {"rec": config.lambda_rec, "per": config.lambda_per, "gan_image": config.lambda_gan}
     weights["feat_image"] = config.lambda_feat
     return {name: weights[name] * value for name, value in terms.items()}, d_loss

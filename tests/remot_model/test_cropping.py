@@ -17,31 +17,46 @@ def test_crops_hold_their_content_with_a_margin(cells, cell, points):
     content = torch.zeros(1, *size, dtype=torch.bool)
     for y, x in points:
         content[0, int(y * size[0]), int(x * size[1])] = True
-    (crop,) = crops_of(content, cell)
-    rows, columns = content[0].nonzero().unbind(1)
-    for first, last, begin, length, limit in (
-        (rows.min(), rows.max(), crop.top, crop.height, size[0]),
-        (columns.min(), columns.max(), crop.left, crop.width, size[1]),
-    ):
-        assert begin % cell == 0 and (length % (2 * cell) == 0 or length == limit)
-        assert 0 <= begin <= max(0, first - cell)
-        assert limit >= begin + length >= min(limit, last + 1 + cell)
+    crops = crops_of(content, cell)
+    covered = torch.zeros(size, dtype=torch.int64)
+    for crop in crops:
+        assert all(n % cell == 0 for n in (crop.top, crop.left, crop.height, crop.width))
+        covered[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width] += 1
+    assert covered.max() == 1 and covered.sum() == sum(crop.area for crop in crops)
+    for y, x in content[0].nonzero().tolist():
+        cells_round = covered[max(0, y - cell) : y + cell + 1, max(0, x - cell) : x + cell + 1]
+        assert cells_round.all()
+    rows, columns = (torch.div(n, cell, rounding_mode="floor") for n in content[0].nonzero().unbind(1))
+    whole = 1
+    for lines, limit in ((rows, cells[0]), (columns, cells[1])):
+        whole *= (min(limit, lines.max().item() + 2) - max(0, lines.min().item() - 1)) * cell
+    assert covered.sum() == whole if len(crops) == 1 else covered.sum() <= 0.8 * whole
+
+
+def test_parts_that_lie_far_apart_have_crops_of_their_own():
+    content = torch.zeros(2, 64, 48, dtype=torch.bool)
+    content[1, 10:14, 8:40] = True  # arms
+    content[1, 50:60, 10:14] = content[1, 50:60, 36:40] = True  # feet
+    found = crops_of(content, 4)
+    assert found == [Crop(1, 4, 4, 16, 40), Crop(1, 44, 4, 20, 16), Crop(1, 44, 32, 20, 12)]
+    content[1, 14:50, 8:12] = True  # joined: one part
+    assert crops_of(content, 4) == [Crop(1, 4, 4, 60, 40)]
 
 
 def test_nothing_has_no_crop():
-    assert crops_of(torch.zeros(2, 32, 24, dtype=torch.bool), 4) == [None, None]
+    assert crops_of(torch.zeros(2, 32, 24, dtype=torch.bool), 4) == []
 
 
 def test_a_pasted_crop_is_where_it_was_cut():
-    x, crop = torch.rand(3, 32, 24), Crop(4, 8, 16, 8)
+    x, crop = torch.rand(2, 3, 32, 24), Crop(1, 4, 8, 16, 8)
     pasted = crop.paste(crop.cut(x), (32, 24))
-    assert torch.equal(crop.cut(pasted), crop.cut(x))
+    assert torch.equal(pasted[:, 4:20, 8:16], x[1, :, 4:20, 8:16])
     assert pasted.count_nonzero() == 3 * crop.area
 
 
 def test_crops_of_one_size_go_together():
-    crops = [Crop(0, 0, 16, 16), None, Crop(0, 4, 16, 8), Crop(8, 8, 16, 16)]
-    assert by_size(crops) == [[0, 3], [2]]
+    crops = [Crop(0, 0, 0, 16, 16), Crop(2, 0, 4, 16, 8), Crop(3, 8, 8, 16, 16), Crop(2, 16, 4, 16, 16)]
+    assert by_size(crops) == [[crops[0], crops[2], crops[3]], [crops[1]]]
     seen = []
 
     def double(x):
@@ -50,8 +65,8 @@ def test_crops_of_one_size_go_together():
 
     x = torch.ones(4, 1, 32, 24)
     made = on_crops(double, crops, x)
-    assert seen == [(2, 1, 16, 16), (1, 1, 16, 8)]
-    assert made.flatten(1).sum(1).tolist() == [2 * 256, 0, 2 * 128, 2 * 256]
+    assert seen == [(3, 1, 16, 16), (1, 1, 16, 8)]
+    assert made.flatten(1).sum(1).tolist() == [2 * 256, 0, 2 * 128 + 2 * 256, 2 * 256]
 
 
 def test_a_chunk_without_a_person_still_has_a_gradient_in_training():

@@ -82,6 +82,8 @@ def test_regions(batch, fields):
     if config.crop_regions:
         assert made[1, :, 4].abs().max() == 0  # absent
         assert made[0, :, 4].abs().max() > 0
+        crops = rollout.region_crops(config, six, moved.labels)
+        assert any(len({crop.map for crop in frame}) < len(frame) for frame in crops)  # some have several
 
 
 @pytest.mark.parametrize(
