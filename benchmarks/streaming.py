@@ -6,15 +6,16 @@ stores a window as one sample, in two ways: `packed`, with the same files and de
 labels and flow are arrays as they come out, which costs room and no decoding. Ours reads single members out of the
 layers' shards.
 
-Three parts, the best of rounds in turn:
+Four parts; the first and the third show the best of rounds in turn:
 
 - local: 0, 1 and 2 worker processes on a local disk (those of a DataLoader for the peers), and the limit:
   to read the same bytes and decode them, nothing else, in as many threads
+- paired: ours between two runs of the limit, the median of the rounds' ratios, for machines of changing speed
 - http: the same over HTTP with 20 ms before each answer. Of the peers only `webdataset` reads plain HTTP
 - start: the first batch of a store of 1,000 shards over that HTTP, nothing cached
 
     pip install torch==2.13.0 webdataset mosaicml-streaming litdata
-    python benchmarks/streaming.py [local http start] [--rounds 3] [--folder FOLDER]
+    python benchmarks/streaming.py [local paired http start] [--rounds 3] [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -304,6 +305,23 @@ def local(folder: Path, rounds: int) -> None:
     table(runs, rounds)
 
 
+def paired(folder: Path, rounds: int, windows: int = 480) -> None:
+    store = prepare(folder)
+    for workers in (0, 1, 2):
+        ratios = []
+        for _ in range(rounds):
+            before, own, after = (
+                limit(store, workers, windows),
+                rate(ours(store.url, workers), windows),
+                limit(store, workers, windows),
+            )
+            ratios.append(2 * own / (before + after))
+        print(
+            f"{workers} workers: {statistics.median(ratios):.2f} of the limit, {min(ratios):.2f} to {max(ratios):.2f}",
+            flush=True,
+        )
+
+
 # --- over HTTP ----------------------------------------------------------------------------------------------------
 
 
@@ -424,7 +442,7 @@ def many_shards(store: Store, folder: Path, shards: int) -> str:
     return folder.name
 
 
-PARTS = {"local": local, "http": over_http, "start": start}
+PARTS = {"local": local, "paired": paired, "http": over_http, "start": start}
 
 
 def main() -> None:
