@@ -47,10 +47,12 @@ def test_the_command_says_what_it_read_and_what_an_epoch_reads(dancers):
     told = json.loads(run.stdout.splitlines()[-1])
     assert told["batch"] == 4 and set(told["bytes_read"]) == {"frames", "pose", "parsing", "flow", "background"}
     assert "shards are open at a time" in run.stdout and "full shuffle" in run.stdout
-    run = CliRunner().invoke(
-        app, ["stream", dancers.url, "--windows", "20", "--batch", "4", "--layer", "pose", "--json"]
-    )
-    told = json.loads(run.stdout.splitlines()[-1])
-    assert told["windows"] == 20 and told["rate"] > 0 and "windows a second" in run.stdout
+    for decoding in ([], ["--workers", "1"]):
+        read = ["stream", dancers.url, "--windows", "20", "--batch", "4", "--layer", "pose", "--json", *decoding]
+        run = CliRunner().invoke(app, read)
+        told = json.loads(run.stdout.splitlines()[-1])
+        assert told["windows"] == 20 and told["rate"] > 0 and "windows a second" in run.stdout
+    run = CliRunner().invoke(app, ["stream", dancers.url, "--workers", "1", "--threads", "1"])
+    assert run.exit_code == 2 and "choose one" in run.output
     run = CliRunner().invoke(app, ["stream", dancers.url, "--weight", "0"])
     assert run.exit_code == 2 and "as many weights above 0" in run.output

@@ -53,6 +53,12 @@ def test_starting_later_gives_the_same_batches(arrays):
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_worker_processes_give_the_same_batches(arrays):
+    config = config_of(flip=0.5)
+    for a, b in zip(take(arrays, config, 4), take(arrays, config, 4, workers=2), strict=True):
+        assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
 def test_the_augmentation_differs_from_epoch_to_epoch(arrays):
     found = take(arrays, config_of(batch=3), 2)
     assert not torch.equal(found[0]["frames"], found[1]["frames"])
