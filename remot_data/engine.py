@@ -250,7 +250,10 @@ def _local_cluster(count: int) -> Any:
         try:
             return LocalCluster(n_workers=count, threads_per_worker=1, **options)
         except (OSError, RuntimeError, asyncio.TimeoutError) as error:
-            raise EngineError(f"the worker processes do not start ({error}); run the same command again") from error
+            raise EngineError(
+                f"the worker processes do not start ({error}); run the same command again, or, in a script of your "
+                'own, call this under `if __name__ == "__main__":`, because every worker imports the script'
+            ) from error
 
 
 def _connected(scheduler: str) -> Any:
