@@ -78,6 +78,7 @@ class Config:
     tau: float = 1.0  # temperature of the TAM
     mask_frames: int = 3  # paper: 1; released: 3
     crop_regions: bool = True  # the Region GAN sees each region's surroundings instead of the frame; docs/model.md
+    crop_parts: bool = False  # parts of a region that lie apart, as arms and legs, get a crop each; faster, other norms
     clip_regions: bool = False  # multiply a generated region by its mask before the sum of equation (11)
     refine_coarse: bool = False  # the WCN's foreground is added to the coarse one; not in the paper, for short runs
     background_hole: bool = True  # the background is black where the layout is not background
@@ -216,12 +217,12 @@ class Config:
 
 _NETWORK_FIELDS = (
     "size ngf n_downsample n_blocks decoder_blocks norm layout_classes use_gam use_tam use_wcn tam_softmax tau "
-    "mask_frames crop_regions clip_regions refine_coarse background_hole first_frame_raw"
+    "mask_frames crop_regions crop_parts clip_regions refine_coarse background_hole first_frame_raw"
 ).split()
 # Those of them that mean nothing to the network of a stage.
 _OF_THE_WCN_ONLY = "use_tam use_wcn tam_softmax tau refine_coarse background_hole".split()
 _MEANINGLESS: dict[str | None, tuple[str, ...]] = {
-    "layout": (*_OF_THE_WCN_ONLY, "use_gam", "mask_frames", "crop_regions", "clip_regions"),
+    "layout": (*_OF_THE_WCN_ONLY, "use_gam", "mask_frames", "crop_regions", "crop_parts", "clip_regions"),
     "region": (*_OF_THE_WCN_ONLY, "layout_classes", "first_frame_raw"),
 }
 
@@ -265,6 +266,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "no-gam": {"use_wcn": False, "use_gam": False},
     "no-temporal": {"temporal_scales": 0},
     "crops": {"crop_regions": True},
+    "crop-parts": {"crop_regions": True, "crop_parts": True},
     "no-crops": {"crop_regions": False},
     "layout6": {"layout_classes": 6},
     "layout11": {"layout_classes": 11},
@@ -277,7 +279,7 @@ def preset(name: str) -> Config:
 
     Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
     with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``crops`` or
-    ``no-crops`` (whether the Region GAN sees crops or whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a
+    ``crop-parts``, ``no-crops`` (whether the Region GAN sees crops or whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a
     temperature. They combine: ``tiny:layout6:tau=0.1``.
 
     Raises:

@@ -1,9 +1,9 @@
 """Regions cut out of their frames, so that the Region GAN works where there is something and nowhere else.
 
-A crop holds what a region shows in the driving layout and in the aligned source, with a margin. A region of which parts
-lie far apart, such as arms and legs, gets a crop for each part where that saves area. Places and sizes are whole cells
-of the networks' coarsest map, so that a person who hardly moves keeps the same crops, and crops of one size go through
-a network together.
+A crop holds what a region shows in the driving layout and in the aligned source, with a margin. With `crop_parts` a
+region of which parts lie far apart, such as arms and legs, gets one for each part where that saves area. Places and
+sizes are whole cells of the networks' coarsest map, so that a person who hardly moves keeps the same crops, and crops
+of one size go through a network together.
 """
 
 from __future__ import annotations
@@ -45,22 +45,23 @@ class Crop:
         return F.pad(x, (self.left, right, self.top, below))
 
 
-def crops_of(content: Tensor, cell: int) -> list[Crop]:
+def crops_of(content: Tensor, cell: int, parts: bool = False) -> list[Crop]:
     """The crops of maps, in their order; an empty map has none, and those of one map do not overlap.
 
     Args:
         content: bool [M, H, W], true where something is to be seen; H and W are multiples of `cell`.
         cell: pixels of a cell of the coarsest feature map. Crops are whole cells, and leave one round the content where
             the frame allows it.
+        parts: whether a map may have several.
     """
     grids = F.max_pool2d(content.float(), cell).bool().cpu().numpy()
-    return [Crop(i, *(cell * n for n in found)) for i, grid in enumerate(grids) for found in _rectangles(grid)]
+    return [Crop(i, *(cell * n for n in found)) for i, grid in enumerate(grids) for found in _rectangles(grid, parts)]
 
 
 Rectangle = tuple[int, int, int, int]  # top, left, height, width
 
 
-def _rectangles(grid: np.ndarray) -> list[Rectangle]:
+def _rectangles(grid: np.ndarray, parts: bool) -> list[Rectangle]:
     """Rectangles of cells that hold all that is true in bool [h, w], with a margin."""
     lines = [np.flatnonzero(grid.any(1 - axis)) for axis in (0, 1)]
     if not len(lines[0]):
@@ -70,13 +71,13 @@ def _rectangles(grid: np.ndarray) -> list[Rectangle]:
         for found, limit in zip(lines, grid.shape, strict=True)
     )
     best = whole = [(top, left, bottom - top, right - left)]
-    for axis, found in enumerate(lines):
+    for axis, found in enumerate(lines if parts else ()):
         for at in np.flatnonzero(np.diff(found) > 2 * _MARGIN):
             border = int(found[at]) + 1 + _MARGIN
             one, other = np.split(grid, [border], axis)
             down, along = (border, 0) if axis == 0 else (0, border)
-            moved = [(down + t, along + x, *size) for t, x, *size in _rectangles(other)]
-            best = min(best, _rectangles(one) + moved, key=_area)
+            moved = [(down + t, along + x, *size) for t, x, *size in _rectangles(other, parts)]
+            best = min(best, _rectangles(one, parts) + moved, key=_area)
     return best if _area(best) <= _WORTH * _area(whole) else whole
 
 

@@ -169,7 +169,7 @@ def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list
     content = _by_region((region_masks(labels) + region_masks(aligned_labels)) > 0)[:, :, 0].transpose(0, 1)
     cell = 2**config.n_downsample
     maps, crops = content.shape[1], [[] for _ in content]
-    for crop in crops_of(content.flatten(0, 1), cell):
+    for crop in crops_of(content.flatten(0, 1), cell, config.crop_parts):
         crops[crop.map // maps].append(replace(crop, map=crop.map % maps))
     if torch.is_grad_enabled() and not any(crops):
         crops[0].append(Crop(0, 0, 0, 2 * cell, 2 * cell))

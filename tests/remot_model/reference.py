@@ -46,19 +46,19 @@ Where = tuple[slice, slice]
 def crops_of(config: Config, *masks: Tensor) -> list[Where]:
     """Rows and columns that hold all masks [1, 1, H, W]: in cells, one more on each side; none where all are empty.
 
-    Two empty rows or columns of cells may part them into several, where those have at most 0.8 of the area.
+    With `crop_parts`, two empty rows or columns of cells part them into several, where those have at most 0.8 of the
+    area.
     """
     if not config.crop_regions:
         return [(slice(None), slice(None))]
     cell = 2**config.n_downsample
     height, width = (n // cell for n in config.size)
     seen = sum(m[0, 0] for m in masks).numpy().reshape(height, cell, width, cell).any((1, 3))
-    return [
-        (slice(top * cell, bottom * cell), slice(left * cell, right * cell)) for top, bottom, left, right in parts(seen)
-    ]
+    found = parts(seen, config.crop_parts)
+    return [(slice(a * cell, b * cell), slice(c * cell, d * cell)) for a, b, c, d in found]
 
 
-def parts(seen: np.ndarray) -> list[tuple[int, int, int, int]]:
+def parts(seen: np.ndarray, several: bool) -> list[tuple[int, int, int, int]]:
     """First and last row and column (the last not included) of each part of a grid, with their margins."""
     if not seen.any():
         return []
@@ -70,13 +70,13 @@ def parts(seen: np.ndarray) -> list[tuple[int, int, int, int]]:
     def area(found: list[tuple[int, int, int, int]]) -> int:
         return sum((b - a) * (d - c) for a, b, c, d in found)
 
-    for turned in (False, True):
+    for turned in (False, True) if several else ():
         grid = seen.T if turned else seen
         for i in range(1, len(grid) - 2):
             if grid[:i].any() and not grid[i : i + 2].any() and grid[i + 2 :].any():
                 halves = [grid.copy(), grid.copy()]
                 halves[0][i:] = halves[1][: i + 2] = False
-                found = [part for half in halves for part in parts(half.T if turned else half)]
+                found = [part for half in halves for part in parts(half.T if turned else half, several)]
                 if area(found) < area(best):
                     best = found
     whole = [(top, bottom, left, right)]

@@ -11,13 +11,15 @@ from tests.remot_model.windows import small_config
     st.tuples(st.integers(2, 12), st.integers(2, 12)),
     st.sampled_from([4, 8]),
     st.lists(st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)), min_size=1, max_size=3),
+    st.booleans(),
 )
-def test_crops_hold_their_content_with_a_margin(cells, cell, points):
+def test_crops_hold_their_content_with_a_margin(cells, cell, points, parts):
     size = (cells[0] * cell, cells[1] * cell)
     content = torch.zeros(1, *size, dtype=torch.bool)
     for y, x in points:
         content[0, int(y * size[0]), int(x * size[1])] = True
-    crops = crops_of(content, cell)
+    crops = crops_of(content, cell, parts)
+    assert parts or len(crops) == 1
     covered = torch.zeros(size, dtype=torch.int64)
     for crop in crops:
         assert all(n % cell == 0 for n in (crop.top, crop.left, crop.height, crop.width))
@@ -37,10 +39,9 @@ def test_parts_that_lie_far_apart_have_crops_of_their_own():
     content = torch.zeros(2, 64, 48, dtype=torch.bool)
     content[1, 10:14, 8:40] = True  # arms
     content[1, 50:60, 10:14] = content[1, 50:60, 36:40] = True  # feet
-    found = crops_of(content, 4)
-    assert found == [Crop(1, 4, 4, 16, 40), Crop(1, 44, 4, 20, 16), Crop(1, 44, 32, 20, 12)]
+    assert crops_of(content, 4, parts=True) == [Crop(1, 4, 4, 16, 40), Crop(1, 44, 4, 20, 16), Crop(1, 44, 32, 20, 12)]
     content[1, 14:50, 8:12] = True  # joined: one part
-    assert crops_of(content, 4) == [Crop(1, 4, 4, 60, 40)]
+    assert crops_of(content, 4, parts=True) == crops_of(content, 4) == [Crop(1, 4, 4, 60, 40)]
 
 
 def test_nothing_has_no_crop():

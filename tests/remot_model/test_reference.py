@@ -66,7 +66,9 @@ def test_layouts(batch, fields, pieces):
             t += length
 
 
-@pytest.mark.parametrize("fields", [{"crop_regions": False}, {"mask_frames": 1}, {"clip_regions": True}, {}])
+@pytest.mark.parametrize(
+    "fields", [{"crop_regions": False}, {"mask_frames": 1}, {"clip_regions": True}, {"crop_parts": True}, {}]
+)
 def test_regions(batch, fields):
     config = small_config(size=SIZE, **{"clip_regions": False, **fields})
     net = networks.generator("region", config).eval()
@@ -83,7 +85,7 @@ def test_regions(batch, fields):
         assert made[1, :, 4].abs().max() == 0  # absent
         assert made[0, :, 4].abs().max() > 0
         crops = rollout.region_crops(config, six, moved.labels)
-        assert any(len({crop.map for crop in frame}) < len(frame) for frame in crops)  # some have several
+        assert any(len({crop.map for crop in frame}) < len(frame) for frame in crops) == config.crop_parts
 
 
 @pytest.mark.parametrize(
@@ -163,9 +165,9 @@ def test_losses_and_gradients_of_the_layout_stage(clip, classes):
     compare(STAGES["layout"](Setting(config)), net, judges, config, clip, expected)
 
 
-@pytest.mark.parametrize("crop", [True, False])
-def test_losses_and_gradients_of_the_region_stage(batch, crop):
-    config = small_config(size=SIZE, crop_regions=crop, clip_regions=False, lambda_per=10.0)
+@pytest.mark.parametrize(("crop", "parts"), [(True, False), (True, True), (False, False)])
+def test_losses_and_gradients_of_the_region_stage(batch, crop, parts):
+    config = small_config(size=SIZE, crop_regions=crop, crop_parts=parts, clip_regions=False, lambda_per=10.0)
     net, judges = networks.generator("region", config), networks.discriminators("region", config)
     one = {name: x[:1] for name, x in batch.items()}
     six, moved = aligned_to(config, one)
