@@ -278,9 +278,9 @@ def preset(name: str) -> Config:
     """The preset ``paper`` (256x192), ``small`` (128x96) or ``tiny`` (64x48; minutes on two CPU cores).
 
     Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
-    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``crops`` or
-    ``crop-parts``, ``no-crops`` (whether the Region GAN sees crops or whole frames), ``layout6`` or ``layout11``, and ``tau=0.1`` for a
-    temperature. They combine: ``tiny:layout6:tau=0.1``.
+    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``crops``,
+    ``crop-parts`` or ``no-crops`` (whether the Region GAN sees crops, crops of parts or whole frames), ``layout6`` or
+    ``layout11``, and ``tau=0.1`` for a temperature. They combine: ``tiny:layout6:tau=0.1``.
 
     Raises:
         ConfigError: for an unknown name, two variants that set one field, or one that has no meaning beside another.
