@@ -100,7 +100,9 @@ class Crew:
             process.join()
 
 
-def _serve(end: Connection, others: Iterable[Connection], slots: Sequence[Arrays], fill: Fill, fetch: Fetch | None):
+def _serve(
+    end: Connection, others: Iterable[Connection], slots: Sequence[Arrays], fill: Fill, fetch: Fetch | None
+) -> None:
     for other in others:  # else the pipes would outlive their process
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -34,7 +34,7 @@ _ATTEMPTS = 20  # windows tried in place of a damaged one
 Batch = dict[str, Any]
 # What the row of a batch became: the id of its window, and the numbers and errors of those that were damaged.
 Row = tuple[str, list[tuple[int, str]]]
-Wait = Callable[[], "Row | list[Row]"]
+Wait = Callable[[], "list[Row]"]
 Begin = Callable[[np.ndarray], "tuple[Arrays, list[Wait]]"]
 
 
@@ -146,21 +146,24 @@ class Loader:
             skip=skip,
             last=self.last,
         )
+        # Shared memory belongs to the processes that were forked with it, so to this iteration.
+        owners = [] if self.workers else self._owners
         with ExitStack() as running:
-            begin, ahead = self._processes(running) if self.workers else self._threads(running, workers)
+            start = self._processes if self.workers else partial(self._threads, workers)
+            begin, ahead = start(owners, running)
             while True:
                 while len(pending) <= ahead and (part := next(parts, None)) is not None:
                     pending.append((*part, *begin(part[1])))
                 if not pending:
                     break
                 after, numbers, arrays, waits = pending.popleft()
-                yield after, self._finished(arrays, numbers, waits)
+                yield after, self._finished(owners, arrays, numbers, waits)
                 del arrays
         if self.replaced:
             some = "; ".join(list(self.replaced.values())[:3])
             log.warning("%d windows of this epoch were damaged and replaced by others: %s", len(self.replaced), some)
 
-    def _threads(self, running: ExitStack, workers: int) -> tuple[Begin, int]:
+    def _threads(self, workers: int, owners: list[Arrays], running: ExitStack) -> tuple[Begin, int]:
         """What begins a batch in threads, or leaves it to who waits for it; and how many to begin ahead."""
         count = self.threads
         if count is None:
@@ -172,62 +175,58 @@ class Loader:
             running.callback(pool.shutdown, wait=not self.plan.remote, cancel_futures=True)
 
         def begin(numbers: np.ndarray) -> tuple[Arrays, list[Wait]]:
-            arrays, waits = self._arrays(numbers), []
+            arrays, waits = self._arrays(owners, numbers), []
             for row, number in enumerate(numbers.tolist()):
                 fetched = fetchers.submit(self.plan.fetch, number) if fetchers else None
                 fill = partial(self._fill, number, {name: array[row] for name, array in arrays.items()}, fetched)
-                waits.append(decoders.submit(fill).result if decoders else fill)
+                wait = decoders.submit(fill).result if decoders else fill
+                waits.append(lambda wait=wait: [wait()])
             return arrays, waits
 
         return begin, self.ahead if decoders or fetchers else 0
 
-    def _processes(self, running: ExitStack) -> tuple[Begin, int]:
+    def _processes(self, owners: list[Arrays], running: ExitStack) -> tuple[Begin, int]:
         """What begins a batch in worker processes, which start with the first; and how many to begin ahead."""
         crew: Crew | None = None
 
         def begin(numbers: np.ndarray) -> tuple[Arrays, list[Wait]]:
             nonlocal crew
             if crew is None:
-                self._owners = []
-                for _ in range(self.ahead + 1 + _HELD):
-                    self._new(numbers, shared)
+                owners.extend(self._new(numbers, shared) for _ in range(self.ahead + 1 + _HELD))
                 fetch = self.plan.fetch if self.plan.remote else None
-                slots = [_views(owners) for owners in self._owners]
+                slots = [_views(one) for one in owners]
                 crew = running.enter_context(closing(Crew(self.workers, slots, self._fill, fetch)))
                 del slots  # else all would be held
-            slot = next(n for n, owners in enumerate(self._owners) if _is_free(owners))
-            return _views(self._owners[slot]), crew.begin(slot, numbers.tolist())
+            slot = next(n for n, one in enumerate(owners) if _is_free(one))
+            return _views(owners[slot]), crew.begin(slot, numbers.tolist())
 
         return begin, self.ahead
 
-    def _arrays(self, numbers: np.ndarray) -> Arrays:
+    def _arrays(self, owners: list[Arrays], numbers: np.ndarray) -> Arrays:
         """The arrays of a batch: those of an earlier one that nobody holds any more, or new ones.
 
         Fresh memory costs a quarter of what decoding costs, since the system hands it out in pages of zeros.
         """
-        for owners in self._owners:
-            if _is_free(owners):
-                return _views(owners)
-        self._owners = self._owners[-self.ahead - 1 :]
-        return self._new(numbers, np.empty)
+        for one in owners:
+            if _is_free(one):
+                return _views(one)
+        del owners[: -self.ahead - 1]
+        owners.append(self._new(numbers, np.empty))
+        return _views(owners[-1])
 
     def _new(self, numbers: np.ndarray, make: Callable[..., np.ndarray]) -> Arrays:
         if not self._like:
             self._fill(int(numbers[0]), self._like, None)
-        self._owners.append(
-            {name: make(in_memory(name, (self.batch, *a.shape)), a.dtype) for name, a in self._like.items()}
-        )
-        return _views(self._owners[-1])
+        return {name: make(in_memory(name, (self.batch, *a.shape)), a.dtype) for name, a in self._like.items()}
 
-    def _finished(self, batch: Arrays, numbers: np.ndarray, waits: list[Wait]) -> Batch:
+    def _finished(self, owners: list[Arrays], batch: Arrays, numbers: np.ndarray, waits: list[Wait]) -> Batch:
         rows: list[Row] = []
         while waits:  # each holds memory of the batch
-            found = waits.pop(0)()
-            rows += found if isinstance(found, list) else [found]
+            rows += waits.pop(0)()
         for _, damaged in rows:
             for used, why in damaged:
                 self._note(used, why)
-        if self.workers and not any(map(_is_free, self._owners)):
+        if self.workers and not any(map(_is_free, owners)):
             batch = {name: array.copy(order="K") for name, array in batch.items()}
         return {**batch, "id": [name for name, _ in rows], "number": numbers}
 

@@ -374,7 +374,7 @@ class Store:
         for at, ((name, start, end), data) in enumerate(zip(places, found, strict=True)):
             if len(data) != end - start:
                 raise DamagedError(
-                    f"{self.url}/{name}: {key(wanted, at)} is cut short; run `remot verify {self.url} --repair`"
+                    f"{self.url}/{name}: {member_key(wanted, at)} is cut short; run `remot verify {self.url} --repair`"
                 )
         return found
 
@@ -539,7 +539,7 @@ class Members(NamedTuple):
     which: Sequence[int]
 
 
-def key(wanted: Iterable[Members], at: int) -> str:
+def member_key(wanted: Iterable[Members], at: int) -> str:
     """The key of number `at` of these members."""
     keys = (f"{clip.key(t)}.{ext}" for _, clip, ext, which in wanted for t in which)
     return next(itertools.islice(keys, at, None))

@@ -11,7 +11,6 @@ import logging
 import operator
 import re
 import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from remot_data.cache import Cache
 from remot_data.layers import LayerError
 from remot_data.records import Clip, Snapshot
 from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_set, label_table
-from remot_data.store import DamagedError, Members, Store, StoreError, key, open_store, shard_name
+from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
 
 log = logging.getLogger(__name__)
 
@@ -372,7 +371,7 @@ class _Reader:
                 getattr(self, f"_{kind}")(cut, contents(kind), out, size, raw)
         except _DAMAGE as error:
             folder = "frames" if kind == "frames" else self.folders[kind]
-            name = key(self.members(cut), min(taken, len(data) - 1))
+            name = member_key(self.members(cut), min(taken, len(data) - 1))
             raise DamagedError(
                 f"{self.store.url}/{shard_name(folder, cut.clip.shard)}: {name} cannot be used ({error}); "
                 f"run `remot verify {self.store.url} --repair`"
@@ -451,7 +450,7 @@ _FIELDS = {"frames": "frames", "pose": "keypoints", "parsing": "labels", "flow":
 _AT_ONCE = 16  # indexes that are read at the same time for a filter
 _WASTE = 0.07  # share of the bytes of a window that may be read along to save requests
 # What decoding damaged bytes raises.
-_DAMAGE = (LayerError, SchemaError, ValueError, IndexError, struct.error, zlib.error, cv2.error)
+_DAMAGE = (LayerError, SchemaError, ValueError, IndexError, struct.error, cv2.error)
 
 
 def _place(out: Arrays, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -250,20 +250,9 @@ def transfer(
     Raises:
         ConfigError: if a generator that is needed was not trained.
     """
-    states = {} if states is None else states
     half = config.precision == "bfloat16" and has_bfloat16(source.device)
     with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
-        return _transfer(
-            generators,
-            config,
-            source,
-            source_labels,
-            poses,
-            background,
-            labels,
-            {} if states is None else states,
-            placed,
-        )
+        return _transfer(generators, config, source, source_labels, poses, background, labels, states or {}, placed)
 
 
 def has_bfloat16(device: torch.device) -> bool:

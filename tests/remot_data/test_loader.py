@@ -214,6 +214,17 @@ def children():
     return [child.pid for child in psutil.Process().children()]
 
 
+def test_two_iterations_of_one_loader_do_not_meet(plan):
+    loader = Loader(plan, 3, workers=1)
+    one, other = loader.part(), loader.part()
+    found = [(next(one)[1], next(other)[1]) for _ in range(6)]
+    wanted = list(islice(Loader(plan, 3, threads=0), 6))
+    for pair, batch in zip(found, wanted, strict=True):
+        assert all(np.array_equal(x["frames"], batch["frames"]) and x["id"] == batch["id"] for x in pair)
+    one.close()
+    other.close()
+
+
 def test_closing_ends_the_workers(plan):
     before = set(children())
     batches = iter(Loader(plan, 2, workers=2))
