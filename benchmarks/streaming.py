@@ -371,6 +371,7 @@ def served(folder: Path) -> Iterator[str]:
 
 def serve(folder: str) -> None:
     handler = functools.partial(Slow, directory=folder)
+    http.server.ThreadingHTTPServer.request_queue_size = 512  # as servers have it; 5 would lose connections
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
