@@ -5,9 +5,10 @@ every discriminator pass as often as the equations name it, attention with its m
 own, which also gives its peak memory. The person is a drawn dancer; the weights are fresh, and so are those of VGG-19,
 which does not change the cost. In the transfer the Layout GAN runs, but the stages after it get the dancer's layouts:
 what fresh weights draw is noise, and the crops follow the layout. Ratios are of processor time, which other work on the
-machine disturbs least; on a machine without any it is the threads' number times the seconds.
+machine disturbs least; on a machine without any it is the threads' number times the seconds. A clip is transferred, not
+one frame: the plain version holds all of its frames, the package those of a piece, one on a CPU.
 
-    python benchmarks/model_speed.py [--preset paper] [--frames 2] [--set FIELD=VALUE ...]
+    python benchmarks/model_speed.py [--preset paper] [--frames 1] [--clip 16] [--set FIELD=VALUE ...]
 """
 
 from __future__ import annotations
@@ -96,11 +97,14 @@ def generators_of(config: Config) -> dict[str, torch.nn.Module]:
 
 @torch.no_grad()
 def transfer_package(config: Config, batch: dict[str, Tensor], _: Features) -> float:
-    """Frames after the first, whose piece has filled the states."""
+    """Frames after the first, which has filled the states, one by one as `remot transfer` does on a CPU."""
     nets, states, layout_state = generators_of(config), None, None
     source = one_hot(convert_labels(batch["source_labels"], "remot11", config.layout_schema), config.layout_classes)
-    for piece in (slice(0, 1), slice(1, None)):
-        began = time.process_time()
+    began = 0.0
+    for t in range(batch["pose_map"].shape[1]):
+        if t == 1:
+            began = time.process_time()
+        piece = slice(t, t + 1)
         poses, labels = batch["pose_map"][:, piece], batch["labels"][:, piece]
         layout_state = rollout.layouts(nets["layout"], source, poses, layout_state)[1]
         given = (batch["source"], batch["source_labels"], poses, batch["background"], labels, states)
@@ -138,10 +142,12 @@ WORK = {
 def configuration(args: argparse.Namespace, task: str, version: str) -> tuple[Config, int]:
     """The configuration and the number of frames; the plain version works on whole frames."""
     fields = {name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in args.set)}
-    frames = args.frames + (task == "transfer")
+    frames = 1 + args.clip if task == "transfer" else args.frames
     plan = StagePlan(1, 1, length=frames, chunk=frames)
     config = dataclasses.replace(preset(args.preset), region=plan, **({} if version == "plain" else fields))
-    return dataclasses.replace(config, crop_regions=config.crop_regions and version == "package"), frames
+    if version == "plain":
+        config = dataclasses.replace(config, crop_regions=False, cpu_kernels=False)
+    return config, frames
 
 
 def child(args: argparse.Namespace) -> None:
@@ -150,14 +156,16 @@ def child(args: argparse.Namespace) -> None:
     torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))  # starts the threads
     config, frames = configuration(args, task, version)
     features = Features(VGG19(), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
-    seconds = WORK[task, version](config, batch_of(config, frames), features) / args.frames
+    seconds = WORK[task, version](config, batch_of(config, frames), features)
+    seconds /= args.clip if task == "transfer" else args.frames
     print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--frames", type=int, default=2, help="frames of a measurement")
+    parser.add_argument("--frames", type=int, default=1, help="frames of the training step")
+    parser.add_argument("--clip", type=int, default=16, help="frames of the transfer, after one that is not counted")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for the package's version")
     parser.add_argument("--only", choices=("train", "transfer"))
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)

@@ -116,6 +116,7 @@ class Config:
     precision: str = "float32"  # or "bfloat16", "float16": autocast in training, the latter with scaled losses
     channels_last: bool = False  # memory layout of the weights; for tensor cores with bfloat16
     compile: bool = False  # torch.compile of encoders, decoders and discriminators; needs a C++ compiler on a CPU
+    cpu_kernels: bool = True  # Winograd's convolutions and norms in place, for inference on a CPU
     flip: float = 0.5
     colour_jitter: bool = True
     layout: StagePlan = field(default=StagePlan(900_000, 4))

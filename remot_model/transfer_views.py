@@ -15,8 +15,8 @@ from remot_model.alignment import Steady
 from remot_model.checkpoint import Run
 from remot_model.transfer_inputs import Eyes, Piece, Source, TransferError, resized
 
-# Frames that go through the networks at once.
-_PIECE = 8
+# Frames that go through the networks at once. On a CPU more are no faster, and each takes memory.
+_PIECE, _PIECE_ON_CPU = 8, 1
 # What can be shown and saved: the source crop, the driving crop, the drawn pose, the layout, the source after GAM, the
 # same over the driving crop, the five regions side by side, their sum; of the composition network the foreground,
 # the background mask, the image before and its flow and weight; the result.
@@ -82,8 +82,9 @@ class Renderer:
                 self._steady.memory = {}
         points, maps = self._poses(piece.frames)
         parts = []
-        for i in range(0, len(maps), _PIECE):
-            part = slice(i, i + _PIECE)
+        step = _PIECE_ON_CPU if self.device.type == "cpu" else _PIECE
+        for i in range(0, len(maps), step):
+            part = slice(i, i + step)
             done = self._run(points[part], maps[part])
             parts.append(self._views(piece.frames[part], maps[part], done, names))
         return {name: np.concatenate([part[name] for part in parts]) for name in names}

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remot_model.config import Config
+from remot_model.networks.cpu import InstanceNorm, ReflectedConv, infers_on_cpu
 
 
-def norm_layer(kind: str, channels: int) -> nn.Module:
+def norm_layer(channels: int, config: Config) -> nn.Module:
     """``instance``: statistics of each image and channel; ``layer``: of each image over all channels."""
-    if kind == "instance":
-        return nn.InstanceNorm2d(channels, eps=1e-5, affine=True)
+    if config.norm == "instance":
+        return InstanceNorm(channels, config.cpu_kernels)
     return nn.GroupNorm(1, channels, eps=1e-5)
 
 
@@ -31,23 +32,23 @@ def initialise(network: nn.Module) -> nn.Module:
 class ResidualBlock(nn.Module):
     """Two reflect-padded 3x3 convolutions added to the input; no activation behind the sum."""
 
-    def __init__(self, channels: int, norm: str) -> None:
+    def __init__(self, channels: int, config: Config) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            norm_layer(norm, channels),
+            ReflectedConv(channels, config.cpu_kernels),
+            norm_layer(channels, config),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            norm_layer(norm, channels),
+            ReflectedConv(channels, config.cpu_kernels),
+            norm_layer(channels, config),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
 
 
-def residual_blocks(channels: int, count: int, norm: str) -> nn.Sequential:
-    """`count` residual blocks in a row."""
-    return nn.Sequential(*(ResidualBlock(channels, norm) for _ in range(count)))
+def residual_blocks(count: int, config: Config) -> nn.Sequential:
+    """`count` residual blocks in a row, [N, features, h, w] -> the same."""
+    return nn.Sequential(*(ResidualBlock(config.features, config) for _ in range(count)))
 
 
 class Encoder(nn.Sequential):
@@ -56,12 +57,12 @@ class Encoder(nn.Sequential):
     def __init__(self, channels: int, config: Config) -> None:
         width = config.ngf
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect")]
-        layers += [norm_layer(config.norm, width), nn.ReLU(inplace=True)]
+        layers += [norm_layer(width, config), nn.ReLU(inplace=True)]
         for _ in range(config.n_downsample):
-            layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), norm_layer(config.norm, 2 * width)]
+            layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), norm_layer(2 * width, config)]
             layers += [nn.ReLU(inplace=True)]
             width *= 2
-        layers += residual_blocks(width, config.n_blocks - config.decoder_blocks, config.norm)
+        layers += residual_blocks(config.n_blocks - config.decoder_blocks, config)
         super().__init__(*layers)
 
 
@@ -73,7 +74,7 @@ class Upsampler(nn.Sequential):
         width = config.features
         for _ in range(config.n_downsample):
             layers += [nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1)]
-            layers += [norm_layer(config.norm, width // 2), nn.ReLU(inplace=True)]
+            layers += [norm_layer(width // 2, config), nn.ReLU(inplace=True)]
             width //= 2
         super().__init__(*layers)
 
@@ -83,7 +84,7 @@ class DecoderTrunk(nn.Sequential):
 
     def __init__(self, config: Config) -> None:
         super().__init__(
-            residual_blocks(config.features, config.decoder_blocks, config.norm),
+            residual_blocks(config.decoder_blocks, config),
             Upsampler(config),
         )
 
@@ -125,7 +126,7 @@ def over_time(network: nn.Module, x: Tensor) -> Tensor:
 
     They go in one batch, except for inference on a CPU: there a batch is no faster and takes more memory.
     """
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
+    if infers_on_cpu(x):
         return torch.stack([network(frame) for frame in x.unbind(1)], 1)
     y = network(x.flatten(0, 1))
     return y.unflatten(0, x.shape[:2])

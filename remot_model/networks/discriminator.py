@@ -16,11 +16,11 @@ class PatchDiscriminator(nn.ModuleList):
     """Five convolutions 4x4; every layer's output is returned for feature matching, the logits last."""
 
     def __init__(self, channels: int, ndf: int, config: Config) -> None:
-        layers: list[nn.Module] = [_layer(channels, ndf, 2, None)]
+        layers: list[nn.Module] = [_layer(channels, ndf, 2)]
         width = ndf
         for i in range(1, config.d_layers + 1):
             wider = min(2 * width, _WIDEST)
-            layers.append(_layer(width, wider, 2 if i < config.d_layers else 1, config.norm))
+            layers.append(_layer(width, wider, 2 if i < config.d_layers else 1, config))
             width = wider
         layers.append(nn.Conv2d(width, 1, 4, padding=2))
         super().__init__(layers)
@@ -52,8 +52,8 @@ class MultiScaleDiscriminator(nn.ModuleList):
         return outputs
 
 
-def _layer(channels: int, width: int, stride: int, norm: str | None) -> nn.Sequential:
+def _layer(channels: int, width: int, stride: int, config: Config | None = None) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=stride, padding=2)]
-    if norm is not None:
-        layers.append(norm_layer(norm, width))
+    if config is not None:
+        layers.append(norm_layer(width, config))
     return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))

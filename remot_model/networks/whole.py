@@ -73,11 +73,11 @@ class WholeGenerator(nn.Module):
         self.encode_generated = Encoder(3 * 3, config)
         self.encode_source = Encoder(3, config)
         self.foreground = nn.Sequential(
-            residual_blocks(config.features, config.decoder_blocks, config.norm),
+            residual_blocks(config.decoder_blocks, config),
             Upsampler(config),
             Head(3, config, nn.Tanh()),
         )
-        self.shared = residual_blocks(config.features, config.decoder_blocks, config.norm)
+        self.shared = residual_blocks(config.decoder_blocks, config)
         self.shade = nn.Sequential(Upsampler(config), Head(1, config, nn.Sigmoid()))
         self.motion = nn.Sequential(Upsampler(config), FlowHeads(config))
 

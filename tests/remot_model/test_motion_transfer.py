@@ -63,9 +63,11 @@ def test_scale_enlarges_and_stages_are_a_second_video(run, files):
     assert video.probe(stages).frames == 21
 
 
-def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeypatch):
+@pytest.mark.parametrize("piece", [None, 2])
+def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeypatch, piece):
     monkeypatch.setattr(transfer_inputs, "_CHUNK", 5)
-    monkeypatch.setattr(transfer_views, "_PIECE", 2)
+    if piece:
+        monkeypatch.setattr(transfer_views, "_PIECE_ON_CPU", piece)
     calls = []
     real = transfer_views.rollout.transfer
 
@@ -76,7 +78,7 @@ def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeyp
 
     monkeypatch.setattr(transfer_views.rollout, "transfer", spied)
     transfer.transfer(run, files.source, files.driving, files.out)
-    assert [length for length, _, _ in calls] == [2, 2, 1] * 4 + [1]
+    assert [length for length, _, _ in calls] == ([2, 2, 1] * 4 + [1] if piece else [1] * 21)
     assert calls[0][1] is None
     for (_, _, left), (_, taken, _) in zip(calls, calls[1:], strict=False):
         assert taken is left
@@ -167,6 +169,7 @@ def stopping(monkeypatch, after: int, error: BaseException) -> None:
             raise error
         return real(*args, **options)
 
+    monkeypatch.setattr(transfer_views, "_PIECE_ON_CPU", 8)
     monkeypatch.setattr(transfer_views.rollout, "transfer", stops)
 
 
