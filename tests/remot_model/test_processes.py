@@ -41,8 +41,12 @@ def dancers(tmp_path_factory) -> Store:
     return build_synthetic(url, dancers=4, frames=20, test=1, size=(64, 48), workers=0)
 
 
-def command(store, run, config, processes=1, **options):
-    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no"
+
+
+def command(store, run, config, processes=1, launcher=TORCHRUN, **options):
+    many = ["-m", *launcher, str(processes)] if processes > 1 else []
     script = Path(run).parent / "script.py"
     script.write_text(SCRIPT)
     return [sys.executable, *many, str(script), store.url, str(run), json.dumps(config.to_json()), json.dumps(options)]
@@ -101,9 +105,13 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(dancers, tmp_pat
 
 
 @pytest.mark.slow
-def test_processes_end_together_when_time_is_up(dancers, tmp_path):
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, (*ACCELERATE.split(), "--num_processes")], ids=["torchrun", "accelerate"]
+)
+def test_processes_end_together_when_time_is_up(dancers, tmp_path, launcher):
     config = small_config(layout=StagePlan(3, 2, length=4, chunk=4, lr=1e-3))
-    finish(start(dancers, tmp_path / "run", config, processes=2, stages=["layout"], minutes=0.05))
+    given = {"processes": 2, "launcher": launcher, "stages": ["layout"], "minutes": 0.05}
+    assert "2 processes" in finish(start(dancers, tmp_path / "run", config, **given))
     assert len(rows(tmp_path / "run", "layout")) >= 1
 
 
