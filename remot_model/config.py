@@ -78,7 +78,7 @@ class Config:
     tau: float = 1.0  # temperature of the TAM
     mask_frames: int = 3  # paper: 1; released: 3
     crop_regions: bool = True  # the Region GAN sees each region's surroundings instead of the frame; docs/model.md
-    crop_parts: bool = False  # parts of a region that lie apart, as arms and legs, get a crop each; faster, other norms
+    crop_parts: bool = False  # parts of a region that lie apart, as arms and legs, get a crop each; other norms
     clip_regions: bool = False  # multiply a generated region by its mask before the sum of equation (11)
     refine_coarse: bool = False  # the WCN's foreground is added to the coarse one; not in the paper, for short runs
     background_hole: bool = True  # the background is black where the layout is not background
