@@ -63,8 +63,8 @@ class ReflectedConv(nn.Conv2d):
 def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A 3x3 convolution with 16 multiplications for each 2x2 tile of output and pair of channels instead of 36.
 
-    F(2x2, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016 (arXiv 1509.09308). Rounding
-    differs from a direct convolution's by as much as that from the exact value.
+    F(2x2, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016 (arXiv 1509.09308). It
+    rounds about as much as a direct convolution.
 
     Args:
         x: float32 [N, C, H + 2, W + 2], padded.
@@ -76,7 +76,9 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     n, c, h, w = x.shape[0], x.shape[1], x.shape[2] - 2, x.shape[3] - 2
     down, along = -(-h // 2), -(-w // 2)
-    x = F.pad(x, (0, w % 2, 0, h % 2)).transpose(0, 1)
+    if h % 2 or w % 2:  # a padding of nothing would copy
+        x = F.pad(x, (0, w % 2, 0, h % 2))
+    x = x.transpose(0, 1)
     tiles = x.new_empty(4, 4, c, n, down, along)
     for i, rows in enumerate(_to_tile(x, 2, down)):
         for j, values in enumerate(_to_tile(rows, 3, along)):

@@ -84,6 +84,16 @@ def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeyp
         assert taken is left
 
 
+@pytest.mark.parametrize("gam", ["paper", "steady"])
+def test_the_frames_do_not_depend_on_how_many_go_through_at_once(run, files, monkeypatch, gam):
+    made = []
+    for piece in (1, 8):
+        monkeypatch.setattr(transfer_views, "_PIECE_ON_CPU", piece)
+        transfer.transfer(run, files.source, files.driving, files.out, gam=gam)
+        made.append(frames_of(files.out))
+    np.testing.assert_array_equal(*made)
+
+
 def with_sound(driving: Path, path: Path) -> Path:
     sine = ["-f", "lavfi", "-i", "sine=frequency=440:duration=3", "-shortest", "-c:v", "copy", "-c:a", "aac"]
     command = [video.ffmpeg_binary(), "-v", "error", "-i", str(driving), *sine, str(path)]
