@@ -47,6 +47,8 @@ _INDEXING = frozenset("index index_put index_put_ _index_put_impl_ _unsafe_index
 # Methods that bring values to Python; on a CPU most of them dispatch nothing.
 _METHODS = "cpu tolist numpy item __bool__ __float__ __int__ __index__ __complex__".split()
 
+_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
 
 class Count(TorchDispatchMode):
     """Counts what is dispatched while it is active: `operations` and `waits`, both by name.
@@ -87,7 +89,7 @@ class Count(TorchDispatchMode):
         """Run a custom operator with this mode on; one that dispatches nothing that is seen counts as one."""
         before = self.operations.total()
         with self:
-            out = func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+            out = func.redispatch(_CPU, *args, **kwargs)
         if self.operations.total() == before:
             self.operations[name] += 1
         return out
