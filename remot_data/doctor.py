@@ -291,24 +291,60 @@ _ENCODERS = {
     "vp9": {"libvpx-vp9": ("-deadline", "realtime", "-cpu-used", "8")},
     "av1": {"libaom-av1": ("-usage", "realtime", "-cpu-used", "8"), "libsvtav1": ("-preset", "12"), "librav1e": ()},
 }
-_FFMPEG_REMEDY = "pip install --force-reinstall imageio-ffmpeg, or put an ffmpeg on the PATH"
+_FFMPEG_REMEDY = "pip install --force-reinstall imageio-ffmpeg, or set REMOT_FFMPEG to the path of another ffmpeg"
 _PYAV_REMEDY = "pip install --force-reinstall av: its wheels carry these decoders"
+
+# What writing, cutting and muxing ask of ffmpeg: options that try it, and what does not work without.
+_NEEDED = {
+    "-fps_mode (of FFmpeg 5.1)": (("-fps_mode", "passthrough"), "no video can be written"),
+    "libx264": (("-c:v", "libx264", "-pix_fmt", "yuv420p"), "no video can be written"),
+    "scale with colours": (("-vf", "scale=out_color_matrix=bt709:out_range=tv"), "no video can be written"),
+    "trim and setpts": (("-vf", "trim=end=1,setpts=PTS-0/TB"), "no part can be cut out of a video"),
+    "atrim and asetpts": (("-af", "atrim=end=1,asetpts=PTS-0/TB"), "no part can be cut out of a video with sound"),
+    "aac": (("-c:a", "aac"), "a cut with sound fails, and sound that is neither AAC nor MP3 is left out"),
+}
 
 
 def _ffmpeg(out: str | None) -> Iterator[Finding]:
-    from remot_data.video import ffmpeg_binary
+    from remot_data import video
 
     try:
-        binary = ffmpeg_binary()
+        binary = video.ffmpeg_binary()
         first = _run([binary, "-hide_banner", "-version"]).stdout.decode(errors="replace").partition("\n")[0]
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except video.EncodeError as error:
+        yield Finding("ffmpeg", "bad", str(error), _FFMPEG_REMEDY)
+        return
+    except (OSError, subprocess.SubprocessError) as error:
         yield Finding("ffmpeg", "bad", f"it does not start: {error}", _FFMPEG_REMEDY)
         return
     version = re.match(r"ffmpeg version (\S+)", first)
     if version is None:
         yield Finding("ffmpeg", "bad", f"{binary} is no ffmpeg: it says {first[:80]!r}", _FFMPEG_REMEDY)
+    elif video.chosen_ffmpeg() is None:
+        wheel = f"imageio-ffmpeg {importlib.metadata.version('imageio-ffmpeg')}"
+        yield Finding("ffmpeg", "ok", f"{version[1]}, the one that {wheel} carries, {binary}")
     else:
-        yield Finding("ffmpeg", "ok", f"{version[1]}, {binary}")
+        yield _chosen(binary, f"{version[1]}, chosen by REMOT_FFMPEG, {binary}")
+
+
+def _chosen(binary: str, detail: str) -> Finding:
+    """Another ffmpeg than the carried one, with all that is needed or not."""
+    drawn = _drawn()
+    lacking = []
+    for name, (options, loss) in _NEEDED.items():
+        sound = options[0] in ("-af", "-c:a")
+        source = ["-f", "s16le", "-ar", "44100"] if sound else _raw_frames(drawn)
+        done = _run([binary, "-v", "error", *source, "-i", "-", *options, "-f", "null", "-"], drawn.tobytes())
+        if done.returncode:
+            lacking.append(f"{name} ({loss})")
+    if lacking:
+        detail += f"; it lacks {', '.join(lacking)}"
+        return Finding("ffmpeg", "warn", detail, "unset REMOT_FFMPEG: the carried one has all that")
+    return Finding("ffmpeg", "ok", detail)
+
+
+def _raw_frames(drawn: np.ndarray) -> list[str]:
+    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{drawn.shape[2]}x{drawn.shape[1]}", "-r", "30"]
 
 
 def _writing(out: str | None) -> Iterator[Finding]:
@@ -321,7 +357,7 @@ def _writing(out: str | None) -> Iterator[Finding]:
             with video.VideoWriter(path, 30, drawn.shape[1:3]) as writer:
                 for frame in drawn:
                     writer.write(frame)
-        except (video.EncodeError, RuntimeError) as error:
+        except video.EncodeError as error:
             yield Finding("writing video", "bad", str(error), _FFMPEG_REMEDY)
             return
         wrong = _difference(video.read(path), drawn)
@@ -377,16 +413,15 @@ def _no_decoder(codec: str) -> str | None:
 
 def _encoded(codec: str, drawn: np.ndarray, folder: Path) -> Path | None:
     """A video of the drawn frames in this codec, by the first encoder that does it; None where none does."""
-    from remot_data.video import ffmpeg_binary
+    from remot_data.video import EncodeError, ffmpeg_binary
 
-    size = f"{drawn.shape[2]}x{drawn.shape[1]}"
     for encoder, options in _ENCODERS[codec].items():
         path = folder / f"{encoder}.mkv"
-        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", "30", "-i", "-"]
-        written = ["-c:v", encoder, *options, "-pix_fmt", "yuv420p", str(path)]
+        written = ["-fps_mode", "passthrough", "-c:v", encoder, *options, "-pix_fmt", "yuv420p", str(path)]
         try:
-            done = _run([ffmpeg_binary(), "-v", "error", "-y", *source, *written], drawn.tobytes())
-        except (OSError, RuntimeError, subprocess.SubprocessError):
+            command = [ffmpeg_binary(), "-v", "error", "-y", *_raw_frames(drawn), "-i", "-", *written]
+            done = _run(command, drawn.tobytes())
+        except (OSError, EncodeError, subprocess.SubprocessError):
             return None  # `_ffmpeg` has said why.
         if done.returncode == 0:
             return path

@@ -838,10 +838,51 @@ def pick(times: np.ndarray, fps: float | None) -> np.ndarray:
 
 
 def ffmpeg_binary() -> str:
-    """The ffmpeg on the PATH, or else the one that the package imageio-ffmpeg carries."""
-    import imageio_ffmpeg
+    """The ffmpeg that writes videos: the one that `REMOT_FFMPEG` names, or else the carried one.
 
-    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+    Not the first on the PATH: another version may write other bytes, or drop what it does not know.
+
+    Raises:
+        EncodeError: there is none.
+    """
+    return chosen_ffmpeg() or carried_ffmpeg()
+
+
+def chosen_ffmpeg() -> str | None:
+    """The program that the environment variable `REMOT_FFMPEG` names, a path or a name on the PATH; None if unset.
+
+    Raises:
+        EncodeError: it is no program.
+    """
+    name = os.environ.get("REMOT_FFMPEG")
+    if not name:
+        return None
+    found = shutil.which(name)
+    if found is None:
+        raise EncodeError(f"REMOT_FFMPEG={name} is no program that can be run; unset it to use the carried ffmpeg")
+    return os.path.abspath(found)
+
+
+def carried_ffmpeg() -> str:
+    """The program in the wheel of imageio-ffmpeg.
+
+    Raises:
+        EncodeError: the package carries none.
+    """
+    # Not `imageio_ffmpeg.get_ffmpeg_exe`: where it finds none of its own, that answers with any other.
+    try:
+        import imageio_ffmpeg
+
+        folders = list(imageio_ffmpeg.__path__)
+    except ImportError:
+        folders = []
+    for path in sorted(path for folder in folders for path in Path(folder, "binaries").glob("ffmpeg-*")):
+        if os.access(path, os.X_OK):
+            return str(path)
+    raise EncodeError(
+        f"imageio-ffmpeg carries no ffmpeg that can be run ({', '.join(folders) or 'it is not installed'}): "
+        "install its wheel for this machine, or set REMOT_FFMPEG to the path of another ffmpeg, 5.1 or newer"
+    )
 
 
 def _input(path: str | Path, **options: Any) -> Any:
@@ -863,12 +904,14 @@ class _Encoding:
         import ffmpeg
 
         self._out, self._part = out, _part(out)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        # A frame in is a frame out. Left to itself, ffmpeg doubles or drops frames as version and container have it.
+        options = {"fps_mode": "passthrough", **options}
         node = ffmpeg.output(*streams, "file:" + os.path.abspath(self._part), **options)
-        node = node.global_args("-hide_banner", "-v", "error", "-y")
+        command = node.global_args("-hide_banner", "-v", "error", "-y").compile(cmd=ffmpeg_binary())
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         try:
             self._process = subprocess.Popen(
-                node.compile(cmd=ffmpeg_binary()),
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
@@ -1025,14 +1068,17 @@ def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> Non
         raise ValueError(f"{sound_from} has no sound to copy")
     with _open(sound_from) as container:
         codec = container.streams.audio[0].codec_context.name
-        skip = heard.first_pts * Fraction(*heard.time_base) - Fraction(container.start_time or 0, av.time_base)
+        skip = _before_the_first_frame(container, heard)
     sound = _input(sound_from, **({"ss": f"{float(skip):.6f}"} if skip > 0 else {}))
     options = {"vcodec": "copy", "acodec": "copy" if codec in ("aac", "mp3") else "aac", "movflags": "+faststart"}
     _encode(out, [_input(video)["v:0"], sound["a:0"]], {**options, "t": f"{shown.seconds:.6f}"})
 
 
 def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
-    """Write the part of a video from `start` to `end` (seconds from its beginning), encoded anew, with its sound.
+    """Write the part of a video from `start` to `end` (seconds from its first frame), encoded anew, with its sound.
+
+    Every frame of the part comes out once, as long after the others as it was. Times are rounded to the time base of
+    the video.
 
     Raises:
         ValueError: the part is empty or lies outside the video, or the video is a folder of pictures.
@@ -1044,11 +1090,27 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
         raise ValueError(f"{path} is a folder of pictures; copy the files of the part that is wanted")
     if not 0 <= start < min(end, found.seconds):
         raise ValueError(f"{path} of {found.seconds:.2f} s has no part from {start} s to {end} s")
-    source, options = _input(path, ss=f"{start:.6f}"), _h264(18)
-    # By the clock: a duration (-t) would begin to count at the first frame of the part.
-    options["vf"] = f"trim=end={end - start:.6f},{options['vf']}"
-    streams = [source["v:0"]]
+    with _open(path) as container:
+        sought = container.format.name.startswith(_SEEKABLE[:2])
+        first = start + max(float(_before_the_first_frame(container, found)), 0.0)
+        shown = str(_video_stream(container, path).index)
+    # By the clock: a duration (-t) would begin to count at the first frame of the part. Where a seek may land behind
+    # its target, everything is decoded and the clock set back.
+    if sought:
+        source, trim, back = _input(path, ss=f"{first:.6f}"), f"trim=end={end - start:.6f}", "null"
+    else:
+        source, trim = _input(path), f"trim=start={first:.6f}:end={first + end - start:.6f}"
+        back = f"setpts=PTS-{first:.6f}/TB"
+    # In the source's own time base: the encoder's would be the average frame time, which a variable rate does not keep.
+    options = {**_h264(18), "enc_time_base:v": "/".join(map(str, found.time_base))}
+    options["vf"] = f"{trim},{back},{options['vf']}"
+    streams = [source[shown]]
     if found.has_audio:
         streams.append(source["a:0"])
-        options.update(acodec="aac", af=f"atrim=end={end - start:.6f}")
+        options.update(acodec="aac", af=f"a{trim},a{back}")
     _encode(out, streams, options)
+
+
+def _before_the_first_frame(container: av.container.InputContainer, found: Probe) -> Fraction:
+    """Seconds from ffmpeg's zero, where the first of all streams begins, to the first frame."""
+    return found.first_pts * Fraction(*found.time_base) - Fraction(container.start_time or 0, av.time_base)

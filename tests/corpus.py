@@ -233,7 +233,7 @@ class _Maker:
     def ffmpeg(self, *arguments: object, data: bytes | None = None) -> bytes:
         """Run ffmpeg; texts are split at spaces, paths are not."""
         words = [w for a in arguments for w in (["file:" + str(a)] if isinstance(a, Path) else str(a).split())]
-        command = [video.ffmpeg_binary(), "-hide_banner", "-v", "error", "-y", *words]
+        command = [video.carried_ffmpeg(), "-hide_banner", "-v", "error", "-y", *words]
         done = subprocess.run(command, input=data, capture_output=True, timeout=120)
         if done.returncode:
             raise RuntimeError(f"{command} failed: {done.stderr.decode(errors='replace')}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import shutil
 import signal
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import assets, child, doctor
+from remot_data import assets, child, doctor, video
 from remot_data.detectors import base
 from remot_data.doctor import Finding, diagnose
 
@@ -277,15 +279,49 @@ def test_gpus_that_torch_cannot_use_are_warned_of(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def no_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
+    monkeypatch.setenv("REMOT_FFMPEG", str(tmp_path / "ffmpeg"))
+
+
+def _program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
 
 
 def test_without_ffmpeg_it_says_how_to_get_one(no_ffmpeg: None) -> None:
     finding = _one(doctor._ffmpeg(None))
-    assert finding.state == "bad" and "imageio-ffmpeg" in finding.remedy
+    assert finding.state == "bad" and "imageio-ffmpeg" in finding.remedy and "REMOT_FFMPEG" in finding.remedy
+    assert "is no program" in finding.detail
     written = _one(doctor._writing(None))
-    assert written.state == "bad" and "does not start" in written.detail
+    assert written.state == "bad" and "is no program" in written.detail
+
+
+def test_it_says_that_the_ffmpeg_is_the_carried_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REMOT_FFMPEG", raising=False)
+    finding = _one(doctor._ffmpeg(None))
+    assert finding.state == "ok" and "imageio-ffmpeg" in finding.detail and "carries" in finding.detail
+    assert video.carried_ffmpeg() in finding.detail
+
+
+def test_a_chosen_ffmpeg_with_all_that_is_needed_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMOT_FFMPEG", video.carried_ffmpeg())
+    finding = _one(doctor._ffmpeg(None))
+    assert finding.state == "ok" and "chosen by REMOT_FFMPEG" in finding.detail
+
+
+@pytest.mark.parametrize("word, lost", [
+    ("passthrough", "no video can be written"), ("libx264", "no video can be written"), ("aac", "a cut with sound"),
+])  # fmt: skip
+def test_it_says_what_a_chosen_ffmpeg_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, lost: str
+) -> None:
+    refuse = f'for word; do [ "$word" = {word} ] && exit 1; done\nexec {shlex.quote(video.carried_ffmpeg())} "$@"'
+    chosen = _program(tmp_path / "other", refuse)
+    monkeypatch.setenv("REMOT_FFMPEG", str(chosen))
+    finding = _one(doctor._ffmpeg(None))
+    assert finding.state == "warn" and "unset REMOT_FFMPEG" in finding.remedy
+    assert str(chosen) in finding.detail and lost in finding.detail.split("it lacks")[1]
+    assert len(re.findall(r"\((no|a cut)", finding.detail)) == 1
 
 
 def test_without_ffmpeg_the_decoders_are_looked_up_and_said_to_be_untried(no_ffmpeg: None) -> None:
@@ -294,10 +330,7 @@ def test_without_ffmpeg_the_decoders_are_looked_up_and_said_to_be_untried(no_ffm
 
 
 def test_another_program_called_ffmpeg_is_no_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "ffmpeg"
-    fake.write_text("#!/bin/sh\necho hello\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("REMOT_FFMPEG", str(_program(tmp_path / "ffmpeg", "echo hello")))
     finding = _one(doctor._ffmpeg(None))
     assert finding.state == "bad" and "hello" in finding.detail
 
@@ -321,8 +354,6 @@ def test_frames_are_told_apart() -> None:
 
 
 def test_a_decoder_that_gives_wrong_frames_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from remot_data import video
-
     read = video.read
     monkeypatch.setattr(video, "read", lambda path, **options: list(read(path, **options))[1:])
     found = _by_name(doctor._decoders(None))
@@ -332,8 +363,6 @@ def test_a_decoder_that_gives_wrong_frames_is_found(monkeypatch: pytest.MonkeyPa
 
 
 def test_decord_that_disagrees_is_not_to_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from remot_data import video
-
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(video, "decord_agrees", lambda path: False)
     finding = _by_name(doctor._writing(None))["decord"]

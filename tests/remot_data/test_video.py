@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import pickle
 import subprocess
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def numbers(path: Path, **options: object) -> list[int]:
 
 
 def ffmpeg(*arguments: object, data: bytes | None = None) -> bytes:
-    command = [video.ffmpeg_binary(), "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
+    command = [video.carried_ffmpeg(), "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
     done = subprocess.run(command, input=data, capture_output=True, timeout=60)
     if done.returncode:
         text = done.stderr.decode(errors="replace")
@@ -703,6 +705,125 @@ def test_cutting_a_part(made: Made, tmp_path: Path) -> None:
             video.cut(source, out, start, end)
     with pytest.raises(EncodeError, match="ffmpeg ended"):
         video.cut(source, tmp_path / "cut.odd", 0, 1)
+
+
+def _in_matroska(folder: Path) -> tuple[Path, list[int]]:
+    path, expected = _variable(folder)
+    ffmpeg("-i", path, "-c", "copy", folder / "variable.mkv")
+    return folder / "variable.mkv", expected
+
+
+def _in_a_stream(folder: Path) -> tuple[Path, list[int]]:
+    path, expected = _variable(folder)
+    ffmpeg("-i", path, *SOUND, "-c:v", "copy", "-output_ts_offset", "7", folder / "variable.ts")
+    return folder / "variable.ts", expected
+
+
+def _after_its_sound(folder: Path) -> tuple[Path, list[int]]:
+    path, expected = _variable(folder)
+    maps = ["-map", "0:a", "-map", "1:v", "-c:v", "copy", "-c:a", "aac"]
+    ffmpeg(*SOUND, "-itsoffset", "0.7", "-i", path, *maps, folder / "sound.mp4")
+    return folder / "sound.mp4", expected
+
+
+def _behind_another(folder: Path) -> tuple[Path, list[int]]:
+    path, expected = _variable(folder)
+    small = ["-f", "lavfi", "-i", "testsrc=s=96x64:r=30:d=3"]
+    ffmpeg(*small, "-i", path, "-map", "0", "-map", "1", *X264, "-c:v:1", "copy", folder / "two.mp4")
+    return folder / "two.mp4", expected
+
+
+@pytest.fixture(params=["carried", "of this machine"])
+def any_ffmpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The carried ffmpeg, then the one on the PATH: what comes out may not hang on the version."""
+    monkeypatch.delenv("REMOT_FFMPEG", raising=False)
+    if request.param == "carried":
+        return
+    monkeypatch.setenv("REMOT_FFMPEG", "ffmpeg")
+    try:
+        ffmpeg = video.ffmpeg_binary()
+    except EncodeError:
+        pytest.skip("no ffmpeg on the PATH beside the carried one")
+    options = [
+        "-f",
+        "lavfi",
+        "-i",
+        "nullsrc=s=16x16:d=0.1",
+        "-fps_mode",
+        "passthrough",
+        "-c:v",
+        "libx264",
+        "-f",
+        "null",
+    ]
+    if subprocess.run([ffmpeg, "-v", "error", *options, "-"], capture_output=True).returncode:
+        pytest.skip(f"{ffmpeg} has no -fps_mode (older than 5.1), or no libx264")
+
+
+OTHERS = [_in_matroska, _in_a_stream, _after_its_sound, _behind_another]
+
+
+# A raw stream has no times, so no part of it can be told.
+@pytest.mark.parametrize("kind", [*KINDS[:-1], *OTHERS])
+def test_cutting_keeps_every_frame_and_its_time(made: Made, tmp_path: Path, any_ffmpeg: None, kind: Callable) -> None:
+    path, _ = made(kind)
+    whole = _seconds(path)
+    for start, end in ((0.5, 1.0), (0.0, 0.7), (1.2, 9.0)):
+        part = [(n, t - start) for n, t in whole if start - 1e-4 < t < end - 1e-4]
+        video.cut(path, tmp_path / "part.mp4", start, end)
+        found = _seconds(tmp_path / "part.mp4")
+        assert [n for n, _ in found] == [n for n, _ in part]
+        assert np.abs(np.array([t for _, t in found]) - [t - part[0][1] for _, t in part]).max() < 1e-6
+        assert video.probe(tmp_path / "part.mp4").has_audio == video.probe(path).has_audio
+
+
+def _seconds(path: Path) -> list[tuple[int, float]]:
+    """The number and the time of every frame, in seconds from the first."""
+    found = video.probe(path)
+    frames = video.read(path)
+    return [(number(f), (pts - found.first_pts) * found.time_base[0] / found.time_base[1]) for pts, f in frames]
+
+
+def test_the_sound_of_a_part_is_that_of_its_pictures(tmp_path: Path) -> None:
+    """A tone that begins half way, in a container that is sought in and in one that is not."""
+    tone = ["-f", "lavfi", "-i", "aevalsrc=gte(t\\,1)*sin(2764*t):d=3"]
+    for suffix in ("mp4", "ts"):
+        path = tmp_path / f"a.{suffix}"
+        ffmpeg(*tone, "-i", encode(tmp_path / "pictures.mp4", 90, X264), "-c:v", "copy", "-c:a", "aac", path)
+        video.cut(path, tmp_path / "part.mp4", 0.5, 2.0)
+        with av.open(str(tmp_path / "part.mp4")) as container:
+            heard = [frame.to_ndarray().mean(0) for frame in container.decode(audio=0)]
+        loud = np.abs(np.concatenate(heard)) > 0.1
+        assert loud.argmax() / 44100 == pytest.approx(0.5, abs=0.06)
+        assert len(loud) / 44100 == pytest.approx(1.5, abs=0.06)
+
+
+def test_a_chosen_ffmpeg_has_to_be_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_text("no program")
+    for name in (str(tmp_path / "text"), str(tmp_path / "gone"), "no-such-program"):
+        monkeypatch.setenv("REMOT_FFMPEG", name)
+        with (
+            pytest.raises(EncodeError, match=f"REMOT_FFMPEG={name} is no program that can be run"),
+            VideoWriter(tmp_path / "a.mp4", 30, (64, 64)),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_a_wheel_that_carries_no_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REMOT_FFMPEG", raising=False)
+    package = types.ModuleType("imageio_ffmpeg")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", package)
+    with pytest.raises(EncodeError, match="carries no ffmpeg .* set REMOT_FFMPEG"):
+        video.ffmpeg_binary()
+    (tmp_path / "binaries").mkdir()
+    (tmp_path / "binaries" / "ffmpeg-of-another-machine").write_text("no program")
+    with pytest.raises(EncodeError, match="that can be run"):
+        video.ffmpeg_binary()
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(EncodeError, match="is not installed"):
+        video.ffmpeg_binary()
 
 
 def test_frames_passed_over_can_be_told_of(tmp_path: Path) -> None:
