@@ -2,11 +2,15 @@
 
 What goes through the pipes is a few numbers. A process that is forked has the plan, the arrays and the `change` of
 the loader without a copy or pickling; it ends when its pipe does, so never lives longer than who reads.
+
+They may be forked where CUDA is in use, since they never touch it: what they run is numpy, OpenCV and reading, they
+never free what they inherited (that could call CUDA), and they end without running anybody's clean-up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 import mmap
@@ -105,6 +109,7 @@ def _serve(
 ) -> None:
     for other in others:  # else the pipes would outlive their process
         other.close()
+    gc.freeze()  # garbage of the process that was forked, tensors of a GPU among it, is not ours to collect
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)  # its threads are those of the process that was forked

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from remot_data import render
-from remot_data.loader import Loader
+from remot_data.loader import Batch, Loader
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
 from remot_data.stream import Plan, to_torch
@@ -22,7 +22,11 @@ from remot_model.config import Config
 # Layers a stage reads; None is all that the snapshot has.
 LAYERS = {"layout": ("pose", "parsing", "flow"), "region": ("parsing",), "whole": None}
 _IMAGES = ("frames", "source", "background")
-_MAPS = (*_IMAGES, "labels", "source_labels", "confidence", "flow")
+_LABELS = ("labels", "source_labels")
+_WINDOWS_A_WORKER = 2  # under way: one that is read, one that waits for the worker
+# The labels of a mirrored person; a table for `cv2.LUT`.
+_MIRRORED = np.arange(256, dtype=np.uint8)
+_MIRRORED[: len(MIRROR_11)] = MIRROR_11
 
 
 class DataError(RuntimeError):
@@ -68,7 +72,18 @@ def epochs(
     )
 
 
-def batches(
+def batches(plan: Plan, config: Config, stage: str, **reading: Any) -> Iterator[dict[str, Tensor]]:
+    """Endless batches as `stored` reads them, as tensors on the CPU.
+
+    Each batch is what `remot_data.stream.to_torch` gives: ``frames`` float32 [N, T, 3, H, W] and so on.
+    `remot_model.feeding.Feeder` gives the same on a device.
+    """
+    with closing(stored(plan, config, stage, **reading)) as found:
+        for batch in found:
+            yield needed(to_torch(batch), stage)
+
+
+def stored(
     plan: Plan,
     config: Config,
     stage: str,
@@ -79,16 +94,18 @@ def batches(
     rank: int = 0,
     processes: int = 1,
     augment: bool = True,
-    ahead: int = 2,
+    ahead: int | None = None,
     threads: int | None = None,
     workers: int = 0,
-) -> Iterator[dict[str, Tensor]]:
-    """Endless batches from window number `start` on; epochs follow each other without a gap.
+) -> Iterator[Batch]:
+    """Endless batches from window number `start` on, as `Loader` gives them; epochs follow each other without a gap.
 
-    Each batch is what `remot_data.stream.to_torch` gives: ``frames`` [N, T, 3, H, W] and so on. The order and the
-    augmentation of a window depend on `seed` and its number only. So a run resumed at `start`, the number of windows
-    that all processes together have seen, sees the same; also with other `processes`, each of which gets its equal
-    share of every batch.
+    The order and the augmentation of a window depend on `seed` and its number only. So a run resumed at `start`, the
+    number of windows that all processes together have seen, sees the same; also with other `processes`, each of which
+    gets its equal share of every batch.
+
+    Args:
+        ahead: batches that are made before they are asked for; by default two, or what keeps all `workers` busy.
 
     Raises:
         DataError: if windows lack a layer that the stage needs, or a batch cannot be shared evenly.
@@ -96,30 +113,29 @@ def batches(
     size = config.plan(stage).batch
     if size % processes:
         raise DataError(f"{processes} processes cannot share batches of {size} windows evenly; choose another batch")
+    size //= processes
 
     def change(number: int, arrays: dict[str, np.ndarray]) -> None:
         augmented(arrays, config, pose_schema, np.random.default_rng((seed, 1, number)))
 
     loader = Loader(
         plan,
-        size // processes,
+        size,
         size=config.size,
         rank=rank,
         world_size=processes,
         threads=threads,
         workers=workers,
-        ahead=ahead,
+        ahead=max(2, -(-_WINDOWS_A_WORKER * workers // size)) if ahead is None else ahead,
         last="through",
         change=change if augment else None,
     )
     loader.seen = start
-    with closing(iter(loader)) as found:
-        for batch in found:
-            yield needed(to_torch(batch), stage)
+    yield from loader
 
 
-def needed(batch: Mapping[str, Any], stage: str) -> dict[str, Tensor]:
-    """The tensors of a batch; `DataError` where one is missing that the stage needs."""
+def needed(batch: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The arrays or tensors of a batch; `DataError` where one is missing that the stage needs."""
     required = {
         "layout": ("pose_map", "labels", "flow"),
         "region": ("labels",),
@@ -145,19 +161,18 @@ def augmented(arrays: dict[str, np.ndarray], config: Config, pose_schema: str, c
     if config.colour_jitter:
         table = _jitter_table(gains, shifts)
         for name in _IMAGES:
-            if name in arrays:
-                _jitter(arrays[name], table)
+            for picture in _pictures(name, arrays):
+                _jitter(picture, table)
 
 
 def _mirror(arrays: dict[str, np.ndarray], pose_schema: str) -> None:
     height, width = arrays["frames"].shape[1:3]
-    for name in _MAPS:
-        if name in arrays:
-            axis = 1 if arrays[name].ndim == 2 or name in ("source", "background") else 2
-            arrays[name][:] = np.flip(arrays[name], axis)
-    for name in ("labels", "source_labels"):
-        if name in arrays:
-            arrays[name][:] = np.array(MIRROR_11, np.uint8)[arrays[name]]
+    for name in (*_IMAGES, *_LABELS, "confidence", "flow"):
+        for picture in _pictures(name, arrays):
+            # OpenCV mirrors a picture many times faster than numpy copies a reversed view.
+            picture[:] = cv2.flip(picture, 1)
+            if name in _LABELS:
+                picture[:] = cv2.LUT(picture, _MIRRORED)
     if "flow" in arrays:
         arrays["flow"][..., 0] *= -1
     for name in ("keypoints", "source_keypoints"):
@@ -168,6 +183,17 @@ def _mirror(arrays: dict[str, np.ndarray], pose_schema: str) -> None:
             to[:] = render.pose_map(points, pose_schema, (height, width))
 
 
+def _pictures(name: str, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Views [H, W] or [H, W, 3] of the pictures of an array of a window; none where it is absent."""
+    if name not in arrays:
+        return []
+    array = arrays[name]
+    if name == "flow":
+        return [plane for frame in array for plane in np.moveaxis(frame, -1, 0)]
+    array = array.view(np.uint8) if array.dtype == bool else array
+    return [array] if array.ndim == (3 if name in _IMAGES else 2) else list(array)
+
+
 def _jitter_table(gains: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """HSV jitter of section 3.7 as a table uint8 [256, 3]: hue + U(-30, 30) of 256, the others * gain + U(-10, 10)."""
     value = np.arange(256, dtype=np.float32)[:, None]
@@ -176,8 +202,7 @@ def _jitter_table(gains: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return np.concatenate([hue, rest], 1).astype(np.uint8)
 
 
-def _jitter(images: np.ndarray, table: np.ndarray) -> None:
-    """Change the colours of uint8 [..., H, W, 3] in place."""
-    flat = images.reshape(-1, images.shape[-2], 3)
-    hsv = cv2.LUT(cv2.cvtColor(flat, cv2.COLOR_RGB2HSV_FULL), table[None])
-    images[:] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).reshape(images.shape)
+def _jitter(image: np.ndarray, table: np.ndarray) -> None:
+    """Change the colours of uint8 [H, W, 3] in place. One picture at a time stays in the processor's cache."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    image[:] = cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)

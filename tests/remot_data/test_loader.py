@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -250,6 +251,32 @@ def test_a_killed_worker_is_an_error_at_once_and_the_state_goes_on(plan):
     again = Loader(plan, 1, workers=2)
     again.load_state_dict(loader.state_dict())
     assert sum([*found, *(batch["id"] for batch in again)], []) == ids(Loader(plan, 1))
+
+
+def test_a_worker_never_frees_what_it_inherited(plan, tmp_path):
+    """Garbage of the reader may be tensors of a GPU, which a forked process must leave alone."""
+
+    class Garbage:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            (tmp_path / str(os.getpid())).touch()
+
+    gc.collect()
+    gc.disable()
+    try:
+        Garbage()
+        here = os.getpid()
+        loader = Loader(plan, 2, workers=1, change=lambda number, arrays: os.getpid() == here or gc.collect())
+        batches = iter(loader)
+        next(batches)
+        batches.close()
+        assert not list(tmp_path.iterdir())
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(here)]
 
 
 LONELY = """
