@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -40,7 +40,7 @@ Stores = Annotated[list[str], typer.Argument(metavar="STORE...", help="One store
 
 def train(
     stores: Stores,
-    out: Annotated[Path, typer.Option("--out", help="The run folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
     stage: Annotated[Stage, typer.Option(help="What to train; `all` goes through them in order.")] = Stage.all,
     preset: Annotated[
         str | None,
@@ -66,7 +66,13 @@ def train(
     snapshot: Annotated[str, typer.Option(help="The snapshot to read.")] = "main",
     split: Annotated[str, typer.Option(help="The split to read.")] = "train",
     save_every: Annotated[int, typer.Option(min=1, help="Steps from one save to the next.")] = 250,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode, instead of threads.")] = 0,
+    workers: Annotated[
+        str, typer.Option(help="Processes that read; 0 for threads, auto for what a GPU needs, or threads on a CPU.")
+    ] = "auto",
+    only_read: Annotated[
+        float | None,
+        typer.Option("--only-read", metavar="SECONDS", help="Train nothing: read as training does, and say how fast."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -75,9 +81,19 @@ def train(
     On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
     """
     with _reported(), _together() as first:
+        from remot_model.train import read_only
         from remot_model.train import train as run_training
 
         config = _config(out, preset, {"perceptual": features}, batch, settings or [])
+        reading = {"snapshot": snapshot, "split": split, "device": device, "seed": seed, "workers": _readers(workers)}
+        if only_read is not None:
+            names = config.stages if stage is Stage.all else (stage.value,)
+            rates = [read_only(stores, config=config, stage=name, seconds=only_read, **reading) for name in names]
+            if first:
+                _finish({"preset": config.name, "stages": rates}, as_json, "\n".join(map(_rate, rates)))
+            return
+        if out is None:
+            _refuse("training needs a run folder to write: give --out; only --only-read needs none")
         results = run_training(
             stores,
             out,
@@ -85,13 +101,9 @@ def train(
             stages=None if stage is Stage.all else (stage.value,),
             steps=steps,
             minutes=minutes,
-            snapshot=snapshot,
-            split=split,
-            device=device,
             resume=resume,
-            seed=seed,
             save_every=save_every,
-            workers=workers,
+            **reading,
             say=lambda line: typer.echo(line, err=True),
         )
         summary = {"run": str(out), "preset": config.name, "stages": [dataclasses.asdict(r) for r in results]}
@@ -245,12 +257,14 @@ def app(
         serve(run, host=host, port=port, device=device)
 
 
-def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]) -> Config:
+def _config(
+    out: Path | None, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]
+) -> Config:
     """The configuration: of the run that is there where no preset is named, changed by the options."""
     from remot_model import checkpoint
     from remot_model import config as configs
 
-    if preset is None and (out / "config.json").is_file():
+    if preset is None and out is not None and (out / "config.json").is_file():
         plain = checkpoint.read_info(out)["config"]
     else:
         plain = configs.preset(preset or "small").to_json()
@@ -267,6 +281,21 @@ def _config(out: Path, preset: str | None, fields: dict[str, Any], batch: int | 
             f"--features has no effect: lambda_per and lambda_gram of {config.name!r} are 0; add --set lambda_per=10"
         )
     return config
+
+
+def _readers(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _rate(found: dict[str, Any]) -> str:
+    (height, width), count = found["size"], found["workers"]
+    by = f"{count} process{'es' if count > 1 else ''}" if count else "threads"
+    a_core = f"{found['frames_per_second_per_core']:g} a core, {found['cores']:g} cores busy"
+    return (
+        f"{found['stage']}: {found['frames_per_second']:g} frames/s ({a_core}), {found['windows_per_second']:g} "
+        f"windows/s, {found['mb_per_second']:g} MB/s; batches of {found['batch']} windows of {found['length']} frames "
+        f"of {height}x{width} on {found['device']}, {by}"
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -358,6 +387,6 @@ def _together() -> Iterator[bool]:
         distributed.destroy_process_group()
 
 
-def _refuse(sentence: str, error: Exception) -> None:
+def _refuse(sentence: str, error: Exception | None = None) -> NoReturn:
     typer.echo(f"error: {sentence}", err=True)
     raise typer.Exit(2) from error

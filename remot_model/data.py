@@ -21,6 +21,9 @@ from remot_model.config import Config
 
 # Layers a stage reads; None is all that the snapshot has.
 LAYERS = {"layout": ("pose", "parsing", "flow"), "region": ("parsing",), "whole": None}
+# What a batch of a stage has to have, and the layer that it comes from.
+_POSE_TO_FLOW = {"pose_map": "pose", "labels": "parsing", "flow": "flow"}
+_REQUIRED = {"layout": _POSE_TO_FLOW, "region": {"labels": "parsing"}, "whole": _POSE_TO_FLOW}
 _IMAGES = ("frames", "source", "background")
 _LABELS = ("labels", "source_labels")
 _WINDOWS_A_WORKER = 2  # under way: one that is read, one that waits for the worker
@@ -59,9 +62,18 @@ def contents(stores: Any, snapshot: str) -> list[Content]:
 def epochs(
     stores: Any, config: Config, stage: str, *, snapshot: str = "main", split: str = "train", seed: int = 0
 ) -> Plan:
-    """The windows of all epochs, with the layers and length that `stage` needs."""
+    """The windows of all epochs, with the layers and length that `stage` needs.
+
+    Raises:
+        DataError: if a snapshot lacks a layer that the stage needs, or the pose that says which frame is frontal.
+    """
+    opened = [open_store(s) if isinstance(s, str) else s for s in stores_of(stores)]
+    wanted = {*_REQUIRED[stage].values(), *(["pose"] if config.source_frame == "frontal" else [])}
+    for store in opened:
+        if missing := wanted - set(store.snapshot(snapshot).layers):
+            raise _lacks(stage, min(missing), f"snapshot {snapshot!r} of {store.url}")
     return Plan(
-        stores_of(stores),
+        opened,
         snapshot,
         split,
         layers=LAYERS[stage],
@@ -136,16 +148,14 @@ def stored(
 
 def needed(batch: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The arrays or tensors of a batch; `DataError` where one is missing that the stage needs."""
-    required = {
-        "layout": ("pose_map", "labels", "flow"),
-        "region": ("labels",),
-        "whole": ("pose_map", "labels", "flow"),
-    }
-    for name in required[stage]:
+    for name, layer in _REQUIRED[stage].items():
         if name not in batch:
-            layer = {"pose_map": "pose", "labels": "parsing"}.get(name, name)
-            raise DataError(f"the {stage} stage needs the {layer} layer, which the snapshot lacks; `remot annotate` it")
+            raise _lacks(stage, layer, "the snapshot")
     return {name: batch[name] for name in sorted(batch) if name not in ("id", "number")}
+
+
+def _lacks(stage: str, layer: str, where: str) -> DataError:
+    return DataError(f"the {stage} stage needs the {layer} layer, which {where} lacks; `remot annotate` it")
 
 
 def augmented(arrays: dict[str, np.ndarray], config: Config, pose_schema: str, chance: np.random.Generator) -> None:

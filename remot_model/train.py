@@ -9,14 +9,16 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, distributed
@@ -25,11 +27,13 @@ from remot_data.store import StoreError
 from remot_model import checkpoint, data, features
 from remot_model.checkpoint import CheckpointError, write_atomically
 from remot_model.config import Config, ConfigError
+from remot_model.feeding import Feeder, readers
 from remot_model.journal import Journal, Pace
 from remot_model.stages import STAGES, Setting, needed_generators
 from remot_model.trainer import Trainer, TrainingError
 
 _SAMPLED_WINDOWS, _SAMPLED_LENGTHS = 2, (16, 8)
+_WEIGHED_WINDOWS = 16  # whose bytes are counted where reading is measured
 _VERSIONS = ("remot", "torch", "numpy", "accelerate", "opencv-python-headless")
 
 
@@ -73,7 +77,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     save_every: int = 250,
-    workers: int = 0,
+    workers: int | str = "auto",
     say: Callable[[str], None] = print,
 ) -> list[StageResult]:
     """Train stages one after the other and write them into a run folder (see `remot_model.checkpoint`).
@@ -92,7 +96,8 @@ def train(
         device: ``cpu``, ``cuda``, ... or ``auto``, which takes CUDA where there is one and says what it took.
         resume: go on from the last save; a run that was killed and resumed equals one that never was.
         save_every: steps from one save and sample grid to the next.
-        workers: processes that read and decode for each process that trains, instead of threads.
+        workers: processes that read and decode for each process that trains; 0 for threads. ``auto`` is threads for a
+            CPU, and processes for a GPU (see `remot_model.feeding.readers`).
         say: where status lines go.
 
     Raises:
@@ -108,6 +113,7 @@ def train(
     processes = PartialState(cpu=device == "cpu")
     _check_plan(config, stages, processes.num_processes)
     place = processes.device if processes.num_processes > 1 else torch.device(pick_device(device))
+    reading = readers(workers, stages, place)
     schemas = data.schemas(stores, snapshot)
     read = _read(stores, snapshot, split, say if processes.is_main_process else _quiet)
     _check_run(run, config, schemas, read, stages, resume)
@@ -120,6 +126,8 @@ def train(
     threads = f", {torch.get_num_threads()} threads" if place.type == "cpu" else ""
     several = f", {processes.num_processes} processes" if processes.num_processes > 1 else ""
     say(f"training {', '.join(stages)} of {config.name!r} on {place}{threads}{several}; run folder {run}")
+    by = f"{reading} process{'es' if reading > 1 else ''}" if reading else "threads"
+    say(f"reading: {by}{' for each' if several else ''}")
     results: list[StageResult] = []
     for i, stage in enumerate(stages):
         spent = sum(result.seconds for result in results)
@@ -128,7 +136,7 @@ def train(
         budget = Budget(steps if steps is not None else planned, left)
         trainer = Trainer(stage, _setting(run, stage, config, used, schemas, place), place, seed)
         source = _Source(
-            stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, workers
+            stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, reading, place
         )
         results.append(_Loop(run, trainer, source, schemas, budget, save_every, say).go(resume))
         processes.wait_for_everyone()  # the next stage may need what the first process has just saved
@@ -148,12 +156,14 @@ class _Source:
     seed: int
     processes: Any
     workers: int = 0
+    device: torch.device = torch.device("cpu")  # where `batches` shall be
 
-    def batches(self, length: int, start: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, length: int, start: int) -> Feeder:
         """This process's share of endless batches of windows of `length` frames, from window number `start` on."""
         p = self.processes
         share = {"rank": p.process_index, "processes": p.num_processes, "workers": self.workers}
-        return self._of(self.config, length, start=start, **share)
+        found = data.stored(*self._of(self.config, length), start=start, **share, **self._drawn)
+        return Feeder(found, self.device, self.stage)
 
     def sample(self) -> dict[str, Tensor]:
         """The windows that sample pictures show: as they are stored, long where the clips allow it."""
@@ -166,14 +176,92 @@ class _Source:
         return self._first(config, plan.length)
 
     def _first(self, config: Config, length: int) -> dict[str, Tensor]:
-        with closing(self._of(config, length, augment=False)) as batches:
+        with closing(data.batches(*self._of(config, length), augment=False, **self._drawn)) as batches:
             return next(batches)
 
-    def _of(self, config: Config, length: int, **options: Any) -> Any:
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        return {"pose_schema": self.pose_schema, "seed": self.seed}
+
+    def _of(self, config: Config, length: int) -> tuple[Any, Config, str]:
+        """The order of windows of `length` frames, and the configuration and stage to read them for."""
         plan = dataclasses.replace(config.plan(self.stage), length=length)
         config = dataclasses.replace(config, **{self.stage: plan})
-        epochs = data.epochs(self.stores, config, self.stage, snapshot=self.snapshot, split=self.split, seed=self.seed)
-        return data.batches(epochs, config, self.stage, pose_schema=self.pose_schema, seed=self.seed, **options)
+        told = {"snapshot": self.snapshot, "split": self.split, "seed": self.seed}
+        return data.epochs(self.stores, config, self.stage, **told), config, self.stage
+
+
+def read_only(
+    stores: Any,
+    *,
+    config: Config,
+    stage: str,
+    seconds: float = 10.0,
+    snapshot: str = "main",
+    split: str = "train",
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | str = "auto",
+) -> dict[str, Any]:
+    """Read the windows of a stage as its training does, up to the tensors on the device, without any network.
+
+    Started by `torchrun`, every process reads and measures its own share.
+
+    Args:
+        seconds: how long, after the first batch.
+        stores, config, snapshot, split, device, seed, workers: as for `train`.
+
+    Returns:
+        What was read (``stage``, ``preset``, ``batch``, ``length``, ``size``, ``device``, ``workers``), ``seconds``,
+        ``windows``, and ``frames_per_second``, ``frames_per_second_per_core`` (of the seconds of processors that this
+        process and its children took), ``cores`` (that were busy), ``windows_per_second`` and ``mb_per_second``, of
+        what is stored.
+
+    Raises:
+        ConfigError: for a stage that the configuration has not.
+        StoreError, remot_model.data.DataError: if a layer is missing that the stage needs.
+    """
+    ranks = SimpleNamespace(
+        process_index=int(os.environ.get("RANK", 0)), num_processes=int(os.environ.get("WORLD_SIZE", 1))
+    )
+    _check_plan(config, [stage], ranks.num_processes)
+    plan, place = config.plan(stage), torch.device(pick_device(device))
+    if ranks.num_processes > 1 and place == torch.device("cuda"):
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    count = readers(workers, [stage], place)
+    schema = data.schemas(stores, snapshot).get("pose", "body25")
+    source = _Source(stores, config, stage, snapshot, split, schema, seed, ranks, count, place)
+    windows = 0
+    with closing(source.batches(plan.length, 0)) as batches:
+        next(batches)  # starts threads and processes
+        began, before = time.monotonic(), _processor_seconds()
+        while not windows or time.monotonic() - began < seconds:
+            windows += len(next(batches)["frames"])
+        spent, busy = time.monotonic() - began, _processor_seconds() - before
+    order, *_ = source._of(config, plan.length)
+    some = [sum(map(len, order.fetch(number))) for number in range(min(windows, _WEIGHED_WINDOWS))]
+    told = {"stage": stage, "preset": config.name, "batch": plan.batch, "length": plan.length}
+    told |= {"size": list(config.size), "device": str(place), "workers": count}
+    return told | _rates(windows, plan.length, spent, busy, sum(some) / len(some))
+
+
+def _rates(windows: int, length: int, seconds: float, busy: float, size: float) -> dict[str, float]:
+    """How fast windows of `length` frames and `size` bytes were read, in `busy` seconds of processors."""
+    return {
+        "seconds": round(seconds, 3),
+        "windows": windows,
+        "frames_per_second": round(windows * length / seconds, 1),
+        "frames_per_second_per_core": round(windows * length / max(busy, 1e-2), 1),
+        "cores": round(busy / seconds, 2),
+        "windows_per_second": round(windows / seconds, 2),
+        "mb_per_second": round(windows / seconds * size / 1e6, 2),
+    }
+
+
+def _processor_seconds() -> float:
+    """What this process and its children have used so far."""
+    this = psutil.Process()
+    return sum(one.user + one.system for one in (p.cpu_times() for p in (this, *this.children(recursive=True))))
 
 
 class _Loop:

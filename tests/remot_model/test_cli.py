@@ -55,7 +55,7 @@ def test_without_torch_every_command_says_what_to_install(words, tmp_path):
 def test_help_lists_the_options(command):
     words = invoke(command, "--help").output
     wanted = {
-        "train": ["--stage", "--preset", "--out", "--steps", "--minutes", "--resume", "--seed", "--json"],
+        "train": "--stage --preset --out --steps --minutes --resume --seed --workers --only-read --json".split(),
         "transfer": ["--run", "--source", "--driving", "--out", "--background", "--show", "--save", "--gam"],
         "evaluate": ["--run", "--snapshot", "--split", "--limit", "--skip", "--json"],
         "app": ["--run", "--host", "--port"],
@@ -173,6 +173,58 @@ def test_train_builds_the_configuration_from_its_options(tmp_path, trained):
     config = call["config"]
     assert (config.name, config.use_tam, config.tau, config.perceptual) == ("tiny:no-tam", False, 0.1, "vgg19")
     assert (config.layout.batch, config.whole.batch, config.layout.lr) == (3, 3, 0.5)
+
+
+@pytest.mark.parametrize(("words", "workers"), [("", "auto"), ("--workers auto", "auto"), ("--workers 3", 3)])
+def test_processes_that_read_are_a_number_or_auto(tmp_path, trained, words, workers):
+    assert invoke("train", "a", "--out", str(tmp_path / "run"), *words.split()).exit_code == 0
+    assert trained[0]["workers"] == workers
+
+
+@pytest.mark.parametrize("wrong", ["-1", "many", "1.5"])
+def test_other_numbers_of_processes_are_one_sentence(tmp_path, wrong):
+    pytest.importorskip("torch")
+    done = invoke("train", "a", "--workers", wrong, "--only-read", "1")
+    assert done.exit_code == 2
+    assert done.stderr == f"error: workers is 'auto' or a number of processes, 0 for threads, not {wrong!r}\n"
+
+
+def test_training_without_a_run_folder_is_refused_in_one_sentence(trained):
+    done = invoke("train", "a", "--preset", "tiny")
+    assert done.exit_code == 2 and not trained
+    assert done.stderr == "error: training needs a run folder to write: give --out; only --only-read needs none\n"
+
+
+def test_reading_alone_needs_no_run_folder_and_trains_nothing(trained, monkeypatch):
+    module = pytest.importorskip("remot_model.train")
+    calls = []
+    rates = {
+        "size": [64, 48], "batch": 2, "length": 4, "device": "cpu", "workers": 0, "frames_per_second": 812.5,
+        "frames_per_second_per_core": 406.2, "cores": 2.0, "windows_per_second": 203.1, "mb_per_second": 4.5,
+    }  # fmt: skip
+
+    def fake(stores, **options):
+        calls.append({"stores": stores, **options})
+        return {"stage": options["stage"], **rates, "workers": 0 if options["workers"] == "auto" else 1}
+
+    monkeypatch.setattr(module, "read_only", fake)
+    done = invoke(*"train a b --only-read 2.5 --preset tiny --stage layout --batch 3 --split test --seed 4".split())
+    assert done.exit_code == 0 and not trained, done.output
+    assert done.stdout == (
+        "layout: 812.5 frames/s (406.2 a core, 2 cores busy), 203.1 windows/s, 4.5 MB/s; "
+        "batches of 2 windows of 4 frames of 64x48 on cpu, threads\n"
+    )
+    (call,) = calls
+    assert call.pop("config").layout.batch == 3
+    assert call == {
+        "stores": ["a", "b"], "stage": "layout", "seconds": 2.5, "snapshot": "main", "split": "test", "device": "auto",
+        "seed": 4, "workers": "auto",
+    }  # fmt: skip
+    done = invoke(*"train a --only-read 1 --preset tiny:no-wcn --workers 1 --json".split())
+    told = json.loads(done.stdout)
+    assert told["preset"] == "tiny:no-wcn" and [found["stage"] for found in told["stages"]] == ["layout", "region"]
+    assert told["stages"][0] == {"stage": "layout", **rates, "workers": 1}
+    assert "1 process\n" in invoke(*"train a --only-read 1 --preset tiny --stage whole --workers 1".split()).stdout
 
 
 def test_one_process_of_several_prints_the_result(tmp_path, trained, monkeypatch):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -14,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from remot_data.loader import Loader
 from remot_data.stream import to_torch
-from remot_model import data, feeding
+from remot_model import data, feeding, train
+from remot_model.config import ConfigError
 from remot_model.data import DataError
 from remot_model.feeding import Feeder, PinnedSlot, readers
 from tests.remot_model.windows import Windows, clip_arrays, small_config
@@ -324,6 +329,95 @@ def test_as_many_processes_read_as_cores_and_speed_need(monkeypatch, workers, st
 def test_other_numbers_of_processes_are_refused(wrong):
     with pytest.raises(DataError, match="'auto' or a number of processes"):
         readers(wrong, ["layout"], CPU)
+
+
+# Reading without training
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    from remot_data.synthetic_store import build_synthetic
+
+    url = str(tmp_path_factory.mktemp("stores") / "dancers")
+    return build_synthetic(url, dancers=2, frames=14, test=0, size=(32, 24), workers=0)
+
+
+@pytest.mark.parametrize("workers", ["auto", 1])
+def test_reading_alone_says_how_fast(store, workers):
+    config = small_config(whole=dataclasses.replace(small_config().whole, batch=3))
+    found = train.read_only(store, config=config, stage="whole", seconds=0.3, device="cpu", workers=workers)
+    assert (found["stage"], found["batch"], found["length"], found["size"]) == ("whole", 3, 4, [32, 24])
+    assert (found["device"], found["workers"], found["preset"]) == ("cpu", 0 if workers == "auto" else 1, "tiny")
+    assert found["windows"] % 3 == 0 and found["windows"] > 0 and found["seconds"] >= 0.3
+    assert found["frames_per_second"] == pytest.approx(4 * found["windows"] / found["seconds"], rel=0.01)
+    assert found["windows_per_second"] == pytest.approx(found["windows"] / found["seconds"], rel=0.01)
+    assert found["frames_per_second_per_core"] * found["cores"] == pytest.approx(found["frames_per_second"], rel=0.1)
+    plan = data.epochs(store, config, "whole")
+    size = np.mean([sum(map(len, plan.fetch(n))) for n in range(min(found["windows"], 16))])
+    assert found["mb_per_second"] == pytest.approx(found["windows_per_second"] * size / 1e6, rel=0.05, abs=0.01)
+
+
+def test_processors_are_counted_with_those_of_the_children():
+    before = train._processor_seconds()
+    spin = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        assert train._processor_seconds() - before >= 0.45
+        child.kill()
+
+
+def test_every_process_reads_its_share(store, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    told = []
+    monkeypatch.setattr(
+        data, "Loader", lambda *args, **options: told.append((args[1], options)) or Loader(*args, **options)
+    )
+    config = small_config(whole=dataclasses.replace(small_config().whole, batch=6))
+    train.read_only(store, config=config, stage="whole", seconds=0.01, device="cpu")
+    assert (told[0][0], told[0][1]["rank"], told[0][1]["world_size"]) == (2, 1, 3)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="4 processes .* evenly"):
+        train.read_only(store, config=config, stage="whole", seconds=0.01, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("stage", "gone"), [("layout", "flow"), ("region", "parsing"), ("whole", "pose"), ("region", "pose")]
+)
+def test_reading_alone_names_a_layer_that_is_missing(store, stage, gone):
+    snapshot = store.snapshot("main")
+    some = {kind: layer for kind, layer in snapshot.layers.items() if kind != gone}
+    store.write_snapshot(dataclasses.replace(snapshot, name=f"without-{gone}", layers=some))
+    config = small_config(source_frame="frontal")
+    with pytest.raises(DataError, match=f"{stage} stage needs the {gone} layer, which snapshot 'without-{gone}' of "):
+        train.read_only(store, config=config, stage=stage, snapshot=f"without-{gone}", device="cpu")
+
+
+def test_a_stage_that_the_configuration_has_not_cannot_be_read(store):
+    with pytest.raises(ConfigError, match="no whole stage"):
+        train.read_only(store, config=small_config(use_wcn=False), stage="whole", device="cpu")
+
+
+@pytest.mark.parametrize(("workers", "line"), [("auto", "reading: threads"), (2, "reading: 2 processes")])
+def test_training_says_once_what_reads(store, tmp_path, monkeypatch, workers, line):
+    said, made = [], []
+    monkeypatch.setattr(train, "Trainer", lambda *given: None)
+    monkeypatch.setattr(train, "_setting", lambda *given: None)
+
+    class Loop:
+        def __init__(self, run, trainer, source, *more):
+            made.append(source)
+
+        def go(self, resume):
+            return train.StageResult("layout", 0, 0.0, 0.0, 0.0, {})
+
+    monkeypatch.setattr(train, "_Loop", Loop)
+    told = {"stages": ["layout", "region"], "device": "cpu", "workers": workers, "say": said.append}
+    train.train(store, tmp_path / "run", config=small_config(), **told)
+    assert [said_line for said_line in said if "reading" in said_line] == [line]
+    assert [(source.workers, source.device) for source in made] == [(0 if workers == "auto" else 2, CPU)] * 2
+    with closing(made[0].batches(4, 0)) as batches:
+        assert isinstance(batches, Feeder) and next(batches)["frames"].shape == (1, 4, 3, 32, 24)
 
 
 # On a GPU
