@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from remot_data import render, synthetic
 from remot_data.schemas import convert_labels
 from remot_data.stream import Window, to_torch
-from remot_model import networks
+from remot_model import devices, networks
 from remot_model.config import Config, StagePlan, preset
 from remot_model.features import Features
 from remot_model.stages import Setting, needed_generators
@@ -199,7 +199,8 @@ def few_channels(name: str, stage: str, **fields: Any) -> Config:
     """A preset with its structure and few channels: whole frames, no perceptual features, one window of 6 frames."""
     plan = StagePlan(1, 1, length=6, chunk=6)
     fields = {"ngf": 8, "ndf": 8, "region_ndf": 8, "crop_regions": False, "cpu_kernels": False, **fields}
-    return dataclasses.replace(preset(name), lambda_per=0.0, **{stage: plan}, **fields)
+    config = dataclasses.replace(preset(name), lambda_per=0.0, **{stage: plan}, **fields)
+    return devices.resolved(config, "cpu")
 
 
 def batch_of(config: Config, windows: int, frames: int) -> dict[str, Tensor]:

@@ -144,7 +144,48 @@ def test_without_a_gpu_one_sentence_says_so() -> None:
 @pytest.mark.slow
 def test_all_tables_come_out_small_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--out", str(out)]
+    out.write_text(json.dumps({"rows": [{"table": "of before"}, {"table": "training", "stage": "old"}]}))
+    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--minutes", "9", "--out", str(out)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    json.loads(out.read_text())
+    rows = json.loads(out.read_text())["rows"]
+    by_table = {name: [row for row in rows if row["table"] == name] for name in (row["table"] for row in rows)}
+    assert {name: len(found) for name, found in by_table.items()} == {
+        "of before": 1, "card": 1, "training": 6, "transfer": 2, "detectors": 4, "feeding": 3,
+    }  # fmt: skip
+    assert by_table["card"][0]["bfloat16_tflops"] > 0
+    for row in by_table["training"]:
+        assert row["frames_s"] * row["step_s"] == pytest.approx(3 * row["windows"])
+        assert row["share"] > 0 and row["first_s"] > 0 and row["tflop_step"] > 0
+    assert all(row["frames_s"] > 0 and row["tflop_frame"] > 0 for row in by_table["transfer"])
+    assert all(row["bare_calls_s"] > 0 or row["skipped"] for row in by_table["detectors"])
+    assert all(row["frames_s"] > 0 and 0 <= row["data_wait"] < 1 for row in by_table["feeding"])
+    assert "| region | auto | 1 |" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_or_kills_its_process_ends_itself_only(tmp_path: Path, monkeypatch) -> None:
+    from benchmarks import gpu
+
+    args = gpu.arguments(["--device", "cpu", "--tiny"])
+    args.until, args.scratch = float("inf"), str(tmp_path)
+    rows = [{"table": "training", "stage": stage, "fields": "auto", "windows": 1} for stage in ("none", "layout")]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny"])
+    failed, done = gpu.in_a_process(rows, args, float("inf"))
+    assert "none" in failed["error"] and done["frames_s"] > 0
+    monkeypatch.setattr(gpu, "CAPS", {"training": -29.9})
+    (killed,) = gpu.in_a_process(rows[1:], args, float("inf"))
+    assert "status -9" in killed["error"]
+
+
+@pytest.mark.slow
+def test_a_row_has_a_time_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    from benchmarks import gpu
+
+    args = gpu.arguments(["--device", "cpu", "--tiny"])
+    args.until = time.time() + 5.2
+    monkeypatch.setitem(gpu.WORK, "card", lambda *_: time.sleep(60))
+    assert "not done after 5 s" in gpu.measure({"table": "card"}, args)["error"]
+    assert gpu.measure({"table": "card"}, args)["skipped"]
