@@ -82,6 +82,7 @@ class TooLong(BaseException):
 
 def count(args: argparse.Namespace) -> int:
     """Operations and waits of a step by stage; a line each."""
+    torch.set_num_threads(1)  # on a machine that does other things, threads wait for each other for minutes
     for stage in args.stages:
         fields = {"precision": args.precision, **_changes(args)}
         found = _counting.count_step(stage, _counting.few_channels(args.preset or "paper:no-crops", stage, **fields))
