@@ -72,7 +72,7 @@ def scores(trainer: Trainer, clips: list[dict[str, np.ndarray]]) -> np.ndarray:
     rows = []
     for clip in clips:
         row = window(clip, 0, FRAMES, FRAMES // 2)
-        data = trainer.stage.prepare({name: x[None] for name, x in row.items()}, torch.Generator())
+        data = trainer.stage.prepare({name: x[None] for name, x in row.items()})
         given = (data["six"], data["aligned"], data["aligned_labels"])
         made, _ = rollout.regions(trainer.result.eval(), trainer.config, *given)
         mask = (data["six"] > 0)[:, :, None]

@@ -22,10 +22,9 @@ import time
 import torch
 
 from remot_data.synthetic_store import build_synthetic
-from remot_model import data, networks
+from remot_model import data, devices, networks
 from remot_model.config import STAGES, Config, preset
 from remot_model.stages import Setting, needed_generators
-from remot_model.train import pick_device
 from remot_model.trainer import Trainer
 
 
@@ -41,7 +40,7 @@ def planned(name: str, stage: str, args: argparse.Namespace) -> Config:
 
 def measure(name: str, stage: str, store: str, args: argparse.Namespace) -> dict[str, float]:
     """Seconds of a step, the frozen share of it, and peak memory in bytes, in this process."""
-    config, device = planned(name, stage, args), torch.device(pick_device(args.device))
+    config, device = planned(name, stage, args), devices.pick(args.device)
     earlier = {n: networks.generator(n, config) for n in needed_generators(stage, config)}
     earlier = {n: net.to(device).eval().requires_grad_(False) for n, net in earlier.items()}
     trainer = Trainer(stage, Setting(config, None, earlier), device, 0)

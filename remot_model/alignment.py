@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from remot_data.schemas import convert_keypoints, keypoint_set
+from remot_model.warping import constant
 
 
 @dataclass(frozen=True)
@@ -114,23 +115,30 @@ def _grid(scale: Tensor, offset: Tensor, size: tuple[int, int]) -> Tensor:
         indexing="ij",
     )
     place = (torch.stack([x, y], -1) - offset[:, None, None]) / scale[:, None, None, None]
-    return (2 * place + 1) / place.new_tensor([w, h]) - 1
+    return torch.stack([(2 * place[..., i] + 1) / n - 1 for i, n in enumerate((w, h))], -1)
 
 
 def _blur(images: Tensor, scale: Tensor) -> Tensor:
-    """A tent of the width of an output pixel where the image shrinks (as PIL's bilinear resize does)."""
-    reach = torch.clamp(1 / scale, min=1.0)
-    radius = int(torch.ceil(reach.max()).item()) - 1
-    if radius == 0:
-        return images
-    n, c, h, w = images.shape
-    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    tent = torch.clamp(1 - taps.abs() / reach[:, None].to(images.dtype), min=0)
-    tent = (tent / tent.sum(1, keepdim=True)).repeat_interleave(c, 0)
-    x = images.reshape(1, n * c, h, w)
-    x = F.conv2d(x, tent[:, None, :, None], padding=(radius, 0), groups=n * c)
-    x = F.conv2d(x, tent[:, None, None, :], padding=(0, radius), groups=n * c)
-    return x.reshape(n, c, h, w)
+    """A tent of the width of an output pixel where the image shrinks (as PIL's bilinear resize does).
+
+    Along each axis it is a matrix, the identity where nothing shrinks: a radius to loop over would be waited for.
+    """
+    reach = torch.clamp(1 / scale, min=1.0)[:, None].to(images.dtype)
+    with torch.autocast(images.device.type, enabled=False):
+        down, along = (_tents(reach, n) for n in images.shape[-2:])
+        return down @ images @ along
+
+
+def _tents(reach: Tensor, size: int) -> Tensor:
+    """Tents of a sum of 1 over all pixels, also those beside the image: [N, 1, size, size], a pixel's in each row."""
+    far = constant(_distances, size, reach.device)
+    tent = torch.clamp(1 - far / reach, min=0)
+    tent = tent / tent.sum(1, keepdim=True)
+    return tent.unfold(1, size, 1).flip(1)[:, None]
+
+
+def _distances(size: int, device: torch.device) -> Tensor:
+    return torch.arange(1 - size, size, dtype=torch.float32, device=device).abs()
 
 
 # The chain from head to foot, as pairs of points of BODY_25; of two sides the longer one is less foreshortened.

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 
 from remot_data import assets, video
+from remot_model import devices
 from remot_model.checkpoint import Run, load_run
 from remot_model.motion_transfer import GAMS, TransferError, transfer, untrained
-from remot_model.train import pick_device
 
 # Gradio looks at these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -139,7 +139,7 @@ def serve(
         CheckpointError: if `run` is no run folder.
         TransferError: if it lacks a stage, or the port is taken.
     """
-    place = pick_device(device)
+    place = str(devices.pick(device))
     opened = load_run(run, place)
     if lacks := untrained(opened):
         raise TransferError(lacks)

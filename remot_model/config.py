@@ -77,7 +77,9 @@ class Config:
     tam_softmax: bool = True  # the paper names no softmax, its code has it
     tau: float = 1.0  # temperature of the TAM
     mask_frames: int = 3  # paper: 1; released: 3
-    crop_regions: bool = True  # the Region GAN sees each region's surroundings instead of the frame; docs/model.md
+    # Whether the Region GAN sees each region's surroundings instead of the frame (docs/model.md): true, false, "sizes"
+    # (crops of a few fixed sizes), or "auto": true on a CPU, false on a GPU.
+    crop_regions: bool | str = True
     crop_parts: bool = False  # parts of a region that lie apart, as arms and legs, get a crop each; other norms
     clip_regions: bool = False  # multiply a generated region by its mask before the sum of equation (11)
     refine_coarse: bool = False  # the WCN's foreground is added to the coarse one; not in the paper, for short runs
@@ -113,9 +115,12 @@ class Config:
     lr_epochs: int = 10  # equal parts of the training after which the rate changes; 0: it changes every step
     clip_grad: float = 10.0
     ema: float = 0.999  # decay of the averaged generator, which is what a run saves for inference; 0: no average
-    precision: str = "float32"  # or "bfloat16", "float16": autocast in training, the latter with scaled losses
-    channels_last: bool = False  # memory layout of the weights; for tensor cores with bfloat16
-    compile: bool = False  # torch.compile of encoders, decoders and discriminators; needs a C++ compiler on a CPU
+    # "bfloat16", "float16": autocast in training, the latter with scaled losses; "auto": bfloat16 where the GPU has it.
+    precision: str = "float32"
+    channels_last: bool | str = False  # memory layout of the weights; for tensor cores with bfloat16
+    compile: bool | str = False  # torch.compile of a frame's step and the judges; needs a C++ compiler on a CPU
+    gpu_kernels: bool | str = False  # norms, activations and borders in kernels of our own, for channels_last on a GPU
+    cuda_graphs: bool | str = False  # a step's kernels are recorded once and replayed; on one GPU
     cpu_kernels: bool = True  # Winograd's convolutions and norms in place, for inference on a CPU
     flip: float = 0.5
     colour_jitter: bool = True
@@ -131,8 +136,14 @@ class Config:
             raise ConfigError(f"layout_classes is 6 or 11, not {self.layout_classes}")
         if self.norm not in ("instance", "layer"):
             raise ConfigError(f"norm is 'instance' or 'layer', not {self.norm!r}")
-        if self.precision not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"precision is 'float32', 'bfloat16' or 'float16', not {self.precision!r}")
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise ConfigError(f"precision is 'auto', 'float32', 'bfloat16' or 'float16', not {self.precision!r}")
+        for name in AUTO_FIELDS[1:]:
+            known = (False, True, "auto", "sizes") if name == "crop_regions" else (False, True, "auto")
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {_listed(known)}, not {getattr(self, name)!r}")
+        if self.crop_regions == "sizes" and self.crop_parts:
+            raise ConfigError("crop_parts makes crops of any size; it does not go with crop_regions='sizes'")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema is a decay of at least 0 and below 1, not {self.ema}")
         if self.max_step < 1:
@@ -207,13 +218,29 @@ class Config:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
         return cls(**{k: StagePlan(**v) if k in STAGES else v for k, v in fields.items()})
 
+    @property
+    def open_fields(self) -> tuple[str, ...]:
+        """The fields that are still ``auto``; `remot_model.devices.resolved` gives them values."""
+        return tuple(name for name in AUTO_FIELDS if getattr(self, name) == "auto")
+
     def digest(self, stage: str | None = None) -> str:
         """sha256 of the fields that decide the shape and meaning of the networks, not of the training plan.
 
-        With `stage`, of those that its network depends on: runs that differ elsewhere may share it.
+        With `stage`, of those that its network depends on: runs that differ elsewhere may share it. `ConfigError` while
+        one of them is ``auto``.
         """
+        if self.crop_regions == "auto":
+            raise ConfigError("crop_regions is still 'auto'; remot_model.devices.resolved(config, device) settles it")
         plain = self.to_json()
         return digest({name: plain[name] for name in _NETWORK_FIELDS if name not in _MEANINGLESS.get(stage, ())})
+
+
+# Fields that take "auto": what is best depends on the device that a stage is trained on.
+AUTO_FIELDS = ("precision", "crop_regions", "channels_last", "gpu_kernels", "compile", "cuda_graphs")
+
+
+def _listed(known: tuple[Any, ...]) -> str:
+    return ", ".join(json.dumps(value) for value in known[:-1]) + f" or {json.dumps(known[-1])}"
 
 
 _NETWORK_FIELDS = (
@@ -227,9 +254,12 @@ _MEANINGLESS: dict[str | None, tuple[str, ...]] = {
     "region": (*_OF_THE_WCN_ONLY, "layout_classes", "first_frame_raw"),
 }
 
+_ALL_AUTO = dict.fromkeys(AUTO_FIELDS, "auto")
+
 _SIZES: dict[str, dict[str, Any]] = {
-    "paper": {},
+    "paper": _ALL_AUTO,
     "small": {
+        **_ALL_AUTO,
         "size": (128, 96),
         "ngf": 32,
         "layout": StagePlan(60_000, 4, lr=3e-4),
@@ -245,6 +275,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "n_blocks": 4,
         "decoder_blocks": 2,
         "crop_regions": False,
+        "cuda_graphs": "auto",
         "clip_regions": True,
         "refine_coarse": True,
         "flip": 0.0,
@@ -268,6 +299,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "no-temporal": {"temporal_scales": 0},
     "crops": {"crop_regions": True},
     "crop-parts": {"crop_regions": True, "crop_parts": True},
+    "crop-sizes": {"crop_regions": "sizes"},
     "no-crops": {"crop_regions": False},
     "layout6": {"layout_classes": 6},
     "layout11": {"layout_classes": 11},
@@ -279,9 +311,10 @@ def preset(name: str) -> Config:
     """The preset ``paper`` (256x192), ``small`` (128x96) or ``tiny`` (64x48; minutes on two CPU cores).
 
     Variants follow after colons. Rows of the paper's ablation tables: ``paper:no-tam``, ``paper:no-wcn`` (Region GAN
-    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``crops``,
-    ``crop-parts`` or ``no-crops`` (whether the Region GAN sees crops, crops of parts or whole frames), ``layout6`` or
-    ``layout11``, and ``tau=0.1`` for a temperature. They combine: ``tiny:layout6:tau=0.1``.
+    with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``layout6`` or
+    ``layout11``, ``tau=0.1`` for a temperature, and ``crops``, ``crop-parts``, ``crop-sizes`` or ``no-crops``: whether
+    the Region GAN sees crops, crops of parts, crops of a few fixed sizes, or whole frames. They combine:
+    ``tiny:layout6:tau=0.1``.
 
     Raises:
         ConfigError: for an unknown name, two variants that set one field, or one that has no meaning beside another.

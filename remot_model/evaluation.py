@@ -19,11 +19,10 @@ import torch
 
 from remot_data.store import open_store
 from remot_data.stream import Plan, Window, schemas, to_torch
+from remot_model import devices, metrics, rollout
 from remot_model import evaluation_report as report_of
-from remot_model import metrics, rollout
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
 from remot_model.motion_transfer import network_digests, untrained
-from remot_model.train import pick_device
 from remot_model.transfer_views import to_uint8
 
 METHODS = ("model", "source copied", "source after GAM")
@@ -217,7 +216,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise EvaluationError(f"a limit of {limit} windows leaves nothing to measure; give 1 or more")
     began = time.monotonic()
-    device = pick_device(device)
+    device = devices.pick(device)
     run = run if isinstance(run, Run) else load_run(run, device)
     if lacks := untrained(run):
         raise EvaluationError(lacks)

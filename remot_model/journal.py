@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +80,11 @@ class Journal:
     def close(self) -> None:
         self.board.close()
 
-    def write(self, row: Mapping[str, float], pace: Pace, done: float, device: torch.device) -> None:
-        """Note the losses of a step, and now and then the speed, in a file, on the board and as a status line."""
-        _add(self.folder / "stats.jsonl", row)
+    def write(self, rows: Sequence[Mapping[str, float]], pace: Pace, done: float, device: torch.device) -> None:
+        """Note the losses of steps, and now and then the speed, in a file, on the board and as a status line."""
+        for row in rows:
+            _add(self.folder / "stats.jsonl", row)
+        row = rows[-1]
         if pace.here - self.said < _EVERY and done < 1:
             return
         self.said = pace.here

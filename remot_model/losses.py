@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from remot_model.config import Config
 from remot_model.features import Features
-from remot_model.warping import chain_flow, warp
+from remot_model.warping import chain_flow, constant, warp
 
 PHOTOMETRIC_LIMIT = 0.02
+# The smooth L1 has a kernel that subtracts, takes the mean and its gradient at once; so sharp it is the plain one.
+_SHARP = 1e-9
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,14 @@ class Pair:
     """What one discriminator judges: conditions and images side by side as channels.
 
     `real` is [M, c, H, W]; each of `fakes` (the final and the raw output, say) has the same shape. `weight`
-    multiplies the generator's losses.
+    multiplies the generator's losses. `keep`, float [M] of 0 and 1, leaves images out: losses are means over the
+    others, 0 where there is none. So shapes do not depend on what is in the images.
     """
 
     real: Tensor
     fakes: tuple[Tensor, ...]
     weight: float = 1.0
+    keep: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,39 @@ def judge(discriminator: nn.Module, pair: Pair | Pairs, config: Config) -> Judge
         )
         return Judgement(d, gan, feat)
     count = len(pair.fakes)
-    real, fake = discriminator(pair.real), discriminator(torch.cat(pair.fakes))
-    d = gan = feat = pair.real.new_zeros(())
+    real = discriminator(pair.real)
+    fake = discriminator(torch.cat(pair.fakes) if count > 1 else pair.fakes[0])
+    d, gan, feat = [], [], []
+    shares = None if pair.keep is None else pair.keep / pair.keep.sum().clamp(min=1)
     for of_real, of_fake in zip(real, fake, strict=True):
-        logits = of_fake[-1]
-        d = d + count * ((of_real[-1] - 1).square().mean() + logits.square().mean()) / 2
-        gan = gan + (logits - 1).square().mean() * count
+        d += [_mean_square(of_real[-1], 1.0, shares), _mean_square(of_fake[-1], 0.0, shares)]
+        gan.append(_mean_square(of_fake[-1], 1.0, shares))
         for a, b in zip(of_real[:-1], of_fake[:-1], strict=True):
-            feat = feat + (b.unflatten(0, (count, -1)) - a.detach()).abs().mean() * count
-    return Judgement(d, gan, feat * (4 / (config.d_layers + 1)) / len(real))
+            wanted = a.detach()[None].expand(count, *a.shape).flatten(0, 1)
+            feat.append(_mean(F.smooth_l1_loss, b, wanted, shares, beta=_SHARP))
+    share = 4 / (config.d_layers + 1) / len(real)
+    return Judgement(_sum(d) * (count / 2), _sum(gan) * count, _sum(feat) * (count * share))
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum()
+
+
+def _mean_square(x: Tensor, wanted: float, shares: Tensor | None) -> Tensor:
+    return _mean(F.mse_loss, x, constant(_filled, wanted, x.dtype, x.device).expand_as(x), shares)
+
+
+def _mean(loss: Callable[..., Tensor], x: Tensor, y: Tensor, shares: Tensor | None, **options: float) -> Tensor:
+    """The mean of a loss over x and y [M, ...]; with `shares` [m], of the images of each of M / m fakes."""
+    if shares is None:
+        return loss(x, y, **options)
+    each = loss(x, y, reduction="none", **options).mean(tuple(range(1, x.ndim)))
+    versions = len(each) // len(shares)
+    return torch.dot(each, shares.repeat(versions)) / versions
+
+
+def _filled(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=dtype, device=device)
 
 
 def layout_nll(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -127,18 +156,21 @@ def motion_losses(m: Motion, config: Config) -> dict[str, Tensor]:
 
 
 def image_losses(made: Tensor, real: Tensor, features: Features | None, config: Config) -> dict[str, Tensor]:
-    """The weighted terms `per` and `gram`, equation (7), where chosen: images [M, 3, H, W] in [-1, 1]."""
+    """The weighted terms `per` and `gram`, equation (7), where chosen: images [M, 3, H, W] in [-1, 1].
+
+    `made` may hold several versions of `real` one after the other, [n * M, 3, H, W]; the terms are means over all.
+    """
     if features is None:
         return {}
     with torch.no_grad():
         wanted = features(real)
-    found = features(made)
+    found = [x.unflatten(0, (-1, len(real))) for x in features(made)]
     layers = list(zip(features.weights, found, wanted, strict=False))
     terms = {}
     if config.lambda_per:
-        terms["per"] = config.lambda_per * torch.stack([w * F.l1_loss(a, b) for w, a, b in layers]).sum()
+        terms["per"] = config.lambda_per * torch.stack([w * (a - b).abs().mean() for w, a, b in layers]).sum()
     if config.lambda_gram:
-        style = [F.l1_loss(gram(a), gram(b)) for _, a, b in layers]
+        style = [(gram(a.flatten(0, 1)).unflatten(0, (-1, len(real))) - gram(b)).abs().mean() for _, a, b in layers]
         terms["gram"] = config.lambda_gram * torch.stack(style).mean()
     return terms
 
@@ -150,27 +182,31 @@ def gram(features: Tensor) -> Tensor:
     return g / g.flatten(1).norm(dim=1).clamp(min=1e-8)[:, None, None]
 
 
-def triplets(frames: Tensor, flows: Tensor, spacing: int, new: int, unit: float = 1.0) -> Tensor | None:
-    """Input of a temporal discriminator: three frames and the two flows between them.
+def triplets(
+    clips: Sequence[Tensor], flows: Tensor, spacing: int, new: int, unit: float = 1.0
+) -> tuple[Tensor, ...] | None:
+    """Inputs of a temporal discriminator: three frames and the two flows between them, of several versions of a clip.
 
     Args:
-        frames: [N, T, c, H, W]; only the last `new` frames are new, the others have been judged before.
+        clips: each [N, T, c, H, W]; only the last `new` frames are new, the others have been judged before.
         flows: [N, T, 2, H, W] in pixels, from each frame back to the one before.
         spacing: frames from one of the three to the next; flow over several frames is chained.
         new: how many frames may end a triplet.
         unit: pixels that are 1 in the result.
 
     Returns:
-        [M, 3c + 4, H, W], oldest frame first, or None if the frames do not reach.
+        For each of `clips` [M, 3c + 4, H, W], oldest frame first, or None if the frames do not reach.
     """
-    count = frames.shape[1]
-    found = []
-    for t in range(max(count - new, 2 * spacing), count):
-        late = chain_flow(flows[:, t - spacing + 1 : t + 1])
-        early = chain_flow(flows[:, t - 2 * spacing + 1 : t - spacing + 1])
-        parts = [frames[:, t - 2 * spacing], frames[:, t - spacing], frames[:, t], early / unit, late / unit]
-        found.append(torch.cat(parts, 1))
-    return torch.cat(found) if found else None
+    count, back = flows.shape[1], 2 * spacing
+    first = max(count - new, back)
+    if first >= count:
+        return None
+    # The flow over `spacing` frames that ends at each frame from first - spacing on.
+    steps = [flows[:, i : i + count - first + spacing].flatten(0, 1) for i in range(first - back + 1, count)[:spacing]]
+    chained = chain_flow(torch.stack(steps, 1)).unflatten(0, (len(flows), -1)) / unit
+    between = [chained[:, : count - first], chained[:, spacing:]]
+    frames = [[x[:, first - back : count - back], x[:, first - spacing : count - spacing], x[:, first:]] for x in clips]
+    return tuple(torch.cat([*three, *between], 2).flatten(0, 1) for three in frames)
 
 
 def crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:

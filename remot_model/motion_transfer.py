@@ -25,9 +25,9 @@ from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.files import FilesError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
+from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, write_atomically
 from remot_model.metrics import versions
-from remot_model.train import pick_device
 from remot_model.transfer_files import Output, Work
 from remot_model.transfer_inputs import (
     Driving,
@@ -151,7 +151,7 @@ def transfer(
         parsing,
     )
     with _clearly():
-        place = pick_device(device)
+        place = str(devices.pick(device))
         run = run if isinstance(run, Run) else load_run(run, place)
         return _Transfer(run, request, place).make(progress)
 
@@ -191,7 +191,7 @@ def transfer_all(
         TransferError: if a folder holds nothing, the numbers do not match for ``zip``, or two pairs have one name.
     """
     with _clearly():
-        place = pick_device(device)
+        place = str(devices.pick(device))
         run = run if isinstance(run, Run) else load_run(run, place)
         pairs, passed_over = _pairs(Path(sources), Path(drivings), pairing)
         requests = _requests(pairs, Path(out), options)

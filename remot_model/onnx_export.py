@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from remot_model.checkpoint import Run, load_run
 from remot_model.config import Config
-from remot_model.networks.layout import LayoutCode
-from remot_model.networks.whole import WholeCode
 
 OPSET = 20  # the first whose GridSample and Pad are those of the networks without a workaround
 TOLERANCE = 1e-3
@@ -58,15 +56,15 @@ class _Graph:
 
 
 def _layout(net: nn.Module, features: Tensor, poses: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    frame = net.step(0, LayoutCode(features, net.encode_pose(poses)[:, None]), memory, False)
+    frame = net.step(features, net.encode_pose(poses), memory, False)
     return frame.layout, frame.raw
 
 
 def _whole(
     net: nn.Module, context: Tensor, aligned: Tensor, coarse: Tensor, background: Tensor, person: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor]:
-    code = WholeCode(net.encode_context(context)[:, None], net.encode_source(aligned)[:, None])
-    frame = net.step(0, code, coarse, person > 0, background, memory, False)
+    (codes,) = net.encode(context[:, None], aligned[:, None]).frames()
+    frame = net.step(*codes, coarse, person > 0, background, memory, False)
     return frame.image, frame.raw
 
 

@@ -18,8 +18,10 @@ from remot_data.schemas import REGIONS, label_table
 from remot_model.alignment import Aligned, align
 from remot_model.config import Config, ConfigError
 from remot_model.cropping import Crop, crops_of, on_crops
+from remot_model.devices import has_bfloat16
 from remot_model.networks.layout import LayoutFrame
 from remot_model.networks.whole import WholeFrame
+from remot_model.warping import constant
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,22 @@ class State:
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """int64 [..., H, W] -> float32 [..., classes, H, W]."""
-    return (labels.unsqueeze(-3) == torch.arange(classes, device=labels.device)[:, None, None]).float()
+    return (labels.unsqueeze(-3) == constant(_classes, classes, labels.device)).float()
 
 
 def convert_labels(labels: Tensor, source: str, target: str) -> Tensor:
     """int64 label maps of one schema as those of another; the schemas must convert, see `remot_data.schemas`."""
     if source == target:
         return labels
-    return torch.tensor(label_table(source, target), dtype=torch.int64, device=labels.device)[labels]
+    return constant(_table, source, target, labels.device)[labels]
+
+
+def _classes(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device)[:, None, None]
+
+
+def _table(source: str, target: str, device: torch.device) -> Tensor:
+    return torch.tensor(label_table(source, target), dtype=torch.int64, device=device)
 
 
 def windows(frames: Tensor, before: Tensor | None) -> Tensor:
@@ -72,8 +82,8 @@ def layouts(
     memory = state.outputs if state else torch.zeros_like(source_layout)[:, None].repeat(1, 2, 1, 1, 1)
     begins, conditions, frames = state is None, _last_two(poses, state), []
     del state  # what it holds is freed with the first frames
-    for t in range(poses.shape[1]):
-        frames.append(net.step(t, code, memory, begins and t == 0))
+    for t, pose in enumerate(code.pose.unbind(1)):
+        frames.append(net.step(code.source, pose, memory, begins and t == 0))
         memory = _push(memory, frames[-1].layout)
     return _stack(LayoutFrame, frames), State(conditions, memory, code.source.detach())
 
@@ -99,7 +109,7 @@ def regions(
     parts = _by_region(aligned[:, :, None] * region_masks(aligned_labels))
     context = windows(masks, state and state.conditions) if config.mask_frames == 3 else masks
     crops = region_crops(config, labels, aligned_labels)
-    code = None if crops else net.encode(context)
+    codes = [] if crops else net.encode(context).unbind(1)
     memory = state.outputs if state else torch.zeros_like(parts[:, :1]).repeat(1, 2, 1, 1, 1)
     conditions, frames = _last_two(masks, state), []
     del state
@@ -107,7 +117,7 @@ def regions(
         if crops:
             image = on_crops(net.frame, crops[t], context[:, t], parts[:, t], memory)
         else:
-            image = net.step(t, code, parts[:, t], memory)
+            image = net.step(codes[t], parts[:, t], memory)
         frames.append(image * masks[:, t] if config.clip_regions else image)
         memory = _push(memory, frames[-1])
     made = torch.stack(frames, 1).unflatten(0, (-1, len(REGIONS))).transpose(1, 2)
@@ -145,9 +155,9 @@ def whole(
     memory = state.outputs if state else torch.zeros_like(coarse[:, :1]).repeat(1, 2, 1, 1, 1)
     begins, conditions, frames = state is None, _last_two(conditions, state), []
     del state
-    for t in range(poses.shape[1]):
+    for t, codes in enumerate(code.frames()):
         person, first = labels[:, t, None] > 0, begins and t == 0
-        frames.append(net.step(t, code, coarse[:, t], person, behind[:, t], memory, first))
+        frames.append(net.step(*codes, coarse[:, t], person, behind[:, t], memory, first))
         memory = _push(memory, frames[-1].image)
     return _stack(WholeFrame, frames), State(conditions, memory)
 
@@ -166,6 +176,8 @@ def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list
     """
     if not config.crop_regions:
         return None
+    if config.crop_regions == "auto":
+        raise ConfigError("crop_regions is still 'auto'; remot_model.devices.resolved(config, device) settles it")
     content = _by_region((region_masks(labels) + region_masks(aligned_labels)) > 0)[:, :, 0].transpose(0, 1)
     cell = 2**config.n_downsample
     maps, crops = content.shape[1], [[] for _ in content]
@@ -253,14 +265,6 @@ def transfer(
     half = config.precision == "bfloat16" and has_bfloat16(source.device)
     with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
         return _transfer(generators, config, source, source_labels, poses, background, labels, states or {}, placed)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 faster than by emulation: AVX512-BF16 or AMX on a CPU."""
-    if device.type == "cpu":
-        can = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _transfer(

@@ -1,13 +1,15 @@
 """The three stages in one vocabulary: each turns a batch into named losses, pairs to judge and pictures.
 
-A stage runs a clip chunk by chunk. The trainer knows no stage; what it logs, judges and draws is what a
-`Pass` names.
+A stage runs a clip chunk by chunk. The trainer knows no stage; what it logs, judges and draws is what `losses` and
+`pictures` name. Nothing here depends on what is in the images but their values: no shape, no branch. So a step has
+always the same kernels, and never waits for the device (but for crops, whose sizes follow the person).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,28 +32,42 @@ from remot_model.losses import (
     photometric_confidence,
     triplets,
 )
+from remot_model.networks.layout import LayoutFrame
+from remot_model.networks.whole import WholeFrame
 from remot_model.rollout import State, align_clip, background_of, convert_labels, one_hot, region_masks
 
 Tensors = dict[str, Tensor]
+_MOTION_TERMS = ("flow", "flow_warp", "warp", "weight")
 _HEAD = label_set("remot6").labels.index("head")
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a chunk leaves to the next of the same clip: the memory, and all outputs so far [N, t, c, H, W]."""
+    """What a chunk leaves to the next of the same clip: the memory, and the outputs [N, t, c, H, W] of the last frames.
+
+    So many of these as the widest temporal discriminator looks back, or all there are.
+    """
 
     state: State
     made: Tensor
 
 
 @dataclass(frozen=True)
-class Pass:
-    """A chunk's result: weighted `losses`, `pairs` by discriminator, `pictures` [N, T, 3, H, W] in [-1, 1]."""
+class Chunk:
+    """Frames a to b of a prepared clip; `made` holds outputs of `before` frames before them."""
 
-    losses: Tensors
-    pairs: dict[str, Pair | Pairs]
-    pictures: Tensors
-    carried: Carried
+    clip: Tensors
+    a: int
+    b: int
+    before: int
+
+    def new(self, name: str) -> Tensor:
+        """The frames themselves, of a tensor [N, T, ...] of the clip."""
+        return self.clip[name][:, self.a : self.b]
+
+    def judged(self, name: str) -> Tensor:
+        """The frames and those before them whose outputs are at hand."""
+        return self.clip[name][:, self.a - self.before : self.b]
 
 
 @dataclass(frozen=True)
@@ -63,17 +79,42 @@ class Setting:
     generators: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
+class Stage(Protocol):
+    """What the trainer asks of a stage; `Out` is what its rollout gives, tensors [N, T, ...]."""
+
+    needs: tuple[str, ...]
+    perceptual: bool
+    terms: tuple[str, ...]  # all losses that it can have, but the judges'
+
+    def __init__(self, setting: Setting) -> None: ...
+
+    def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
+        """Tensors of whole clips from a batch of windows; with `predicted` on generated layouts, where a stage can."""
+
+    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[Any, State]:
+        """The generator's outputs for the frames of a chunk, and the memory for the next."""
+
+    def made(self, out: Any) -> Tensor:
+        """What is shown to the temporal discriminators, [N, T, c, H, W]."""
+
+    def losses(self, chunk: Chunk, out: Any, made: Tensor) -> tuple[Tensors, dict[str, Pair | Pairs]]:
+        """Weighted losses, and pairs by discriminator; `made` are the outputs of `chunk.judged`."""
+
+    def pictures(self, chunk: Chunk, out: Any) -> Tensors:
+        """What a sample sheet shows: [N, T, 3, H, W] in [-1, 1], by name."""
+
+
 class LayoutStage:
     """Stage 1, section 5 of the specification."""
 
     needs: tuple[str, ...] = ()
     perceptual = False
+    terms = ("nll", "nll_raw", *_MOTION_TERMS)
 
     def __init__(self, setting: Setting) -> None:
         self.config = setting.config
 
-    def prepare(self, batch: Tensors, chance: torch.Generator) -> Tensors:
-        """Tensors of a whole clip from a batch of windows."""
+    def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
         c = self.config
         labels = convert_labels(batch["labels"], "remot11", c.layout_schema)
         source = convert_labels(batch["source_labels"], "remot11", c.layout_schema)
@@ -85,29 +126,33 @@ class LayoutStage:
             **_measured_flow(batch),
         }
 
-    def run(self, net: nn.Module, clip: Tensors, a: int, b: int, carried: Carried | None) -> Pass:
-        """Frames a to b of a prepared clip."""
+    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[LayoutFrame, State]:
+        return rollout.layouts(net, chunk.clip["source"], chunk.new("pose_map"), state)
+
+    def made(self, out: LayoutFrame) -> Tensor:
+        return out.layout
+
+    def losses(self, chunk: Chunk, out: LayoutFrame, made: Tensor) -> tuple[Tensors, dict[str, Pair | Pairs]]:
         c = self.config
-        poses, real = clip["pose_map"][:, a:b], clip["layout"][:, a:b]
-        out, state = rollout.layouts(net, clip["source"], poses, carried and carried.state)
-        motion = _motion(clip, "layout", out.layout, out.flow, out.weight, a, b, carried)
-        labels = clip["labels"][:, a:b].flatten(0, 1)
+        poses, real = chunk.new("pose_map"), chunk.new("layout")
+        labels = chunk.new("labels").flatten(0, 1)
         losses = {
             "nll": c.lambda_nll * layout_nll(out.layout.flatten(0, 1), labels),
             "nll_raw": c.lambda_nll * layout_nll(out.raw.flatten(0, 1), labels),
-            **motion_losses(motion, c),
+            **motion_losses(_motion(chunk, "layout", made, out.flow, out.weight), c),
         }
-        condition = torch.cat([clip["source"][:, None].expand_as(real), poses], 2)
-        made = _so_far(carried, out.layout)
+        condition = torch.cat([chunk.clip["source"][:, None].expand_as(real), poses], 2)
         pairs = {"image": _pair(condition, real, out.layout, out.raw)}
-        pairs |= _temporal_pairs(c, clip["layout"][:, :b], made, clip["flow"][:, :b], b - a)
-        pictures = {
-            "pose": poses,
-            "real": _colours(clip["labels"][:, a:b], c.layout_schema),
-            "raw": _colours(out.raw.argmax(2), c.layout_schema),
-            "made": _colours(out.layout.argmax(2), c.layout_schema),
+        return losses, pairs | _temporal_pairs(c, chunk, "layout", made)
+
+    def pictures(self, chunk: Chunk, out: LayoutFrame) -> Tensors:
+        schema = self.config.layout_schema
+        return {
+            "pose": chunk.new("pose_map"),
+            "real": _colours(chunk.new("labels"), schema),
+            "raw": _colours(out.raw.argmax(2), schema),
+            "made": _colours(out.layout.argmax(2), schema),
         }
-        return Pass(losses, pairs, pictures, Carried(state, made.detach()))
 
 
 class RegionStage:
@@ -115,32 +160,38 @@ class RegionStage:
 
     needs: tuple[str, ...] = ()
     perceptual = True
+    terms = ("rec", "per", "gram")
 
     def __init__(self, setting: Setting) -> None:
         self.config, self.features = setting.config, setting.features
 
-    def prepare(self, batch: Tensors, chance: torch.Generator) -> Tensors:
-        """Tensors of a whole clip from a batch of windows."""
+    def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
         six = convert_labels(batch["labels"], "remot11", "remot6")
         return {"frames": batch["frames"], **_aligned(self.config, batch, six)}
 
-    def run(self, net: nn.Module, clip: Tensors, a: int, b: int, carried: Carried | None) -> Pass:
-        """Frames a to b of a prepared clip."""
+    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
+        return rollout.regions(net, self.config, *map(chunk.new, ("six", "aligned", "aligned_labels")), state)
+
+    def made(self, out: Tensor) -> Tensor:
+        return out.detach()[:, :, 0]  # no discriminator looks back here
+
+    def losses(self, chunk: Chunk, out: Tensor, made: Tensor) -> tuple[Tensors, dict[str, Pair | Pairs]]:
         c = self.config
-        labels, aligned, aligned_labels = (clip[k][:, a:b] for k in ("six", "aligned", "aligned_labels"))
-        made, state = rollout.regions(net, c, labels, aligned, aligned_labels, carried and carried.state)
+        labels = chunk.new("six")
         masks = region_masks(labels)
-        real = clip["frames"][:, a:b, None] * masks
-        groups = _same_size(rollout.region_crops(c, labels, aligned_labels), masks, made, real)
+        real = chunk.new("frames")[:, :, None] * masks
+        groups = _same_size(rollout.region_crops(c, labels, chunk.new("aligned_labels")), masks, out, real)
         shares = tuple(m.numel() / masks.numel() for m, _, _ in groups)
         terms = [image_losses(x, y, self.features, c) for _, x, y in groups]
-        losses = {"rec": c.lambda_rec * F.l1_loss(made, real)}
+        losses = {"rec": c.lambda_rec * F.l1_loss(out, real)}
         for name in terms[0] if terms else ():
             losses[name] = torch.stack([s * term[name] for s, term in zip(shares, terms, strict=True)]).sum()
         judged = tuple(Pair(torch.cat([m, y], 1), (torch.cat([m, x], 1),)) for m, x, y in groups)
-        pairs = {"image": Pairs(judged, shares)}
-        pictures = {"aligned": aligned, "real": real.sum(2), "made": made.sum(2)}
-        return Pass(losses, pairs, pictures, Carried(state, made.detach().sum(2)))
+        return losses, {"image": judged[0] if len(judged) == 1 and shares == (1.0,) else Pairs(judged, shares)}
+
+    def pictures(self, chunk: Chunk, out: Tensor) -> Tensors:
+        real = chunk.new("frames")[:, :, None] * region_masks(chunk.new("six"))
+        return {"aligned": chunk.new("aligned"), "real": real.sum(2), "made": out.sum(2)}
 
 
 class WholeStage:
@@ -148,16 +199,17 @@ class WholeStage:
 
     needs: tuple[str, ...] = ("region",)
     perceptual = True
+    terms = ("foreground", "per", "gram", *_MOTION_TERMS, "image")
 
     def __init__(self, setting: Setting) -> None:
         self.config, self.features, self.generators = setting.config, setting.features, setting.generators
 
     @torch.no_grad()
-    def prepare(self, batch: Tensors, chance: torch.Generator) -> Tensors:
-        """Tensors of a whole clip from a batch of windows; without a background the foreground is the image."""
+    def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
+        """Without a background the foreground is the image."""
         c = self.config
         real_six = six = convert_labels(batch["labels"], "remot11", "remot6")
-        if torch.rand((), generator=chance) < c.predicted_layouts:
+        if predicted:
             six = self._predicted(batch)
         clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, six)}
         clip["foreground"] = torch.where(real_six[:, :, None] > 0, batch["frames"], -1.0)
@@ -168,39 +220,41 @@ class WholeStage:
         clip["source_head"] = (convert_labels(batch["source_labels"], "remot11", "remot6") == _HEAD).flatten(1).any(1)
         return clip
 
-    def run(self, net: nn.Module, clip: Tensors, a: int, b: int, carried: Carried | None) -> Pass:
-        """Frames a to b of a prepared clip."""
+    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[WholeFrame, State]:
+        poses, *rest = map(chunk.new, ("pose_map", "six", "coarse", "aligned"))
+        return rollout.whole(net, self.config, poses, *rest, chunk.clip["background"], state)
+
+    def made(self, out: WholeFrame) -> Tensor:
+        return out.image
+
+    def losses(self, chunk: Chunk, out: WholeFrame, made: Tensor) -> tuple[Tensors, dict[str, Pair | Pairs]]:
         c = self.config
-        poses, labels, coarse, aligned = (clip[k][:, a:b] for k in ("pose_map", "six", "coarse", "aligned"))
-        real, real_fg = clip["image"][:, a:b], clip["foreground"][:, a:b]
-        out, state = rollout.whole(
-            net, c, poses, labels, coarse, aligned, clip["background"], carried and carried.state
-        )
-        made = _so_far(carried, out.image)
+        real, real_fg = chunk.new("image"), chunk.new("foreground")
         both = torch.cat([out.image.flatten(0, 1), out.raw.flatten(0, 1)])
-        twice = real.flatten(0, 1).repeat(2, 1, 1, 1)
         losses = {
             "foreground": c.lambda_rec * F.l1_loss(out.foreground, real_fg),
-            **{k: 2 * v for k, v in image_losses(both, twice, self.features, c).items()},
-            **motion_losses(_motion(clip, "image", out.image, out.flow, out.weight, a, b, carried), c),
+            **{k: 2 * v for k, v in image_losses(both, real.flatten(0, 1), self.features, c).items()},
+            **motion_losses(_motion(chunk, "image", made, out.flow, out.weight), c),
         }
         if c.lambda_image:
             losses["image"] = c.lambda_image * (F.l1_loss(out.image, real) + F.l1_loss(out.raw, real))
-        pairs = self._pairs(clip, a, b, out, made)
-        pictures = {"aligned": aligned, "coarse": coarse, "real": real, "raw": out.raw, "made": out.image}
-        return Pass(losses, pairs, pictures, Carried(state, made.detach()))
+        return losses, self._pairs(chunk, out, made)
 
-    def _pairs(self, clip: Tensors, a: int, b: int, out: rollout.WholeFrame, made: Tensor) -> dict[str, Pair]:
+    def _pairs(self, chunk: Chunk, out: WholeFrame, made: Tensor) -> dict[str, Pair | Pairs]:
         c = self.config
-        labels, real, real_fg = (clip[k][:, a:b] for k in ("six", "image", "foreground"))
-        condition = torch.cat([clip["pose_map"][:, a:b], one_hot(labels, 6)], 2)
-        behind = background_of(c, clip["background"], labels)
+        labels, real, real_fg = map(chunk.new, ("six", "image", "foreground"))
+        condition = torch.cat([chunk.new("pose_map"), one_hot(labels, 6)], 2)
+        behind = background_of(c, chunk.clip["background"], labels)
         pairs = {"image": _pair(torch.cat([condition, behind], 2), real, out.image, out.raw)}
         if c.foreground_d:
             pairs["foreground"] = _pair(condition, real_fg, out.foreground)
         if c.face_d:
-            pairs |= _face_pair(c, labels, clip["source_head"], real_fg, out.foreground)
-        return pairs | _temporal_pairs(c, clip["image"][:, :b], made, clip["flow"][:, :b], b - a)
+            pairs["face"] = _face_pair(c, labels, chunk.clip["source_head"], real_fg, out.foreground)
+        return pairs | _temporal_pairs(c, chunk, "image", made)
+
+    def pictures(self, chunk: Chunk, out: WholeFrame) -> Tensors:
+        given = {name: chunk.new(name) for name in ("aligned", "coarse")}
+        return {**given, "real": chunk.new("image"), "raw": out.raw, "made": out.image}
 
     def _predicted(self, batch: Tensors) -> Tensor:
         c = self.config
@@ -209,7 +263,12 @@ class WholeStage:
         return convert_labels(made.layout.argmax(2), c.layout_schema, "remot6")
 
 
-STAGES = {"layout": LayoutStage, "region": RegionStage, "whole": WholeStage}
+STAGES: dict[str, type[Stage]] = {"layout": LayoutStage, "region": RegionStage, "whole": WholeStage}
+
+
+def history(config: Config) -> int:
+    """Outputs that the temporal discriminators look back on: twice the widest spacing."""
+    return 2 * max(temporal_spacings(config), default=0)
 
 
 def needed_generators(stage: str, config: Config) -> tuple[str, ...]:
@@ -248,28 +307,16 @@ def _measured_flow(batch: Tensors) -> Tensors:
     return {"flow": flow, "confidence": sure}
 
 
-def _motion(
-    clip: Tensors, name: str, made: Tensor, flow: Tensor, weight: Tensor, a: int, b: int, carried: Carried | None
-) -> Motion:
-    real = clip[name]
-    real_before = torch.cat([real[:, :1], real], 1)[:, a:b]
-    first = carried.made[:, -1:] if carried else torch.zeros_like(made[:, :1])
-    made_before = torch.cat([first, made[:, :-1].detach()], 1)
-    parts = (
-        real[:, a:b],
-        real_before,
-        made,
-        made_before,
-        flow,
-        weight,
-        clip["flow"][:, a:b],
-        clip["confidence"][:, a:b],
-    )
-    return Motion(*(x.flatten(0, 1) for x in parts))
-
-
-def _so_far(carried: Carried | None, new: Tensor) -> Tensor:
-    return torch.cat([carried.made, new], 1) if carried else new
+def _motion(chunk: Chunk, name: str, made: Tensor, flow: Tensor, weight: Tensor) -> Motion:
+    """The frames of a chunk and those before them; a clip's first frame has itself and zeros before it."""
+    real, a, new = chunk.clip[name], chunk.a, chunk.b - chunk.a
+    if a:
+        real_before, made_before = real[:, a - 1 : chunk.b - 1], made[:, -new - 1 : -1].detach()
+    else:
+        real_before = torch.cat([real[:, :1], real[:, : chunk.b - 1]], 1)
+        made_before = torch.cat([torch.zeros_like(made[:, :1]), made[:, :-1].detach()], 1)
+    parts = (chunk.new(name), real_before, made[:, -new:], made_before, flow, weight)
+    return Motion(*(x.flatten(0, 1) for x in (*parts, chunk.new("flow"), chunk.new("confidence"))))
 
 
 def _pair(condition: Tensor, real: Tensor, *fakes: Tensor) -> Pair:
@@ -278,25 +325,24 @@ def _pair(condition: Tensor, real: Tensor, *fakes: Tensor) -> Pair:
     return Pair(joined[0], tuple(joined[1:]))
 
 
-def _temporal_pairs(config: Config, real: Tensor, made: Tensor, flow: Tensor, new: int) -> dict[str, Pair]:
-    pairs = {}
+def _temporal_pairs(config: Config, chunk: Chunk, name: str, made: Tensor) -> dict[str, Pair | Pairs]:
+    pairs: dict[str, Pair | Pairs] = {}
     for spacing in temporal_spacings(config):
-        of_real, of_made = (triplets(x, flow, spacing, new, config.flow_scale) for x in (real, made))
-        if of_real is not None and of_made is not None:
-            pairs[f"temporal{spacing}"] = Pair(of_real, (of_made,))
+        clips = (chunk.judged(name), made)
+        found = triplets(clips, chunk.judged("flow"), spacing, chunk.b - chunk.a, config.flow_scale)
+        if found is not None:
+            pairs[f"temporal{spacing}"] = Pair(found[0], (found[1],))
     return pairs
 
 
-def _face_pair(config: Config, labels: Tensor, source_head: Tensor, real: Tensor, made: Tensor) -> dict[str, Pair]:
-    """Crops around the head of each frame; frames without a head, or with a source without one, are left out."""
+def _face_pair(config: Config, labels: Tensor, source_head: Tensor, real: Tensor, made: Tensor) -> Pair:
+    """Crops around the head of each frame; frames without a head, or with a source without one, are not kept."""
     heads = (labels == _HEAD).flatten(0, 1)
     box, found = boxes(heads)
     keep = found & source_head.repeat_interleave(labels.shape[1])
-    if not keep.any():
-        return {}
     mask = heads[:, None].float()
-    crop = [crops(torch.cat([mask, x.flatten(0, 1)], 1)[keep], box[keep], config.face_size) for x in (real, made)]
-    return {"face": Pair(crop[0], (crop[1],), config.lambda_face)}
+    crop = [crops(torch.cat([mask, x.flatten(0, 1)], 1), box, config.face_size) for x in (real, made)]
+    return Pair(crop[0], (crop[1],), config.lambda_face, keep.float())
 
 
 def _colours(labels: Tensor, schema: str) -> Tensor:

@@ -9,13 +9,14 @@ import dataclasses
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -24,22 +25,25 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, distributed
 
 from remot_data.store import StoreError
-from remot_model import checkpoint, data, features
+from remot_model import checkpoint, data, devices, features
 from remot_model.checkpoint import CheckpointError, write_atomically
 from remot_model.config import Config, ConfigError
 from remot_model.feeding import Feeder, readers
 from remot_model.journal import Journal, Pace
 from remot_model.stages import STAGES, Setting, needed_generators
-from remot_model.trainer import Trainer, TrainingError
+from remot_model.trainer import Losses, Trainer, TrainingError
 
 _SAMPLED_WINDOWS, _SAMPLED_LENGTHS = 2, (16, 8)
 _WEIGHED_WINDOWS = 16  # whose bytes are counted where reading is measured
+_UNREAD = 10  # steps on a GPU after which losses are read; so many batches are kept
+_MEANT = 1000
 _VERSIONS = ("remot", "torch", "numpy", "accelerate", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """How the training of a stage ended: `losses` are means over its last tenth of the updates in this call."""
+    """How the training of a stage ended: `losses` are means over the last tenth of its steps in this call, of the last
+    thousand at most."""
 
     stage: str
     steps: int
@@ -88,12 +92,13 @@ def train(
     Args:
         stores: a store, its URL, or several.
         run: the run folder; stages trained into it before are used by later ones.
-        config: the model and its plan.
+        config: the model and its plan. What is ``auto`` in it is as in the run, where there is one already, else as
+            `remot_model.devices.resolved` has it for the device; it is said, and written into the run.
         stages: all that `config` has by default.
         steps: batches of windows a stage, instead of the plan's.
         minutes: time for all stages together, shared evenly; without `steps` it replaces the plan's number. The
             decay of the learning rate follows the time then, so such a run does not repeat exactly.
-        device: ``cpu``, ``cuda``, ... or ``auto``, which takes CUDA where there is one and says what it took.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``, which takes CUDA where there is one.
         resume: go on from the last save; a run that was killed and resumed equals one that never was.
         save_every: steps from one save and sample grid to the next.
         workers: processes that read and decode for each process that trains; 0 for threads. ``auto`` is threads for a
@@ -103,16 +108,20 @@ def train(
     Raises:
         CheckpointError: if the folder holds something else, or a trained stage and `resume` is false, or a stage was
             trained on other data than the snapshot holds now.
-        ConfigError: for a stage that the configuration has not, or batches that the processes cannot share.
-        TrainingError: if a loss is not finite, or a stage is missing that a later one needs.
+        ConfigError: for a stage that the configuration has not, batches that the processes cannot share, or a device
+            that is not there.
+        TrainingError: if a loss or gradient is not finite, or a stage is missing that a later one needs.
         remot_model.data.DataError: if the stores do not fit together or lack a layer.
     """
     from accelerate import PartialState
 
     run, stages = Path(run), config.stages if stages is None else tuple(stages)
-    processes = PartialState(cpu=device == "cpu")
+    place = devices.pick(device)
+    processes = PartialState(cpu=place.type == "cpu")
     _check_plan(config, stages, processes.num_processes)
-    place = processes.device if processes.num_processes > 1 else torch.device(pick_device(device))
+    if processes.num_processes > 1:
+        place = processes.device
+    asked, config = config, _resolved(run, config, place, processes.num_processes)
     reading = readers(workers, stages, place)
     schemas = data.schemas(stores, snapshot)
     read = _read(stores, snapshot, split, say if processes.is_main_process else _quiet)
@@ -126,6 +135,8 @@ def train(
     threads = f", {torch.get_num_threads()} threads" if place.type == "cpu" else ""
     several = f", {processes.num_processes} processes" if processes.num_processes > 1 else ""
     say(f"training {', '.join(stages)} of {config.name!r} on {place}{threads}{several}; run folder {run}")
+    if settled := devices.words(config, asked, place):
+        say(settled)
     by = f"{reading} process{'es' if reading > 1 else ''}" if reading else "threads"
     say(f"reading: {by}{' for each' if several else ''}")
     results: list[StageResult] = []
@@ -225,7 +236,7 @@ def read_only(
         process_index=int(os.environ.get("RANK", 0)), num_processes=int(os.environ.get("WORLD_SIZE", 1))
     )
     _check_plan(config, [stage], ranks.num_processes)
-    plan, place = config.plan(stage), torch.device(pick_device(device))
+    plan, place = config.plan(stage), devices.pick(device)
     if ranks.num_processes > 1 and place == torch.device("cuda"):
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     count = readers(workers, [stage], place)
@@ -264,6 +275,15 @@ def _processor_seconds() -> float:
     return sum(one.user + one.system for one in (p.cpu_times() for p in (this, *this.children(recursive=True))))
 
 
+class _Step(NamedTuple):
+    """A step that was taken: its number, from 0 on, and what it was given and gave."""
+
+    number: int
+    rate: float
+    losses: Losses
+    batch: dict[str, Tensor]
+
+
 class _Loop:
     """The training of one stage: batches, logs, saves. Only the first of several processes writes anything."""
 
@@ -283,6 +303,9 @@ class _Loop:
         self.plan, self.main = trainer.config.plan(trainer.name), source.processes.is_main_process
         # How often the length of windows has doubled, and the step since when: so the place in the data is known.
         self.phase = self.since = self.saved = 0
+        # Steps whose losses nobody has read, since that waits for a GPU, with the batches that they were made of.
+        self.unread: deque[_Step] = deque(maxlen=_UNREAD if trainer.device.type == "cuda" else 1)
+        self.rows: deque[dict[str, float]] = deque(maxlen=_MEANT)
 
     def go(self, resume: bool) -> StageResult:
         trainer, before = self.trainer, 0.0
@@ -294,22 +317,24 @@ class _Loop:
         self.pace = Pace(trainer.steps, self.budget.done(trainer.steps, before), before)
         journal = Journal(self.run, trainer.name, trainer.steps, self.budget.steps, self.say) if self.main else None
         sample = self.source.sample() if self.main else {}
-        started, rows, batches = trainer.steps, [], None
+        started, batches = trainer.steps, None
         try:
             while (done := self._done()) < 1:
                 batches = self._in_phase(batches, self.plan.phase(done))
-                rows.append(self._step(batches, done))
-                if journal:
-                    journal.write(rows[-1], self.pace, self._share(), trainer.device)
-                    if trainer.steps % self.save_every == 0:
-                        self._save(journal, sample)
+                self._step(batches, done)
+                due = trainer.steps % self.save_every == 0
+                if due or len(self.unread) == self.unread.maxlen:
+                    self._read(journal)
+                if journal and due:
+                    self._save(journal, sample)
+            self._read(journal)
             if journal:
                 self._save(journal, sample)
         finally:
             for opened in (batches, journal):
                 if opened:
                     opened.close()
-        return self._result(rows, trainer.steps - started)
+        return self._result(trainer.steps - started)
 
     def _share(self) -> float:
         return self.budget.done(self.trainer.steps, self.pace.seconds)
@@ -333,23 +358,32 @@ class _Loop:
         start = (self.trainer.steps - self.since) * self.plan.batch
         return self.source.batches(self.plan.length * 2**phase, start)
 
-    def _step(self, batches: Any, done: float) -> dict[str, float]:
+    def _step(self, batches: Any, done: float) -> None:
         trainer = self.trainer
         began = time.monotonic()
         batch = next(batches)
         self.pace.waited += time.monotonic() - began
         rate = self.config.learning_rate(trainer.name, done)
-        try:
-            losses = trainer.step(batch, rate)
-        except TrainingError as error:
-            rank = "" if self.main else f"-process{self.source.processes.process_index}"
-            path = self.folder / f"failed-{trainer.steps:06d}{rank}.safetensors"
-            write_atomically(path, safetensors_bytes({k: v.contiguous() for k, v in batch.items()}))
-            raise TrainingError(
-                f"step {trainer.steps}: {error}; the batch is saved as {path}; resume with a lower learning rate, or "
-                "look at the batch for damaged frames or flow"
-            ) from error
-        return {"step": trainer.steps, "lr": rate, **losses}
+        self.unread.append(_Step(trainer.steps, rate, trainer.step(batch, rate), batch))
+
+    def _read(self, journal: Journal | None) -> None:
+        """Read the losses of the steps since the last time, and note them."""
+        rows = []
+        while self.unread:
+            step = self.unread.popleft()
+            try:
+                rows.append({"step": step.number + 1, "lr": step.rate, **step.losses})
+            except TrainingError as error:
+                rank = "" if self.main else f"-process{self.source.processes.process_index}"
+                path = self.folder / f"failed-{step.number:06d}{rank}.safetensors"
+                write_atomically(path, safetensors_bytes({k: v.cpu().contiguous() for k, v in step.batch.items()}))
+                raise TrainingError(
+                    f"step {step.number}: {error}; no weight has changed since, and the batch is saved as {path}; "
+                    "resume with a lower learning rate, or look at the batch for damaged frames or flow"
+                ) from error
+        self.rows.extend(rows)
+        if journal and rows:
+            journal.write(rows, self.pace, self._share(), self.trainer.device)
 
     def _save(self, journal: Journal, sample: Mapping[str, Tensor]) -> None:
         trainer = self.trainer
@@ -361,22 +395,15 @@ class _Loop:
         checkpoint.save_generator(self.run, trainer.name, trainer.result, self.config, self.schemas)
         journal.show(trainer.pictures(sample), trainer.steps)
 
-    def _result(self, rows: Sequence[Mapping[str, float]], count: int) -> StageResult:
+    def _result(self, count: int) -> StageResult:
         spent = max(self.pace.here, 1e-9)
-        last = rows[-max(1, len(rows) // 10) :]
+        last = list(self.rows)[-max(1, count // 10) :]
         names = [n for n in (last[-1] if last else ()) if n not in ("step", "lr")]
         means = {n: float(np.mean([row[n] for row in last if n in row])) for n in names}
         speed, waited = count / spent, self.pace.waited / spent
         result = StageResult(self.trainer.name, self.trainer.steps, self.pace.seconds, speed, waited, means)
         self.say(f"{result.stage}: {result.steps} steps, {speed:.2f} steps/s, data wait {100 * waited:.0f} %")
         return result
-
-
-def pick_device(device: str) -> str:
-    """``auto`` is CUDA where there is one, else the CPU."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _quiet(_: str) -> None:
@@ -403,6 +430,13 @@ def _read(stores: Any, snapshot: str, split: str, say: Callable[[str], None]) ->
         for layer, why in content.stale.items():
             say(f"warning: the layer {layer} of {url} is stale: {why}; `remot annotate` it again")
     return {"stores": urls, "snapshot": snapshot, "split": split, "contents": [content.digest for content in contents]}
+
+
+def _resolved(run: Path, config: Config, device: torch.device, processes: int) -> Config:
+    """The configuration without an ``auto``: as the run was made, or as the device has it where there is no run yet."""
+    if (run / "config.json").exists():
+        config = devices.settled(config, Config.from_json(checkpoint.read_info(run)["config"]))
+    return devices.resolved(config, device, processes)
 
 
 def _check_run(

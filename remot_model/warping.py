@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@cache
+def _kept(make: Callable[..., Tensor], *key: Hashable) -> Tensor:
+    return make(*key)
+
+
+def constant(make: Callable[..., Tensor], *key: Any) -> Tensor:
+    """`make(*key)`, made once: what a step copies to a device anew would make the device wait for the program.
+
+    A compiler is given the code of `make` instead, and fuses it.
+    """
+    if torch.compiler.is_compiling():
+        return make(*key)
+    with torch.inference_mode(False):
+        return _kept(make, *key)
+
+
+def _still(height: int, width: int, device: torch.device) -> Tensor:
+    """The sampling grid [H, W, 2] that leaves an image as it is, x and y from -1 to 1."""
+    y = torch.arange(height, dtype=torch.float32, device=device) * (2 / (height - 1)) - 1
+    x = torch.arange(width, dtype=torch.float32, device=device) * (2 / (width - 1)) - 1
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1)
+
+
+def _units(height: int, width: int, device: torch.device) -> Tensor:
+    """What a pixel is in that grid, along x and y."""
+    steps = torch.arange(2, device=device)
+    return torch.where(steps == 0, 2 / (width - 1), 2 / (height - 1))
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
@@ -19,9 +52,8 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
     """
     h, w = images.shape[-2:]
     flow = flow.float()  # bfloat16 cannot tell neighbouring pixels of a large image apart
-    y = torch.arange(h, dtype=flow.dtype, device=flow.device)[None, :, None] + flow[:, 1]
-    x = torch.arange(w, dtype=flow.dtype, device=flow.device)[None, None, :] + flow[:, 0]
-    grid = torch.stack([x * (2 / (w - 1)) - 1, y * (2 / (h - 1)) - 1], -1)
+    still, units = (constant(make, h, w, flow.device) for make in (_still, _units))
+    grid = torch.addcmul(still, flow.movedim(1, -1), units)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 

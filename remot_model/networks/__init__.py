@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from remot_model.config import Config, ConfigError, temporal_spacings
-from remot_model.networks.blocks import DecoderTrunk, Encoder, Upsampler, initialise
-from remot_model.networks.discriminator import MultiScaleDiscriminator, PatchDiscriminator
+from remot_model.networks.blocks import initialise
+from remot_model.networks.discriminator import MultiScaleDiscriminator
 from remot_model.networks.layout import LayoutGenerator
 from remot_model.networks.region import RegionGenerator
 from remot_model.networks.whole import WholeGenerator
@@ -53,14 +53,22 @@ def discriminators(stage: str, config: Config) -> nn.ModuleDict:
 
 
 def _laid_out(network: nn.Module, config: Config) -> nn.Module:
-    """The network as `config.channels_last` and `config.compile` want it; names and values of its weights stay."""
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    if config.compile:
-        for module in network.modules():
-            if isinstance(module, (Encoder, DecoderTrunk, Upsampler, PatchDiscriminator)):
-                module.compile()
-    return network
+    """The network as `config.channels_last` wants it; names and values of its weights stay."""
+    return network.to(memory_format=torch.channels_last) if config.channels_last is True else network
+
+
+def compiled(*nets: nn.Module) -> None:
+    """Have the methods that run a network compiled when they are first called; its weights and their names stay.
+
+    Of a generator those are `encode`, of all frames, and `step`, of one: shapes that hardly ever change.
+    """
+    # A judge's graph is gone through twice, for its own gradient and for the generator's; donated buffers go once.
+    torch._functorch.config.donated_buffer = False
+    for net in nets:
+        if isinstance(net, tuple(_GENERATORS.values())):
+            net.encode, net.step = (torch.compile(f, fullgraph=True, dynamic=False) for f in (net.encode, net.step))
+        else:
+            net.compile(fullgraph=True, dynamic=False)
 
 
 def parameter_count(network: nn.Module) -> int:

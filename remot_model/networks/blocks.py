@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remot_model.config import Config
-from remot_model.networks.cpu import InstanceNorm, ReflectedConv, infers_on_cpu
+from remot_model.networks import gpu
+from remot_model.networks.cpu import InstanceNorm, NormedConv, NormedUpConv, ReflectedConv, infers_on_cpu
+
+_CHANNELS = 8  # tensor cores take so many at once
 
 
 def norm_layer(channels: int, config: Config) -> nn.Module:
     """``instance``: statistics of each image and channel; ``layer``: of each image over all channels."""
     if config.norm == "instance":
-        return InstanceNorm(channels, config.cpu_kernels)
+        return InstanceNorm(channels, config.cpu_kernels, config.gpu_kernels is True and config.channels_last is True)
     return nn.GroupNorm(1, channels, eps=1e-5)
+
+
+def needs_bias(config: Config) -> bool:
+    """Whether the bias of a convolution in front of a norm has an effect: an instance norm takes it away again."""
+    return config.norm != "instance"
 
 
 def initialise(network: nn.Module) -> nn.Module:
@@ -34,16 +45,21 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, config: Config) -> None:
         super().__init__()
+        shift = needs_bias(config)
         self.body = nn.Sequential(
-            ReflectedConv(channels, config.cpu_kernels),
+            ReflectedConv(channels, config.cpu_kernels, shift),
             norm_layer(channels, config),
             nn.ReLU(inplace=True),
-            ReflectedConv(channels, config.cpu_kernels),
+            ReflectedConv(channels, config.cpu_kernels, shift),
             norm_layer(channels, config),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        first, norm, _, second, last = self.body
+        if not (isinstance(norm, InstanceNorm) and norm.fuses(x)):
+            return x + self.body(x)
+        y = norm.fused(first.padded(gpu.reflect(x, 1)), slope=0.0, pad=1)
+        return last.fused(second.padded(y), residual=x)
 
 
 def residual_blocks(count: int, config: Config) -> nn.Sequential:
@@ -55,15 +71,22 @@ class Encoder(nn.Sequential):
     """E: [N, c, H, W] -> [N, features, H / 2^n, W / 2^n]."""
 
     def __init__(self, channels: int, config: Config) -> None:
-        width = config.ngf
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 7, padding=3, padding_mode="reflect")]
+        width, shift = config.ngf, needs_bias(config)
+        layers: list[nn.Module] = [NormedConv(channels, width, 7, padding=3, padding_mode="reflect", shift=shift)]
         layers += [norm_layer(width, config), nn.ReLU(inplace=True)]
         for _ in range(config.n_downsample):
-            layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), norm_layer(2 * width, config)]
-            layers += [nn.ReLU(inplace=True)]
+            layers += [NormedConv(width, 2 * width, 3, stride=2, padding=1, shift=shift)]
+            layers += [norm_layer(2 * width, config), nn.ReLU(inplace=True)]
             width *= 2
         layers += residual_blocks(config.n_blocks - config.decoder_blocks, config)
         super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, norm, *rest = self
+        if not (isinstance(norm, InstanceNorm) and norm.fuses(x)):
+            return super().forward(x)
+        whole = -(-x.shape[1] // _CHANNELS) * _CHANNELS
+        return through([norm, *rest], first.padded(gpu.reflect(x, 3, whole, precision_of(x))))
 
 
 class Upsampler(nn.Sequential):
@@ -73,10 +96,13 @@ class Upsampler(nn.Sequential):
         layers: list[nn.Module] = []
         width = config.features
         for _ in range(config.n_downsample):
-            layers += [nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1)]
+            layers += [NormedUpConv(width, width // 2, needs_bias(config))]
             layers += [norm_layer(width // 2, config), nn.ReLU(inplace=True)]
             width //= 2
         super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return through(self, x)
 
 
 class DecoderTrunk(nn.Sequential):
@@ -90,15 +116,16 @@ class DecoderTrunk(nn.Sequential):
 
 
 class Head(nn.Module):
-    """A 7x7 convolution to `channels` and the given activation."""
+    """A 7x7 convolution to `channels` and the given activation, which is float32 in every precision."""
 
     def __init__(self, channels: int, config: Config, activation: nn.Module) -> None:
         super().__init__()
         self.conv = nn.Conv2d(config.ngf, channels, 7, padding=3, padding_mode="reflect")
         self.activation = activation
+        self.on_gpu = config.gpu_kernels is True and config.channels_last is True
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.conv(x))
+        return self.activation(conv_to_few(x, self.conv.weight, self.conv.bias, self.on_gpu))
 
 
 class FlowHeads(nn.Module):
@@ -116,9 +143,34 @@ class FlowHeads(nn.Module):
         Both convolutions run as one: a convolution to so few channels costs about the same for one as for three.
         """
         convs = self.flow.conv, self.weight.conv
-        padded = F.pad(x, (3, 3, 3, 3), mode="reflect")
-        both = F.conv2d(padded, torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs]))
+        joined = torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs])
+        both = conv_to_few(x, *joined, self.flow.on_gpu)
         return self.flow.activation(both[:, :2]) * self.scale, self.weight.activation(both[:, 2:])
+
+
+def conv_to_few(x: Tensor, weight: Tensor, bias: Tensor, on_gpu: bool) -> Tensor:
+    """A reflect-padded 7x7 convolution to a few channels, float32 [N, K, H, W]."""
+    padded = gpu.reflect(x, 3) if on_gpu and gpu.takes(x) else F.pad(x, (3, 3, 3, 3), mode="reflect")
+    return F.conv2d(padded, weight, bias).float()
+
+
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Layers one after the other; on a GPU a norm and the activation behind it at once."""
+    rest = deque(layers)
+    while rest:
+        layer = rest.popleft()
+        behind = rest[0] if rest else None
+        if isinstance(layer, InstanceNorm) and isinstance(behind, (nn.ReLU, nn.LeakyReLU)) and layer.fuses(x):
+            x = layer.fused(x, slope=getattr(rest.popleft(), "negative_slope", 0.0))
+        else:
+            x = layer(x)
+    return x
+
+
+def precision_of(x: Tensor) -> torch.dtype:
+    """What a convolution of `x` computes in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def over_time(network: nn.Module, x: Tensor) -> Tensor:
@@ -136,7 +188,7 @@ def blend(raw: Tensor, warped: Tensor, weight: Tensor, first: bool) -> Tensor:
     """w * raw + (1 - w) * warped; only `raw` for the `first` frame of a clip (equations (2c) and after (15))."""
     if first:
         return raw
-    return weight * raw + (1 - weight) * warped
+    return torch.lerp(warped, raw.float(), weight)
 
 
 def cast_memory(memory: Tensor) -> Tensor:

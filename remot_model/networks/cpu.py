@@ -1,10 +1,19 @@
-"""Layers that infer on a CPU with less arithmetic and memory than torch's kernels, and are those everywhere else."""
+"""The normalised convolution layers of all networks, with kernels of their own for inference on a CPU.
+
+A bias in front of an instance norm changes nothing: the norm takes it away again, and its gradient is rounding. So it
+is not added; it stays a parameter, because checkpoints hold it. On a GPU that saves a pass over each map, forward and
+back.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from remot_model.networks import gpu
 
 # Where Winograd's way pays, on processors with AVX-512; below, transforming the weights costs what it saves.
 _CHANNELS = 512
@@ -31,13 +40,23 @@ class InstanceNorm(nn.InstanceNorm2d):
     are also faster than torch's own kernel.
     """
 
-    def __init__(self, channels: int, own: bool) -> None:
+    def __init__(self, channels: int, own: bool, on_gpu: bool = False) -> None:
         super().__init__(channels, eps=1e-5, affine=True)
-        self.own = own
+        self.own, self.on_gpu = own, on_gpu
+
+    def fuses(self, x: Tensor) -> bool:
+        """Whether `fused` can be called for `x`."""
+        return self.on_gpu and gpu.takes(x)
+
+    def fused(self, x: Tensor, **behind: Any) -> Tensor:
+        """The norm and what follows it on a GPU; `behind` as in `remot_model.networks.gpu.norm`."""
+        return gpu.norm(x, self.weight, self.bias, self.eps, **behind)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fuses(x):
+            return self.fused(x)
         if not (self.own and _own_kernels_take(x)):
-            return super().forward(x)
+            return self._plain(x)
         x -= x.mean((2, 3), keepdim=True)
         rows = torch.linalg.vector_norm(x, dim=3, keepdim=True)  # a sum over all at once would round more
         variance = torch.linalg.vector_norm(rows, dim=2, keepdim=True).square() / x[0, 0].numel()
@@ -45,22 +64,66 @@ class InstanceNorm(nn.InstanceNorm2d):
         x += self.bias[:, None, None]
         return x
 
+    def _plain(self, x: Tensor) -> Tensor:
+        """In float32 whatever the precision of `x`, which the result has too."""
+        if torch.compiler.is_compiling():
+            if getattr(torch.compiler, "is_exporting", bool)():
+                return super().forward(x)  # ONNX has an operator of this name
+            wide = x.float()  # written out, a compiler fuses it with what stands before and behind it
+            variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
+            scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
+            return ((wide - mean) * scale + self.bias[:, None, None]).to(x.dtype)
+        # A group a channel is the same norm; torch's own repeats its weights for each call and is slower everywhere.
+        return F.group_norm(x.float(), self.num_features, self.weight, self.bias, self.eps).to(x.dtype)
 
-class ReflectedConv(nn.Conv2d):
+
+class NormedConv(nn.Conv2d):
+    """A convolution in front of a norm; `shift`: whether its bias is added, which an instance norm would undo."""
+
+    def __init__(self, *sizes: int, shift: bool, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.shift = shift
+        self.bias.requires_grad_(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, self.bias if self.shift else None)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The same of an `x` that has its border, and perhaps channels of zeros behind its own."""
+        more = x.shape[1] - self.in_channels
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, more)) if more else self.weight
+        return F.conv2d(x, weight, self.bias if self.shift else None, self.stride)
+
+
+class NormedUpConv(nn.ConvTranspose2d):
+    """A transposed convolution in front of a norm, to twice the size; `shift` as in `NormedConv`."""
+
+    def __init__(self, channels: int, wanted: int, shift: bool) -> None:
+        super().__init__(channels, wanted, 3, stride=2, padding=1, output_padding=1)
+        self.shift = shift
+        self.bias.requires_grad_(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias if self.shift else None
+        return F.conv_transpose2d(x, self.weight, bias, self.stride, self.padding, self.output_padding)
+
+
+class ReflectedConv(NormedConv):
     """A 3x3 convolution of as many channels as it gives, reflect-padded; with `own` by Winograd's way where it pays."""
 
-    def __init__(self, channels: int, own: bool) -> None:
-        super().__init__(channels, channels, 3, padding=1, padding_mode="reflect")
+    def __init__(self, channels: int, own: bool, shift: bool) -> None:
+        super().__init__(channels, channels, 3, padding=1, padding_mode="reflect", shift=shift)
         self.own = own
 
     def forward(self, x: Tensor) -> Tensor:
         pays = self.in_channels >= _CHANNELS and x.numel() >= 4 * _TILES * self.in_channels
         if not (self.own and pays and _own_kernels_take(x)):
             return super().forward(x)
-        return winograd(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight, self.bias)
+        bias = self.bias if self.shift else None
+        return winograd(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight, bias)
 
 
-def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution with 16 multiplications for each 2x2 tile of output and pair of channels instead of 36.
 
     F(2x2, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016 (arXiv 1509.09308). It
@@ -69,7 +132,7 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Args:
         x: float32 [N, C, H + 2, W + 2], padded.
         weight: float32 [K, C, 3, 3].
-        bias: float32 [K].
+        bias: float32 [K], or None.
 
     Returns:
         float32 [N, K, H, W].
@@ -88,7 +151,8 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = x.new_empty(n, len(weight), 2 * down, 2 * along)
     for i, rows in enumerate(_from_tile(products)):
         for j, values in enumerate(_from_tile(rows)):
-            out[:, :, i::2, j::2] = (values + bias[:, None, None, None]).transpose(0, 1)
+            shifted = values if bias is None else values + bias[:, None, None, None]
+            out[:, :, i::2, j::2] = shifted.transpose(0, 1)
     return out[:, :, :h, :w]
 
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remot_model.config import Config
-from remot_model.networks.blocks import norm_layer
+from remot_model.networks.blocks import needs_bias, norm_layer, through
+from remot_model.networks.cpu import NormedConv
 
 _WIDEST_FIRST_LAYER = 64
 _WIDEST = 512
@@ -28,7 +29,7 @@ class PatchDiscriminator(nn.ModuleList):
     def forward(self, x: Tensor) -> list[Tensor]:
         outputs = []
         for layer in self:
-            x = layer(x)
+            x = through(layer, x) if isinstance(layer, nn.Sequential) else layer(x)
             outputs.append(x)
         return outputs
 
@@ -53,7 +54,8 @@ class MultiScaleDiscriminator(nn.ModuleList):
 
 
 def _layer(channels: int, width: int, stride: int, config: Config | None = None) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=stride, padding=2)]
+    shift = config is None or needs_bias(config)
+    layers: list[nn.Module] = [NormedConv(channels, width, 4, stride=stride, padding=2, shift=shift)]
     if config is not None:
         layers.append(norm_layer(width, config))
     return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))

@@ -53,10 +53,11 @@ class LayoutGenerator(nn.Module):
         source = self.encode_source(source_layout) if source is None else source
         return LayoutCode(source, over_time(self.encode_pose, pose_windows))
 
-    def step(self, t: int, code: LayoutCode, memory: Tensor, first: bool) -> LayoutFrame:
-        """Frame `t` of the code, given the last two layouts [N, 2, K, H, W] (oldest first; zeros at the start)."""
-        motion = code.pose[:, t] + self.encode_previous(cast_memory(memory))
-        raw = self.layout(code.source + motion)
+    def step(self, source: Tensor, pose: Tensor, memory: Tensor, first: bool) -> LayoutFrame:
+        """A frame from F_L and its F_P [N, C, h, w], and the last two layouts [N, 2, K, H, W] (oldest first; zeros at
+        the start)."""
+        motion = pose + self.encode_previous(cast_memory(memory))
+        raw = self.layout(source + motion)
         flow, weight = self.motion(motion)
         warped = warp(memory[:, -1].detach(), flow)
         return LayoutFrame(blend(raw, warped, weight, first and self.first_frame_raw), raw, flow, weight)

@@ -27,15 +27,15 @@ class RegionGenerator(nn.Module):
 
     def frame(self, masks: Tensor, aligned: Tensor, memory: Tensor) -> Tensor:
         """`encode` and `step` of a single frame; `masks` is [N, mask_frames, H, W]."""
-        return self.step(0, self.encode(masks[:, None]), aligned, memory)
+        return self.step(self.encode(masks[:, None])[:, 0], aligned, memory)
 
-    def step(self, t: int, code: Tensor, aligned: Tensor, memory: Tensor) -> Tensor:
-        """The region [N, 3, H, W] of frame `t`.
+    def step(self, code: Tensor, aligned: Tensor, memory: Tensor) -> Tensor:
+        """The region [N, 3, H, W] of a frame.
 
         Args:
-            code: what `encode` gave.
+            code: F_M [N, C, h, w], of the frame.
             aligned: [N, 3, H, W], the region cut from the aligned source image.
             memory: [N, 2, 3, H, W], the last two generated regions, oldest first; zeros at the start.
         """
         image = self.encode_image(torch.cat([cast_memory(memory), aligned], 1))
-        return self.image(code[:, t] + image)
+        return self.image(code + image)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -28,23 +29,38 @@ def texture_alignment(generated: Tensor, source: Tensor, tau: float = 1.0, softm
     Softmax runs over source positions at temperature `tau`; without it the sum is divided by their number.
     Both inputs and the result are [N, C, h, w].
     """
-    q = F.normalize(generated.flatten(2).transpose(1, 2).contiguous(), dim=2, eps=1e-6)
-    v = source.flatten(2).transpose(1, 2).contiguous()
-    k = F.normalize(v, dim=2, eps=1e-6)
+    return generated + _found(generated, *_directions(source), tau, softmax)
+
+
+def _directions(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [N, C, h, w] as vectors [N, h * w, C], and these at length 1."""
+    vectors = features.flatten(2).transpose(1, 2).contiguous()
+    return vectors, F.normalize(vectors, dim=2, eps=1e-6)
+
+
+def _found(generated: Tensor, v: Tensor, k: Tensor, tau: float, softmax: bool) -> Tensor:
+    """F_s . A, [N, C, h, w]."""
+    q = _directions(generated)[1]
     if softmax:
         # One head, channels last in memory: only such inputs go to the kernels that keep no N x N matrix.
         found = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=1 / tau)[:, 0]
     else:
         found = q @ (k.transpose(1, 2) @ v) / v.shape[1]
-    return generated + found.transpose(1, 2).unflatten(2, generated.shape[2:])
+    return found.transpose(1, 2).unflatten(2, generated.shape[2:])
 
 
 @dataclass(frozen=True)
 class WholeCode:
-    """What does not depend on earlier outputs: F_c and F_s, both [N, T, C, h, w]."""
+    """What does not depend on earlier outputs: F_c and F_s, [N, T, C, h, w], and the vectors of F_s, see `frames`."""
 
     context: Tensor
     source: Tensor
+    vectors: Tensor
+    directions: Tensor
+
+    def frames(self) -> Iterable[tuple[Tensor, ...]]:
+        """The four of each frame: [N, C, h, w] twice, then F_s as [N, h * w, C] as it is and at length 1."""
+        return zip(*(getattr(self, f.name).unbind(1) for f in fields(self)), strict=True)
 
 
 @dataclass(frozen=True)
@@ -88,37 +104,40 @@ class WholeGenerator(nn.Module):
             context_windows: [N, T, 27, H, W], pose map and one-hot layout of frames t-2, t-1, t.
             aligned: [N, T, 3, H, W], the aligned source foreground, -1 outside the person.
         """
-        return WholeCode(over_time(self.encode_context, context_windows), over_time(self.encode_source, aligned))
+        source = over_time(self.encode_source, aligned)
+        vectors = (x.unflatten(0, source.shape[:2]) for x in _directions(source.flatten(0, 1)))
+        return WholeCode(over_time(self.encode_context, context_windows), source, *vectors)
 
     def step(
         self,
-        t: int,
-        code: WholeCode,
+        context: Tensor,
+        source: Tensor,
+        vectors: Tensor,
+        directions: Tensor,
         coarse: Tensor,
         person: Tensor,
         background: Tensor,
         memory: Tensor,
         first: bool,
     ) -> WholeFrame:
-        """Frame `t`, from the sum of its regions, its background and the last two images.
+        """A frame from the sum of its regions, its background and the last two images.
 
         Args:
-            code: what `encode` gave.
+            context, source, vectors, directions: of the frame, as `WholeCode.frames` gives them.
             coarse: [N, 3, H, W], the sum of the generated regions, equation (11).
             person: bool [N, 1, H, W], where the layout is not background.
             background: [N, 3, H, W], -1 where the person stands.
             memory: [N, 2, 3, H, W], the last two images, oldest first; zeros at the start.
             first: whether this is the first frame of a clip.
         """
-        context, source = code.context[:, t], code.source[:, t]
         generated = self.encode_generated(torch.cat([coarse, cast_memory(memory)], 1))
-        textured = generated + source
         if self.use_tam:
-            textured = texture_alignment(generated, source, self.tau, self.softmax)
-        foreground = self.foreground(context + textured)
+            source = _found(generated, vectors, directions, self.tau, self.softmax)
+        merged = context + generated
+        foreground = self.foreground(merged + source)
         if self.refine:
             foreground = foreground + torch.where(person, coarse, -1.0)
-        shared = self.shared(context + generated)
+        shared = self.shared(merged)
         shade = self.shade(shared)
         flow, weight = self.motion(shared)
         raw = foreground + shade * (background + 1)

@@ -41,7 +41,7 @@ def test_winograd_is_a_convolution(n, c, k, h, w, seed):
 
 def test_winograd_rounds_about_as_well_as_torch():
     """At the size of the paper: 512 channels, 32 x 24."""
-    layer = cpu.ReflectedConv(512, own=True)
+    layer = cpu.ReflectedConv(512, own=True, shift=True)
     x = torch.randn(1, 512, 32, 24)
     exact = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect").double(), layer.weight.double(), layer.bias.double())
     with torch.no_grad():
@@ -77,15 +77,17 @@ def test_winograd_only_where_it_pays(monkeypatch):
     monkeypatch.setattr(cpu, "winograd", unwanted)
     with torch.no_grad():
         for channels, size in ((256, (32, 24)), (512, (16, 24))):
-            assert cpu.ReflectedConv(channels, own=True)(torch.randn(1, channels, *size)).shape[1] == channels
+            assert (
+                cpu.ReflectedConv(channels, own=True, shift=True)(torch.randn(1, channels, *size)).shape[1] == channels
+            )
         with pytest.raises(AssertionError, match="called"):
-            cpu.ReflectedConv(512, own=True)(torch.randn(1, 512, 32, 24))
+            cpu.ReflectedConv(512, own=True, shift=True)(torch.randn(1, 512, 32, 24))
 
 
 def test_everything_else_is_left_to_torch(calls):
     x = torch.randn(1, 4, 8, 8)
     for own in (True, False):
-        conv, norm = cpu.ReflectedConv(4, own), cpu.InstanceNorm(4, own)
+        conv, norm = cpu.ReflectedConv(4, own, shift=True), cpu.InstanceNorm(4, own)
         assert norm(conv(x)).requires_grad
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             given = x.bfloat16()
@@ -98,7 +100,7 @@ def test_everything_else_is_left_to_torch(calls):
     with torch.no_grad():
         conv(x)
         assert calls == []
-        cpu.ReflectedConv(4, own=True)(x)
+        cpu.ReflectedConv(4, own=True, shift=True)(x)
     assert calls == [(1, 4, 10, 10)]
 
 

@@ -95,10 +95,11 @@ def test_gram_matrices_have_unit_norm():
 )
 def test_triplets_end_at_new_frames(count, new, spacing, expected):
     frames, flows = torch.rand(1, count, 3, *SIZE), torch.zeros(1, count, 2, *SIZE)
-    found = triplets(frames, flows, spacing, new)
+    found = triplets([frames], flows, spacing, new)
     if not expected:
         assert found is None
         return
+    found = found[0]
     assert found.shape == (expected, 13, *SIZE)
     assert torch.equal(found[-1, :9], frames[0, [-1 - 2 * spacing, -1 - spacing, -1]].flatten(0, 1))
 
@@ -107,7 +108,7 @@ def test_flow_of_a_triplet_is_chained_in_pixels():
     """A pattern that moves faster the further right it is: the order of scaling and warping matters."""
     flows = torch.arange(SIZE[1]).float().expand(1, 7, 2, *SIZE) / 8
     chained = losses.chain_flow(flows[:, 1:4]) / 5
-    found = triplets(torch.rand(1, 7, 3, *SIZE), flows, 3, 7, unit=5.0)
+    (found,) = triplets([torch.rand(1, 7, 3, *SIZE)], flows, 3, 7, unit=5.0)
     assert torch.allclose(found[:, 9:11], chained, atol=1e-6)
     assert not torch.allclose(chained, losses.chain_flow(flows[:, 1:4] / 5), atol=0.05)
 

@@ -78,10 +78,10 @@ def test_five_regions_in_one_batch_equal_five_alone():
         together, _ = rollout.regions(net, config, labels, aligned, labels)
         for i in range(1, 6):
             masks = (labels == i).float()[:, :, None]
-            code = net.encode(rollout.windows(masks, None))
+            codes = net.encode(rollout.windows(masks, None)).unbind(1)
             memory = torch.zeros(2, 2, 3, *SIZE)
             for t in range(3):
-                image = net.step(t, code, aligned[:, t] * masks[:, t], memory) * masks[:, t]
+                image = net.step(codes[t], aligned[:, t] * masks[:, t], memory) * masks[:, t]
                 assert torch.allclose(image, together[:, t, i - 1], atol=1e-4)
                 memory = torch.stack([memory[:, 1], image], 1)
 

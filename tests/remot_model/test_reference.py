@@ -10,7 +10,7 @@ from remot_model import networks, rollout
 from remot_model.losses import Pair, judge
 from remot_model.networks.whole import texture_alignment
 from remot_model.rollout import convert_labels, one_hot
-from remot_model.stages import STAGES, Setting
+from remot_model.stages import STAGES, Chunk, Setting
 from tests.remot_model import reference
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
@@ -119,9 +119,11 @@ class Blurred(torch.nn.Module):
 def compare(stage, net, judges, config, batch, expected):
     """Losses and gradients of generator and discriminators of the package's stage against those of the reference."""
     t = batch["frames"].shape[1]
-    result = stage.run(net, stage.prepare(batch, torch.Generator()), 0, t, None)
-    found, d = dict(result.losses), torch.zeros(())
-    for name, pair in result.pairs.items():
+    chunk = Chunk(stage.prepare(batch), 0, t, 0)
+    out, _ = stage.roll(net, chunk, None)
+    losses, pairs = stage.losses(chunk, out, stage.made(out))
+    found, d = dict(losses), torch.zeros(())
+    for name, pair in pairs.items():
         judgement = judge(judges[name], pair, config)
         found[f"gan_{name}"] = pair.weight * config.lambda_gan * judgement.gan
         found[f"feat_{name}"] = pair.weight * config.lambda_feat * judgement.feat
@@ -130,7 +132,7 @@ def compare(stage, net, judges, config, batch, expected):
     assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in terms.items()}, rel=1e-4)
     assert d.item() == pytest.approx(d_loss.item(), rel=1e-4)
     for of_package, of_reference, network in ((sum(found.values()), sum(terms.values()), net), (d, d_loss, judges)):
-        weights = list(network.parameters())
+        weights = [p for p in network.parameters() if p.requires_grad]
         a, b = (
             torch.cat([g.flatten() for g in torch.autograd.grad(x, weights, retain_graph=True)])
             for x in (of_package, of_reference)
