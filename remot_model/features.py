@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from remot_model.networks import gpu
+
 log = logging.getLogger(__name__)
 
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
@@ -88,13 +90,20 @@ class VGG19(nn.Module):
             else:
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
+        self.on_gpu = False  # whether kernels of our own add biases, for channels_last
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for i, layer in enumerate(self.features):
             if isinstance(layer, nn.MaxPool2d) and min(x.shape[-2:]) < 2 * _SMALLEST:
                 break
-            x = layer(x)
+            fused = self.on_gpu and gpu.takes(x)
+            if fused and isinstance(layer, nn.Conv2d):
+                x = F.conv2d(x, layer.weight, padding=1)
+            elif fused and isinstance(layer, nn.ReLU):
+                x = gpu.shifted(x, self.features[i - 1].bias, 0.0)
+            else:
+                x = layer(x)
             if i in _VGG19_TAPS:
                 maps.append(x)
         return maps

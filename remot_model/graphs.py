@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_pool: list[Any] = []
-
 
 class Recorded:
     """A CUDA graph of `function`, called with tensors by name.
@@ -18,13 +16,18 @@ class Recorded:
     the next. Its kernels have to be the same for any values of the inputs, and it must not wait for the device.
     """
 
-    def __init__(self, function: Callable[[dict[str, Tensor]], Any], inputs: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        function: Callable[[dict[str, Tensor]], Any],
+        inputs: Mapping[str, Tensor],
+        beside: Recorded | None = None,
+    ) -> None:
+        """`beside`: another graph, which never runs at the same time, and whose memory this one may use."""
         self._inputs = {name: x.clone() for name, x in inputs.items()}
         self._graph = torch.cuda.CUDAGraph()
-        if not _pool:
-            _pool.append(torch.cuda.graph_pool_handle())  # graphs that never run at the same time share memory
+        pool = beside._graph.pool() if beside else None
         # Other threads may copy the next batch meanwhile.
-        with torch.cuda.graph(self._graph, pool=_pool[0], capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._outputs = function(self._inputs)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from remot_model.config import Config
 from remot_model.features import Features
+from remot_model.networks import gpu
 from remot_model.warping import chain_flow, constant, warp
 
 PHOTOMETRIC_LIMIT = 0.02
 # The smooth L1 has a kernel that subtracts, takes the mean and its gradient at once; so sharp it is the plain one.
-_SHARP = 1e-9
+_L1 = partial(F.smooth_l1_loss, beta=1e-9)
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,16 @@ def judge(discriminator: nn.Module, pair: Pair | Pairs, config: Config) -> Judge
         gan.append(_mean_square(of_fake[-1], 1.0, shares))
         for a, b in zip(of_real[:-1], of_fake[:-1], strict=True):
             wanted = a.detach()[None].expand(count, *a.shape).flatten(0, 1)
-            feat.append(_mean(F.smooth_l1_loss, b, wanted, shares, beta=_SHARP))
+            feat.append(_distance(b, wanted, config) if shares is None else _mean(_L1, b, wanted, shares))
     share = 4 / (config.d_layers + 1) / len(real)
     return Judgement(_sum(d) * (count / 2), _sum(gan) * count, _sum(feat) * (count * share))
+
+
+def _distance(x: Tensor, y: Tensor, config: Config) -> Tensor:
+    """mean |x - y| of two maps, a gradient for x alone."""
+    if config.gpu_kernels is True and config.channels_last is True and gpu.takes(x):
+        return gpu.distance(x, y)
+    return _L1(x, y)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:
@@ -88,11 +97,11 @@ def _mean_square(x: Tensor, wanted: float, shares: Tensor | None) -> Tensor:
     return _mean(F.mse_loss, x, constant(_filled, wanted, x.dtype, x.device).expand_as(x), shares)
 
 
-def _mean(loss: Callable[..., Tensor], x: Tensor, y: Tensor, shares: Tensor | None, **options: float) -> Tensor:
+def _mean(loss: Callable[..., Tensor], x: Tensor, y: Tensor, shares: Tensor | None) -> Tensor:
     """The mean of a loss over x and y [M, ...]; with `shares` [m], of the images of each of M / m fakes."""
     if shares is None:
-        return loss(x, y, **options)
-    each = loss(x, y, reduction="none", **options).mean(tuple(range(1, x.ndim)))
+        return loss(x, y)
+    each = loss(x, y, reduction="none").mean(tuple(range(1, x.ndim)))
     versions = len(each) // len(shares)
     return torch.dot(each, shares.repeat(versions)) / versions
 
@@ -164,13 +173,14 @@ def image_losses(made: Tensor, real: Tensor, features: Features | None, config: 
         return {}
     with torch.no_grad():
         wanted = features(real)
-    found = [x.unflatten(0, (-1, len(real))) for x in features(made)]
-    layers = list(zip(features.weights, found, wanted, strict=False))
+    count = len(made) // len(real)
+    layers = list(zip(features.weights, features(made), wanted, strict=False))
     terms = {}
     if config.lambda_per:
-        terms["per"] = config.lambda_per * torch.stack([w * (a - b).abs().mean() for w, a, b in layers]).sum()
+        far = [w * _distance(a, b.repeat(count, 1, 1, 1) if count > 1 else b, config) for w, a, b in layers]
+        terms["per"] = config.lambda_per * torch.stack(far).sum()
     if config.lambda_gram:
-        style = [(gram(a.flatten(0, 1)).unflatten(0, (-1, len(real))) - gram(b)).abs().mean() for _, a, b in layers]
+        style = [(gram(a).unflatten(0, (count, -1)) - gram(b)).abs().mean() for _, a, b in layers]
         terms["gram"] = config.lambda_gram * torch.stack(style).mean()
     return terms
 

@@ -83,7 +83,11 @@ class Trainer:
         self.name, self.device, self.seed = stage, device, seed
         self._kind = devices.HALF.get(self.config.precision)
         frozen = {name: _converted(net, self._kind) for name, net in setting.generators.items()}
-        self.stage: Stage = STAGES[stage](Setting(self.config, setting.features, frozen))
+        features = setting.features and _converted(setting.features, self._kind)
+        if features is not None and self.config.channels_last:
+            features = features.to(memory_format=torch.channels_last)
+            features.body.on_gpu = self.config.gpu_kernels
+        self.stage: Stage = STAGES[stage](Setting(self.config, features, frozen))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage))
             net, judges = networks.generator(stage, self.config), networks.discriminators(stage, self.config)
@@ -103,8 +107,8 @@ class Trainer:
         self.steps = 0
         if self.config.compile:
             networks.compiled(self.net, *self.judges.values(), *frozen.values())
-            if setting.features is not None:
-                networks.compiled(setting.features)
+            if features is not None:
+                networks.compiled(features)
         made = self.averager.made if self.averager else None
         self.net.step = Apart(self.net.step, list(self.net.parameters()), made)
         self._recorded: dict[Any, Recorded] = {}
@@ -138,7 +142,8 @@ class Trainer:
             if self._plain.setdefault(key, 0) < _WARM:
                 self._plain[key] += 1
                 return self._step(batch, predicted)
-            self._recorded[key] = Recorded(lambda given: self._step(given, predicted), batch)
+            beside = next(iter(self._recorded.values()), None)
+            self._recorded[key] = Recorded(lambda given: self._step(given, predicted), batch, beside)
         names, table = self._recorded[key](batch)
         return names, table.clone()
 

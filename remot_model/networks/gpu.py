@@ -23,6 +23,7 @@ except ModuleNotFoundError:  # torch without CUDA
 _CHANNELS, _PIXELS = 64, 64  # of a tile
 _PROGRAMS = 264  # that a card is busy with; more make nothing faster
 _MOST_PARTS = 64
+_MANY = 2048  # numbers of a program that goes through a map one by one
 _TILES = 4  # that a program which writes goes through
 
 
@@ -63,6 +64,16 @@ def reflect(x: Tensor, pad: int, channels: int | None = None, dtype: torch.dtype
         dtype: of the result.
     """
     return _Reflect.apply(_last(x), pad, channels or x.shape[1], dtype or x.dtype)
+
+
+def shifted(x: Tensor, bias: Tensor, slope: float) -> Tensor:
+    """act(x + bias): x [N, C, H, W], whose memory the result takes; bias [C]; `slope` of the activation below 0."""
+    return _Shift.apply(_last(x), bias, slope)
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """mean |x - y|, float32, of two maps of one shape; a gradient for x alone."""
+    return _Distance.apply(_last(x), _last(y.detach()))
 
 
 def _last(x: Tensor) -> Tensor:
@@ -148,6 +159,42 @@ class _Reflect(torch.autograd.Function):
         grid = (n * -(-c // tile), -(-(h * w) // _PIXELS))
         _reflected_back[grid](gradient, out, c, gradient.shape[1], h, w, ctx.pad, _PIXELS, tile)
         return out, None, None, None
+
+
+class _Shift(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor, slope: float) -> Tensor:
+        ctx.mark_dirty(x)
+        grid = (-(-x.numel() // _MANY),)
+        _shift[grid](x, bias, x.shape[1], x.numel(), slope, _MANY)
+        ctx.save_for_backward(x)
+        ctx.slope, ctx.wants_bias = slope, bias.requires_grad
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = ctx.saved_tensors
+        found = torch.empty_like(out)
+        _shift_back[(-(-out.numel() // _MANY),)](out, _last(gradient), found, out.numel(), ctx.slope, _MANY)
+        return found, found.sum((0, 2, 3), dtype=torch.float32) if ctx.wants_bias else None, None
+
+
+class _Distance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        programs = min(1024, -(-x.numel() // _MANY))
+        rounds = triton.next_power_of_2(-(-x.numel() // (_MANY * programs)))
+        sums = torch.empty(programs, dtype=torch.float32, device=x.device)
+        _distances[(programs,)](x, y, sums, x.numel(), rounds, _MANY)
+        ctx.save_for_backward(x, y)
+        return sums.sum() / x.numel()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = ctx.saved_tensors
+        out = torch.empty_like(x)
+        _distance_back[(-(-x.numel() // _MANY),)](x, y, gradient, out, x.numel(), _MANY)
+        return out, None
 
 
 if triton is not None:
@@ -357,3 +404,37 @@ if triton is not None:
         value = _load_padded(g, pixel, channel, there, channels, h, w, PAD)
         out += image * h * w * c
         tl.store(out + pixel[:, None] * c + channel[None, :], value.to(out.dtype.element_ty), there)
+
+    # The following go through the numbers of a map in the order of its memory.
+
+    @triton.jit
+    def _shift(x, bias, c, count, slope, MANY: tl.constexpr):
+        at = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
+        value = tl.load(x + at, at < count, 0.0).to(tl.float32) + tl.load(bias + at % c, at < count, 0.0).to(tl.float32)
+        tl.store(x + at, tl.where(value > 0, value, value * slope).to(x.dtype.element_ty), at < count)
+
+    @triton.jit
+    def _shift_back(out, g, found, count, slope, MANY: tl.constexpr):
+        """The activation keeps the sign, so its result says on which side its argument was."""
+        at = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
+        gradient = tl.load(g + at, at < count, 0.0).to(tl.float32)
+        value = tl.load(out + at, at < count, 0.0).to(tl.float32)
+        kept = tl.where(value > 0, gradient, gradient * slope)
+        tl.store(found + at, kept.to(found.dtype.element_ty), at < count)
+
+    @triton.jit
+    def _distances(x, y, sums, count, ROUNDS: tl.constexpr, MANY: tl.constexpr):
+        total = tl.zeros((MANY,), tl.float32)
+        first = tl.program_id(0).to(tl.int64) * MANY * ROUNDS
+        for i in range(0, ROUNDS):
+            at = first + i * MANY + tl.arange(0, MANY)
+            a = tl.load(x + at, at < count, 0.0).to(tl.float32)
+            total += tl.abs(a - tl.load(y + at, at < count, 0.0).to(tl.float32))
+        tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+
+    @triton.jit
+    def _distance_back(x, y, g, out, count, MANY: tl.constexpr):
+        at = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
+        a = tl.load(x + at, at < count, 0.0).to(tl.float32) - tl.load(y + at, at < count, 0.0).to(tl.float32)
+        sign = tl.where(a > 0, 1.0, tl.where(a < 0, -1.0, 0.0))
+        tl.store(out + at, (sign * (tl.load(g) / count)).to(out.dtype.element_ty), at < count)

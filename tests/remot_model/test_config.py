@@ -39,7 +39,7 @@ def test_ablation_rows():
 def test_variants_combine():
     c = preset("tiny:layout6:no-temporal:tau=0.1")
     assert (c.layout_classes, temporal_spacings(c), c.tau, c.size) == (6, (), 0.1, (64, 48))
-    assert preset("paper:layout11").digest() == preset("paper").digest()
+    assert preset("paper:no-crops:layout11").digest() == preset("paper:no-crops").digest()
 
 
 @pytest.mark.parametrize(
