@@ -1,10 +1,10 @@
-"""What cropping the regions costs in quality: the Region GAN at tiny size, trained all three ways on the same windows.
+"""What cropping the regions costs in quality: the Region GAN at tiny size, trained all four ways on the same windows.
 
 Drawn dancers, other ones for training than for testing. Layouts are the drawn ones and the source is another frame of
-the same dancer, so all that differs is whether a region's network sees the frame, the region's crop, or crops of its
-parts. Printed is the Mask-PSNR of the coarse foreground (both images masked by the real person, mean over all pixels of
-a test clip, in dB), of the frames and of the change from frame to frame, which shows flicker. The copied, aligned
-source is there to compare.
+the same dancer, so all that differs is whether a region's network sees the frame, the region's crop, crops of its
+parts, or a crop of one of a few sizes. Printed is the Mask-PSNR of the coarse foreground (both images masked by the
+real person, mean over all pixels of a test clip, in dB), of the frames and of the change from frame to frame, which
+shows flicker. The copied, aligned source is there to compare.
 
     python benchmarks/crop_quality.py [--steps 200] [--seeds 3]
 """
@@ -51,14 +51,15 @@ def window(clip: dict[str, np.ndarray], first: int, length: int, source: int) ->
 
 def trained(config: Config, clips: list[dict[str, np.ndarray]], steps: int, seed: int) -> tuple[Trainer, float]:
     trainer, chance = Trainer("region", Setting(config), torch.device("cpu"), seed), np.random.default_rng(seed)
-    plan, began = config.region, time.perf_counter()
+    plan, began, losses = config.region, time.perf_counter(), {}
     for step in range(steps):
         rows = []
         for _ in range(plan.batch):
             clip = clips[chance.integers(len(clips))]
             rows.append(window(clip, chance.integers(FRAMES - plan.length + 1), plan.length, chance.integers(FRAMES)))
         batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        trainer.step(batch, config.learning_rate("region", step / steps))
+        losses = trainer.step(batch, config.learning_rate("region", step / steps))
+    dict(losses)  # an error if one was no number in any step
     return trainer, (time.perf_counter() - began) / steps
 
 
@@ -86,6 +87,7 @@ WAYS = {
     "frames": {"crop_regions": False},
     "crops": {"crop_regions": True},
     "parts": {"crop_regions": True, "crop_parts": True},
+    "sizes": {"crop_regions": "sizes"},
 }
 
 

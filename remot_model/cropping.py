@@ -3,11 +3,13 @@
 A crop holds what a region shows in the driving layout and in the aligned source, with a margin. With `crop_parts` a
 region of which parts lie far apart, such as arms and legs, gets one for each part where that saves area. Places and
 sizes are whole cells of the networks' coarsest map, so that a person who hardly moves keeps the same crops, and crops
-of one size go through a network together.
+of one size go through a network together. With `crop_regions="sizes"` a crop grows to the next of a few sizes, so that
+there are no others whatever the frames show.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ from torch import Tensor
 
 _MARGIN = 1  # cells round the content
 _WORTH = 0.8  # of the area of one crop, that several may have at most
+# The few sizes: parts that the height and the width of the frame are divided into.
+_FEW = ((4, 2), (2, 2), (2, 1), (1, 2), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Crop:
         return F.pad(x, (self.left, right, self.top, below))
 
 
-def crops_of(content: Tensor, cell: int, parts: bool = False) -> list[Crop]:
+def crops_of(content: Tensor, cell: int, parts: bool = False, few: bool = False) -> list[Crop]:
     """The crops of maps, in their order; an empty map has none, and those of one map do not overlap.
 
     Args:
@@ -53,9 +57,28 @@ def crops_of(content: Tensor, cell: int, parts: bool = False) -> list[Crop]:
         cell: pixels of a cell of the coarsest feature map. Crops are whole cells, and leave one round the content where
             the frame allows it.
         parts: whether a map may have several.
+        few: whether they get the next of a few sizes, see `grown`.
     """
     grids = F.max_pool2d(content.float(), cell).bool().cpu().numpy()
-    return [Crop(i, *(cell * n for n in found)) for i, grid in enumerate(grids) for found in _rectangles(grid, parts)]
+    found = [Crop(i, *(cell * n for n in place)) for i, grid in enumerate(grids) for place in _rectangles(grid, parts)]
+    return [grown(crop, content.shape[-2:], cell) for crop in found] if few else found
+
+
+def grown(crop: Crop, size: Sequence[int], cell: int) -> Crop:
+    """The smallest of five sizes that holds a crop, round the crop's middle as far as the frame of `size` allows.
+
+    They are a quarter by a half, a half by a half, a half by all, all by a half and all of the frame, in whole cells;
+    of two with one area the first is taken.
+    """
+    cells = [[-(-(n // cell) // parts) * cell for n, parts in zip(size, few, strict=True)] for few in _FEW]
+    height, width = min((s for s in cells if crop.height <= s[0] and crop.width <= s[1]), key=math.prod)
+    top = _moved(crop.top, crop.height, height, size[0], cell)
+    return Crop(crop.map, top, _moved(crop.left, crop.width, width, size[1], cell), height, width)
+
+
+def _moved(start: int, length: int, wanted: int, limit: int, cell: int) -> int:
+    """Where a line begins that grows from `length` to `wanted` on both sides alike, in whole cells, within `limit`."""
+    return min(max(0, start - (wanted - length) // cell // 2 * cell), limit - wanted)
 
 
 Rectangle = tuple[int, int, int, int]  # top, left, height, width

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from remot_data.schemas import REGIONS, label_table
 from remot_model.alignment import Aligned, align
 from remot_model.config import Config, ConfigError
-from remot_model.cropping import Crop, crops_of, on_crops
+from remot_model.cropping import Crop, crops_of, grown, on_crops
 from remot_model.devices import has_bfloat16
 from remot_model.networks.layout import LayoutFrame
 from remot_model.networks.whole import WholeFrame
@@ -179,12 +179,13 @@ def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list
     if config.crop_regions == "auto":
         raise ConfigError("crop_regions is still 'auto'; remot_model.devices.resolved(config, device) settles it")
     content = _by_region((region_masks(labels) + region_masks(aligned_labels)) > 0)[:, :, 0].transpose(0, 1)
-    cell = 2**config.n_downsample
+    cell, few = 2**config.n_downsample, config.crop_regions == "sizes"
     maps, crops = content.shape[1], [[] for _ in content]
-    for crop in crops_of(content.flatten(0, 1), cell, config.crop_parts):
+    for crop in crops_of(content.flatten(0, 1), cell, config.crop_parts, few):
         crops[crop.map // maps].append(replace(crop, map=crop.map % maps))
     if torch.is_grad_enabled() and not any(crops):
-        crops[0].append(Crop(0, 0, 0, 2 * cell, 2 * cell))
+        corner = Crop(0, 0, 0, 2 * cell, 2 * cell)
+        crops[0].append(grown(corner, content.shape[-2:], cell) if few else corner)
     return crops
 
 

@@ -6,6 +6,7 @@ package's networks and does everything else itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -47,7 +48,7 @@ def crops_of(config: Config, *masks: Tensor) -> list[Where]:
     """Rows and columns that hold all masks [1, 1, H, W]: in cells, one more on each side; none where all are empty.
 
     With `crop_parts`, two empty rows or columns of cells part them into several, where those have at most 0.8 of the
-    area.
+    area. With `crop_regions="sizes"` they grow to the next of five sizes.
     """
     if not config.crop_regions:
         return [(slice(None), slice(None))]
@@ -55,7 +56,24 @@ def crops_of(config: Config, *masks: Tensor) -> list[Where]:
     height, width = (n // cell for n in config.size)
     seen = sum(m[0, 0] for m in masks).numpy().reshape(height, cell, width, cell).any((1, 3))
     found = parts(seen, config.crop_parts)
+    if config.crop_regions == "sizes":
+        found = [next_size(height, width, *place) for place in found]
     return [(slice(a * cell, b * cell), slice(c * cell, d * cell)) for a, b, c, d in found]
+
+
+def next_size(height: int, width: int, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
+    """The smallest place of one of five sizes in a grid that holds another; of those the one most in its middle."""
+    places = []
+    for number, (down, along) in enumerate([(0.25, 0.5), (0.5, 0.5), (0.5, 1), (1, 0.5), (1, 1)]):
+        rows, columns = math.ceil(down * height), math.ceil(along * width)
+        for a in range(height - rows + 1):
+            for c in range(width - columns + 1):
+                sides = (top - a, a + rows - bottom, left - c, c + columns - right)
+                if min(sides) >= 0:
+                    uneven = abs(sides[0] - sides[1]) + abs(sides[2] - sides[3])
+                    places.append((rows * columns, number, uneven, -a, -c, a + rows, c + columns))
+    *_, a, c, below, behind = min(places)
+    return -a, below, -c, behind
 
 
 def parts(seen: np.ndarray, several: bool) -> list[tuple[int, int, int, int]]:

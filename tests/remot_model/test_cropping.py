@@ -1,9 +1,12 @@
+import math
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from remot_model import networks, rollout
-from remot_model.cropping import Crop, by_size, crops_of, on_crops
+from remot_model.cropping import Crop, by_size, crops_of, grown, on_crops
 from tests.remot_model.windows import small_config
 
 
@@ -44,6 +47,43 @@ def test_parts_that_lie_far_apart_have_crops_of_their_own():
     assert crops_of(content, 4, parts=True) == crops_of(content, 4) == [Crop(1, 4, 4, 60, 40)]
 
 
+@given(st.tuples(st.integers(2, 20), st.integers(2, 20)), st.sampled_from([4, 8]), st.data())
+def test_a_crop_grows_to_one_of_five_sizes(cells, cell, data):
+    shares = [(0.25, 0.5), (0.5, 0.5), (0.5, 1), (1, 0.5), (1, 1)]
+    sizes = [tuple(cell * math.ceil(a * n) for a, n in zip(share, cells, strict=True)) for share in shares]
+    (top, bottom), (left, right) = (
+        sorted(cell * n for n in data.draw(st.lists(st.integers(0, limit), min_size=2, max_size=2, unique=True)))
+        for limit in cells
+    )
+    size = tuple(cell * n for n in cells)
+    found = grown(Crop(3, top, left, bottom - top, right - left), size, cell)
+    assert found.map == 3 and found.top % cell == found.left % cell == 0
+    assert 0 <= found.top <= top < bottom <= found.top + found.height <= size[0]
+    assert 0 <= found.left <= left < right <= found.left + found.width <= size[1]
+    holding = [s for s in sizes if s[0] >= bottom - top and s[1] >= right - left]
+    assert (found.height, found.width) == min(holding, key=math.prod)
+
+
+def test_a_crop_grows_round_its_middle_within_the_frame():
+    assert grown(Crop(0, 24, 16, 8, 12), (64, 48), 4) == Crop(0, 20, 12, 16, 24)  # odd: the first half is smaller
+    assert grown(Crop(0, 60, 0, 4, 12), (64, 48), 4) == Crop(0, 48, 0, 16, 24)
+    assert grown(Crop(0, 0, 20, 32, 28), (64, 48), 4) == Crop(0, 0, 0, 32, 48)
+    assert grown(Crop(0, 0, 44, 36, 4), (64, 48), 4) == Crop(0, 0, 24, 64, 24)
+
+
+def test_crops_of_a_few_sizes_are_the_others_grown():
+    content = torch.zeros(3, 64, 48, dtype=torch.bool)
+    content[0, 10:14, 8:40] = content[2, 20:24, 8:12] = True
+    plain, few = crops_of(content, 4), crops_of(content, 4, few=True)
+    assert few == [grown(crop, (64, 48), 4) for crop in plain] == [Crop(0, 0, 0, 32, 48), Crop(2, 16, 0, 16, 24)]
+
+
+def test_what_a_network_sees_of_a_frame_is_part_of_its_identity():
+    ways = [small_config(crop_regions=way) for way in (False, True, "sizes")]
+    for stage, count in ((None, 3), ("region", 3), ("layout", 1)):
+        assert len({config.digest(stage) for config in ways}) == count
+
+
 def test_nothing_has_no_crop():
     assert crops_of(torch.zeros(2, 32, 24, dtype=torch.bool), 4) == []
 
@@ -70,11 +110,13 @@ def test_crops_of_one_size_go_together():
     assert made.flatten(1).sum(1).tolist() == [2 * 256, 0, 2 * 128 + 2 * 256, 2 * 256]
 
 
-def test_a_chunk_without_a_person_still_has_a_gradient_in_training():
-    config = small_config()
+@pytest.mark.parametrize("way", [True, "sizes"])
+def test_a_chunk_without_a_person_still_has_a_gradient_in_training(way):
+    config = small_config(crop_regions=way)
     net = networks.generator("region", config)
     nobody, images = torch.zeros(1, 2, 32, 24, dtype=torch.int64), torch.rand(1, 2, 3, 32, 24)
     made, _ = rollout.regions(net, config, nobody, images, nobody)
+    assert rollout.region_crops(config, nobody, nobody)[0] == [Crop(0, 0, 0, 8, 12 if way == "sizes" else 8)]
     made.square().sum().backward()
     with torch.no_grad():
         made, _ = rollout.regions(net, config, nobody, images, nobody)

@@ -67,7 +67,15 @@ def test_layouts(batch, fields, pieces):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"crop_regions": False}, {"mask_frames": 1}, {"clip_regions": True}, {"crop_parts": True}, {}]
+    "fields",
+    [
+        {"crop_regions": False},
+        {"crop_regions": "sizes"},
+        {"mask_frames": 1},
+        {"clip_regions": True},
+        {"crop_parts": True},
+        {},
+    ],
 )
 def test_regions(batch, fields):
     config = small_config(size=SIZE, **{"clip_regions": False, **fields})
@@ -86,6 +94,9 @@ def test_regions(batch, fields):
         assert made[0, :, 4].abs().max() > 0
         crops = rollout.region_crops(config, six, moved.labels)
         assert any(len({crop.map for crop in frame}) < len(frame) for frame in crops) == config.crop_parts
+        sizes = {(crop.height, crop.width) for frame in crops for crop in frame}
+        few = {(16, 24), (32, 24), (32, 48), (64, 24), (64, 48)}
+        assert len(sizes) > 1 and (sizes <= few) == (config.crop_regions == "sizes")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +178,7 @@ def test_losses_and_gradients_of_the_layout_stage(clip, classes):
     compare(STAGES["layout"](Setting(config)), net, judges, config, clip, expected)
 
 
-@pytest.mark.parametrize(("crop", "parts"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("crop", "parts"), [(True, False), (True, True), ("sizes", False), (False, False)])
 def test_losses_and_gradients_of_the_region_stage(batch, crop, parts):
     config = small_config(size=SIZE, crop_regions=crop, crop_parts=parts, clip_regions=False, lambda_per=10.0)
     net, judges = networks.generator("region", config), networks.discriminators("region", config)
