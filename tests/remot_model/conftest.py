@@ -19,6 +19,21 @@ def one_thread():
 
 
 @pytest.fixture
+def drawn_store(monkeypatch):
+    """Stands in for a store: one drawn clip of 16 frames, which is what `remot_model.data` finds anywhere."""
+    pytest.importorskip("torch")
+    from remot_data.verify import Content
+    from remot_model import data
+    from tests.remot_model.windows import SCHEMAS, Windows, clip_arrays
+
+    arrays = clip_arrays(16)
+    monkeypatch.setattr(data, "schemas", lambda stores, snapshot: SCHEMAS)
+    monkeypatch.setattr(data, "contents", lambda stores, snapshot: [Content("abc", {})])
+    monkeypatch.setattr(data, "epochs", lambda stores, config, stage, **_: Windows(arrays, config.plan(stage).length))
+    return arrays
+
+
+@pytest.fixture
 def seers(monkeypatch):
     """The default detectors find red rectangles."""
     from remot_data import people
