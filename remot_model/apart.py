@@ -20,7 +20,7 @@ class Apart:
     Args:
         function: of tensors and plain values; it returns a tensor or a dataclass of tensors.
         weights: what `function` may take gradients for, besides its arguments.
-        made: called with the weights when the gradients of all calls are there.
+        made: called when the gradients of all calls are there, with the weights that got some from them.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Apart:
         self.function, self.made = function, made
         self.weights = [w for w in weights if w.requires_grad]
         self.open = 0  # calls whose gradients are still to come
+        self._given: dict[nn.Parameter, None] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -49,9 +50,12 @@ class Apart:
         for weight, gradient in found:
             if weight.grad is None:
                 weight.grad = gradient
+        self._given |= dict.fromkeys(weight for weight, _ in found)
         self.open -= 1
-        if self.made and not self.open:
-            self.made(self.weights)
+        if not self.open:
+            given, self._given = list(self._given), {}
+            if self.made:
+                self.made(given)
 
 
 class _Node(torch.autograd.Function):

@@ -25,7 +25,8 @@ class Averager:
     """Gradients as means over all processes.
 
     They are put together in buckets, the last parameters first, as backward makes them. A bucket that is full travels
-    while the others are filled; the order is the same in all processes. A parameter without a gradient counts as zeros.
+    while the others are filled; the order is the same in all processes. Which parameters get a gradient is too, so one
+    without is left without: zeros would have Adam move it on.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,8 @@ class Averager:
             work.wait()
             pieces = (flat / count()).split([p.numel() for p in bucket])
             for parameter, piece in zip(bucket, pieces, strict=True):
-                parameter.grad = piece.view_as(parameter)
+                if parameter.grad is not None:
+                    parameter.grad = piece.view_as(parameter)
         self._buckets, self._bucket_of, self._sent = [], {}, []
 
     def made(self, parameters: Sequence[nn.Parameter]) -> None:

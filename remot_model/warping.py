@@ -54,6 +54,8 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
     flow = flow.float()  # bfloat16 cannot tell neighbouring pixels of a large image apart
     still, units = (constant(make, h, w, flow.device) for make in (_still, _units))
     grid = torch.addcmul(still, flow.movedim(1, -1), units)
+    if flow.device.type == "cpu" and (grid.requires_grad or images.requires_grad):
+        grid = torch.nan_to_num(grid)  # torch's gradient on a CPU takes a NaN for a place in memory, and crashes
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 

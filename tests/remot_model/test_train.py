@@ -1,11 +1,13 @@
 import dataclasses
 import json
 import math
+from collections import deque
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from remot_data import video
 from remot_data.verify import Content
@@ -308,6 +310,65 @@ def test_a_loss_that_is_no_number_stops_and_saves_the_batch(tmp_path, monkeypatc
     with pytest.raises(TrainingError, match="flow.*not finite"):
         train.train("s", tmp_path, config=small_config(), stages=["layout"], steps=1, say=quiet)
     assert (tmp_path / "layout" / "failed-000000.safetensors").is_file()
+
+
+@pytest.mark.parametrize("wrong", ["losses", "gradients"])
+def test_a_bad_step_that_is_found_late_is_told_as_if_found_at_once(tmp_path, monkeypatch, arrays, wrong):
+    """As on a GPU, losses are read every few steps: files and the saved batch are those of the step that failed."""
+    config, bad = small_config(layout=StagePlan(9, 1, length=4, chunk=4, lr=1e-3)), 5
+    batches = []
+
+    def begin(self, *args, original=train._Loop.__init__):
+        original(self, *args)
+        self.unread = deque(maxlen=4)
+
+    def step(self, batch, rate, original=Trainer.step):
+        batches.append({k: v.clone() for k, v in batch.items()})
+        hooks = []
+        if self.steps == bad and wrong == "losses":
+            batch = {**batch, "flow": torch.full_like(batch["flow"], float("inf"))}
+        elif self.steps == bad:
+            weight = next(p for p in self.net.parameters() if p.requires_grad)
+            hooks = [weight.register_hook(lambda g: g * float("inf"))]
+        found = original(self, batch, rate)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    monkeypatch.setattr(train._Loop, "__init__", begin)
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(TrainingError, match=f"step {bad}: .*{wrong} .*not finite.*batch is saved as"):
+        train.train("s", tmp_path, config=config, stages=["layout"], save_every=4, say=quiet)
+    assert len(batches) > bad + 1, "it was found later"
+    folder = tmp_path / "layout"
+    (kept,) = folder.glob("failed-*")
+    assert kept.name == f"failed-{bad:06d}.safetensors"
+    saved = load_file(kept)
+    assert saved.keys() == batches[bad].keys()
+    assert all(torch.equal(saved[name], x) for name, x in batches[bad].items())
+    assert not all(torch.equal(saved["frames"], b["frames"]) for b in batches)
+    state = checkpoint.load_state(tmp_path, "layout")
+    assert state["steps"] == 4 and all(x.isfinite().all() for x in state["generator"].values())
+    stats = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in stats] == [1, 2, 3, 4, 5]
+    assert all(math.isfinite(x) for row in stats for x in row.values())
+
+
+def test_losses_are_read_before_a_save_and_at_the_end(tmp_path, monkeypatch):
+    """Whenever they are read, the files are the same."""
+    config, files = small_config(layout=StagePlan(3, 1, length=4, chunk=4, lr=1e-3)), []
+
+    def begin(self, *args, original=train._Loop.__init__):
+        original(self, *args)
+        self.unread = deque(maxlen=4)
+
+    for late in (False, True):
+        if late:
+            monkeypatch.setattr(train._Loop, "__init__", begin)
+        run = tmp_path / str(late)
+        train.train("s", run, config=config, stages=["layout"], save_every=2, say=quiet)
+        files.append((run / "layout" / "stats.jsonl").read_bytes())
+    assert files[0] == files[1] and files[0].count(b"\n") == 3
 
 
 def test_predicted_layouts_reach_the_last_stage(arrays):
