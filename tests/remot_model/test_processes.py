@@ -9,16 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from remot_data.store import Store
-from remot_model import checkpoint
+from remot_data.stream import to_torch
+from remot_model import checkpoint, networks, processes
 from remot_model.config import STAGES, StagePlan
-from remot_model.stages import Setting
+from remot_model.stages import Setting, needed_generators
 from remot_model.trainer import Trainer
-from tests.remot_model.windows import small_config
+from tests.remot_model.windows import Windows, clip_arrays, small_config
 
 ROOT = Path(__file__).parents[2]
 # Trains on the store given, with the configuration given as JSON.
@@ -81,14 +83,94 @@ def flat(weights):
     return torch.cat([x.flatten() for x in weights.values()])
 
 
+class Exchange:
+    """Stands in for torch.distributed with two processes that do the same: a sum is twice what one has.
+
+    Sums that nobody waits for are made when they are waited for; `calls` says what each was of.
+    """
+
+    def __init__(self, monkeypatch, trainer_of):
+        self.calls: list[dict] = []
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        monkeypatch.setattr(processes.distributed, "all_reduce", self.all_reduce)
+        self.trainer = trainer_of()
+        self.weights = [p for n in (self.trainer.net, self.trainer.judges) for p in n.parameters() if p.requires_grad]
+
+    def all_reduce(self, x, async_op=False):
+        missing = sum(p.grad is None for p in self.weights)
+        self.calls.append({"size": x.numel(), "ahead": async_op, "missing": missing})
+        if not async_op:
+            x.mul_(2)
+        return SimpleNamespace(wait=lambda: x.mul_(2))
+
+
+def batch_of(frames):
+    return {name: x[None] for name, x in to_torch(Windows(clip_arrays(frames), frames).window(0)).items()}
+
+
+def trainer_of(stage, chunk=4, batch=1, accumulate=1):
+    torch.manual_seed(0)
+    plan = StagePlan(1, batch, length=4, chunk=chunk, lr=1e-3, accumulate=accumulate)
+    config = small_config(**{stage: plan}, temporal_scales=1)
+    earlier = {n: networks.generator(n, config).requires_grad_(False) for n in needed_generators(stage, config)}
+    return Trainer(stage, Setting(config, None, earlier), torch.device("cpu"), 0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_travel_while_others_are_made(monkeypatch, stage):
+    """Buckets leave in the order of the backward pass, full ones before the last gradient is there, the judges' first;
+    and the update is that of one process."""
+    alone, batch = trainer_of(stage), batch_of(4)
+    expected = dict(alone.step(batch, 1e-3))
+    monkeypatch.setattr(processes, "_BUCKET", 4000)
+    fake = Exchange(monkeypatch, lambda: trainer_of(stage))
+    assert fake.trainer.averager is not None
+    found = dict(fake.trainer.step(batch, 1e-3))
+    *buckets, table = fake.calls
+    assert not table["ahead"] and all(call["ahead"] for call in buckets), "losses are summed last"
+    assert sum(call["size"] for call in buckets) == sum(p.numel() for p in fake.weights)
+    missing = [call["missing"] for call in buckets]
+    assert missing[0] > missing[-1] == 0 and missing == sorted(missing, reverse=True)
+    early = [call for call in buckets if call["missing"]]
+    assert len(early) >= len(buckets) / 3
+    of_judges = sum(p.numel() for p in fake.trainer.judges.parameters() if p.requires_grad)
+    of_net = sum(p.requires_grad for p in fake.trainer.net.parameters())
+    assert sum(call["size"] for call in buckets if call["missing"] >= of_net) > of_judges / 2
+    assert found == pytest.approx(expected, rel=1e-5)
+    for name, x in alone.net.state_dict().items():
+        torch.testing.assert_close(fake.trainer.net.state_dict()[name], x, rtol=1e-5, atol=1e-7)
+
+
+def test_a_weight_without_a_gradient_is_not_moved_by_several_processes_either(monkeypatch):
+    """The second chunk of a clip takes the features of its source layout from the first, cut off from the graph."""
+    alone, batch = trainer_of("layout", chunk=2), batch_of(4)
+    alone.step(batch, 1e-3)
+    together = Exchange(monkeypatch, lambda: trainer_of("layout", chunk=2)).trainer
+    together.step(batch, 1e-3)
+    for trainer in (alone, together):
+        state = trainer.optimizers["generator"].state
+        steps = {n: int(state[p]["step"]) for n, p in trainer.net.named_parameters() if p.requires_grad}
+        assert {steps[n] for n in steps if n.startswith("encode_source")} == {1}
+        assert {steps[n] for n in steps if not n.startswith("encode_source")} == {2}
+
+
+def test_parts_of_a_batch_travel_together(monkeypatch):
+    batch, sizes = {name: torch.cat([x, x.flip(-1)]) for name, x in batch_of(4).items()}, []
+    for parts in (1, 2):
+        fake = Exchange(monkeypatch, lambda n=parts: trainer_of("layout", batch=2, accumulate=n))
+        fake.trainer.step(batch, 1e-3)
+        sizes.append([call["size"] for call in fake.calls])
+    assert sizes[0] == sizes[1]
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_with_the_whole_batch(dancers, tmp_path):
     """Losses, weights and averages of every stage, to the tolerance of summing in another order; and nobody hangs."""
     plan = StagePlan(3, 2, length=4, chunk=2, lr=1e-5)
     config = small_config(layout=plan, region=plan, whole=plan, flip=0.5)
-    runs = {processes: tmp_path / f"of-{processes}" for processes in (1, 2)}
-    for processes, run in runs.items():
-        out = finish(start(dancers, run, config, processes=processes, save_every=2))
+    runs = {count: tmp_path / f"of-{count}" for count in (1, 2)}
+    for count, run in runs.items():
+        out = finish(start(dancers, run, config, processes=count, save_every=2))
         assert out.count("run folder") == 1, "only the first process speaks"
     assert "2 processes" in out
     assert checkpoint.read_info(runs[2])["environment"]["processes"] == 2
