@@ -24,17 +24,18 @@ def pick(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
+    found = re.fullmatch(r"(cpu|cuda|mps)((?<=cuda):[0-9]+)?", name)
+    if not found:
         raise ConfigError(f"there is no device {name!r}; it is auto, cpu, cuda, cuda:N (a number) or mps")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count or not torch.cuda.is_available():
+    kind, number = found[1], int((found[2] or ":0")[1:])
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number >= count:  # before torch is asked, which knows no large numbers
             has = f"this machine has {count} GPU{'s' * (count != 1)} that torch can use"
             raise ConfigError(f"there is no device {name!r}: {has}; `remot doctor` says more")
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("there is no device 'mps' here: it is that of Apple's processors; take cpu")
-    return device
+    return torch.device(kind, number) if found[2] else torch.device(kind)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -73,6 +74,21 @@ def resolved(config: Config, device: torch.device | str, processes: int = 1) -> 
 def settled(config: Config, made: Config) -> Config:
     """The configuration with the values that a run was made with, `made`, in place of each ``auto``."""
     return dataclasses.replace(config, **{name: getattr(made, name) for name in config.open_fields})
+
+
+def why_plain(config: Config, stage: str, device: torch.device, processes: int = 1) -> str:
+    """Why the steps of a stage are not recorded as a CUDA graph, in a few words; empty where they are."""
+    if not config.cuda_graphs:
+        return "cuda_graphs is off"
+    if device.type != "cuda":
+        return f"{device} has no CUDA graphs"
+    if processes > 1:
+        return "several processes exchange gradients within a step"
+    if config.precision == "float16":
+        return "float16 leaves steps out by their gradients"
+    if stage != "layout" and config.crop_regions:
+        return "crops follow the person, so shapes change"
+    return ""
 
 
 def words(config: Config, before: Config, device: torch.device) -> str:

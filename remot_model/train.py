@@ -145,6 +145,8 @@ def train(
         left = None if minutes is None else (60 * minutes - spent) / (len(stages) - i)
         planned = config.plan(stage).steps if minutes is None else None
         budget = Budget(steps if steps is not None else planned, left)
+        if config.cuda_graphs and (why := devices.why_plain(config, stage, place, processes.num_processes)):
+            say(f"{stage}: steps are not recorded as a CUDA graph: {why}")
         trainer = Trainer(stage, _setting(run, stage, config, used, schemas, place), place, seed)
         source = _Source(
             stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, reading, place
@@ -368,22 +370,27 @@ class _Loop:
 
     def _read(self, journal: Journal | None) -> None:
         """Read the losses of the steps since the last time, and note them."""
-        rows = []
-        while self.unread:
-            step = self.unread.popleft()
-            try:
-                rows.append({"step": step.number + 1, "lr": step.rate, **step.losses})
-            except TrainingError as error:
-                rank = "" if self.main else f"-process{self.source.processes.process_index}"
-                path = self.folder / f"failed-{step.number:06d}{rank}.safetensors"
-                write_atomically(path, safetensors_bytes({k: v.cpu().contiguous() for k, v in step.batch.items()}))
-                raise TrainingError(
-                    f"step {step.number}: {error}; no weight has changed since, and the batch is saved as {path}; "
-                    "resume with a lower learning rate, or look at the batch for damaged frames or flow"
-                ) from error
-        self.rows.extend(rows)
-        if journal and rows:
-            journal.write(rows, self.pace, self._share(), self.trainer.device)
+        rows: list[dict[str, float]] = []
+        try:
+            while self.unread:
+                rows.append(self._losses(self.unread.popleft()))
+        finally:
+            self.rows.extend(rows)
+            if journal and rows:
+                journal.write(rows, self.pace, self._share(), self.trainer.device)
+
+    def _losses(self, step: _Step) -> dict[str, float]:
+        """What a step's row says; the batch of one that failed is saved."""
+        try:
+            return {"step": step.number + 1, "lr": step.rate, **step.losses}
+        except TrainingError as error:
+            rank = "" if self.main else f"-process{self.source.processes.process_index}"
+            path = self.folder / f"failed-{step.number:06d}{rank}.safetensors"
+            write_atomically(path, safetensors_bytes({k: v.cpu().contiguous() for k, v in step.batch.items()}))
+            raise TrainingError(
+                f"step {step.number}: {error}; no weight has changed since, and the batch is saved as {path}; "
+                "resume with a lower learning rate, or look at the batch for damaged frames or flow"
+            ) from error
 
     def _save(self, journal: Journal, sample: Mapping[str, Tensor]) -> None:
         trainer = self.trainer

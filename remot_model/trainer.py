@@ -92,7 +92,7 @@ class Trainer:
             torch.manual_seed(seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage))
             net, judges = networks.generator(stage, self.config), networks.discriminators(stage, self.config)
         self.net, self.judges = (x.to(device).train() for x in (net, judges))
-        self.average = AveragedModel(self.net) if self.config.ema else None
+        self.average = AveragedModel(self.net, device=device) if self.config.ema else None
         gpu = device.type == "cuda"
         self.optimizers = {
             name: torch.optim.Adam(x.parameters(), lr=0.0, betas=self.config.betas, fused=True, capturable=gpu)
@@ -111,6 +111,7 @@ class Trainer:
                 networks.compiled(features)
         made = self.averager.made if self.averager else None
         self.net.step = Apart(self.net.step, list(self.net.parameters()), made)
+        self._records = not devices.why_plain(self.config, stage, device, count)
         self._recorded: dict[Any, Recorded] = {}
         self._plain: dict[Any, int] = {}
 
@@ -135,7 +136,7 @@ class Trainer:
 
     def _work(self, batch: Tensors, predicted: bool) -> tuple[list[str], Tensor]:
         """The step itself: plainly, or, from the third of a shape on, as a graph of kernels that is replayed."""
-        if not (self.config.cuda_graphs and self.device.type == "cuda"):
+        if not self._records:
             return self._step(batch, predicted)
         key = (predicted, *((name, x.shape, x.dtype) for name, x in batch.items()))
         if key not in self._recorded:
@@ -158,6 +159,8 @@ class Trainer:
                 losses, counts, carried[i] = self._gradients(clip, a, b, carried[i], len(clips), last)
                 rows.append(_row(names, losses, counts))
             table = rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+            if self.averager:
+                self.averager.finish()
             processes.sum_over_processes(table)
             self._update(table[0])
             tables.append(torch.cat([table, torch.stack([self.bad, self.bad])[:, None]], 1))
@@ -260,7 +263,7 @@ class Trainer:
         judges = [p for name in pairs for p in self.judges[name].parameters() if p.requires_grad]
         trained = [p for p in self.net.parameters() if p.requires_grad]
         if self.averager and last:
-            self.averager.expect([*judges, *trained])
+            self.averager.expect([*trained, *judges])  # the judges' come first
         torch.autograd.backward(self.scaler.scale(d_total / parts), inputs=judges, retain_graph=True)
         torch.autograd.backward(self.scaler.scale(g_total / parts), inputs=trained)
         return {k: x.detach() for k, x in {**terms, "d": d_total, "total": g_total}.items()}, counts, later
@@ -279,19 +282,21 @@ class Trainer:
 
     def _update(self, losses: Tensor) -> None:
         """Let all networks take a step along their gradients, those of all processes together."""
-        if self.averager:
-            self.averager.finish()
         networks_of = {"generator": self.net, "discriminators": self.judges}
         finite, trained = [losses.sum()], {}
+        if self.scaler.is_enabled():
+            self._note(finite)
         for name, network in networks_of.items():
-            self.scaler.unscale_(self.optimizers[name])
             trained[name] = [p for p in network.parameters() if p.grad is not None]
             for parameter in trained[name]:
                 _lay_out_gradient(parameter)
+            if self.scaler.is_enabled():  # it looks at gradients alone
+                torch._foreach_mul_([p.grad for p in trained[name]], torch.where(self.bad > 0, torch.nan, 1.0))
+            self.scaler.unscale_(self.optimizers[name])
             norm = nn.utils.clip_grad_norm_(trained[name], self.config.clip_grad)
             if not self.scaler.is_enabled():  # which leaves steps out that overflow, and goes on
                 finite.append(norm)
-        self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(torch.stack(finite).sum())).float()))
+        self._note(finite)
         for name, optimizer in self.optimizers.items():
             if self.scaler.is_enabled():
                 self.scaler.step(optimizer)
@@ -303,6 +308,10 @@ class Trainer:
         if self.average:
             self._move_average()
 
+    def _note(self, values: Sequence[Tensor]) -> None:
+        """Let updates be left out from now on, if not all values are finite."""
+        self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(torch.stack(list(values)).sum())).float()))
+
     @torch.no_grad()
     def _move_average(self) -> None:
         """A step of the average: `ema` of the old, at the start less, so that the first weights are soon forgotten."""
@@ -312,7 +321,7 @@ class Trainer:
         change = torch._foreach_sub(weights, averages)
         torch._foreach_mul_(change, (1 - kept) * (1 - self.bad))
         torch._foreach_add_(averages, change)
-        count.add_(1)
+        count.add_((1 - self.bad).to(count.dtype))
 
 
 def _lay_out_gradient(parameter: nn.Parameter) -> None:

@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from remot_model import networks, rollout
 from remot_model.config import ConfigError, preset
-from remot_model.networks.whole import texture_alignment
+from remot_model.networks.whole import attention, texture_alignment
 from remot_model.rollout import one_hot
 from tests.remot_model.windows import SIZE, small_config
 
@@ -67,6 +68,16 @@ def test_a_small_temperature_finds_the_matching_position():
     generated = source.flatten(2)[..., order].reshape(1, 32, 4, 3)
     found = texture_alignment(generated, source, tau=0.01) - generated
     assert torch.allclose(found, generated, atol=1e-2)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.1])
+def test_attention_of_a_gpu_is_that_of_the_fused_kernel(tau):
+    q, k = (F.normalize(torch.randn(2, 48, 8), dim=2).requires_grad_() for _ in range(2))
+    v, wanted = torch.randn(2, 48, 8), []
+    for found in (attention(q, k, v, tau), F.scaled_dot_product_attention(q, k, v, scale=1 / tau)):
+        wanted.append((found, *torch.autograd.grad(found.square().sum(), (q, k))))
+    for a, b in zip(*wanted, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
 
 
 def test_five_regions_in_one_batch_equal_five_alone():
