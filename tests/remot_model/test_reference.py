@@ -236,6 +236,9 @@ def test_switches_that_change_no_number(batch, fields):
         assert config.digest() == small_config(size=SIZE).digest()
         torch.manual_seed(0)
         net = networks.generator("region", config).eval()
+        if config.compile:
+            torch._dynamo.reset()
+            networks.compiled(net)
         six, moved = aligned_to(config, batch)
         with torch.no_grad():
             made.append((list(net.state_dict()), rollout.regions(net, config, six, moved.image, moved.labels)[0]))
