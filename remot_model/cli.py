@@ -33,7 +33,7 @@ class Stage(str, Enum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, last.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: CUDA where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps (untested), or auto: CUDA where there is one.")]
 RunFolder = Annotated[Path, typer.Option("--run", help="A run folder that `remot train` wrote.")]
 Stores = Annotated[list[str], typer.Argument(metavar="STORE...", help="One store or several, at any fsspec URL.")]
 
