@@ -109,8 +109,9 @@ class Trainer:
             networks.compiled(self.net, *self.judges.values(), *frozen.values())
             if features is not None:
                 networks.compiled(features)
-        made = self.averager.made if self.averager else None
-        self.net.step = Apart(self.net.step, list(self.net.parameters()), made)
+        if stage != "region" or not self.config.crop_regions:  # a crop's gradients are as large as a frame's, and many
+            made = self.averager.made if self.averager else None
+            self.net.step = Apart(self.net.step, list(self.net.parameters()), made)
         self._records = not devices.why_plain(self.config, stage, device, count)
         self._recorded: dict[Any, Recorded] = {}
         self._plain: dict[Any, int] = {}
