@@ -60,15 +60,16 @@ def _laid_out(network: nn.Module, config: Config) -> nn.Module:
 def compiled(*nets: nn.Module) -> None:
     """Have the methods that run a network compiled when they are first called; its weights and their names stay.
 
-    Of a generator those are `encode`, of all frames, and `step`, of one: shapes that hardly ever change.
+    Of a generator those are `encode`, of all frames, and `step`, of one: shapes that hardly ever change. Where they do,
+    with crops, torch compiles the first few and runs the others plainly.
     """
     # A judge's graph is gone through twice, for its own gradient and for the generator's; donated buffers go once.
     torch._functorch.config.donated_buffer = False
     for net in nets:
         if isinstance(net, tuple(_GENERATORS.values())):
-            net.encode, net.step = (torch.compile(f, fullgraph=True, dynamic=False) for f in (net.encode, net.step))
+            net.encode, net.step = (torch.compile(f, dynamic=False) for f in (net.encode, net.step))
         else:
-            net.compile(fullgraph=True, dynamic=False)
+            net.compile(dynamic=False)
 
 
 def parameter_count(network: nn.Module) -> int:
