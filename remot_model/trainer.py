@@ -22,6 +22,7 @@ from remot_model.apart import Apart
 from remot_model.config import STAGES as STAGE_NAMES
 from remot_model.graphs import Recorded
 from remot_model.losses import Pair, Pairs, judge
+from remot_model.networks.cpu import InstanceNorm
 from remot_model.stages import STAGES, Carried, Chunk, Setting, Stage, history
 
 Tensors = dict[str, Tensor]
@@ -82,8 +83,8 @@ class Trainer:
         self.config = devices.resolved(setting.config, device, count)
         self.name, self.device, self.seed = stage, device, seed
         self._kind = devices.HALF.get(self.config.precision)
-        frozen = {name: _converted(net, self._kind) for name, net in setting.generators.items()}
-        features = setting.features and _converted(setting.features, self._kind)
+        frozen = {name: _frozen(net, self._kind) for name, net in setting.generators.items()}
+        features = setting.features and _frozen(setting.features, self._kind)
         if features is not None and self.config.channels_last:
             features = features.to(memory_format=torch.channels_last)
             features.body.on_gpu = self.config.gpu_kernels
@@ -332,14 +333,15 @@ def _lay_out_gradient(parameter: nn.Parameter) -> None:
         parameter.grad = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient)
 
 
-def _converted(net: nn.Module, kind: torch.dtype | None) -> nn.Module:
-    """A frozen network with convolutions in the precision it runs in: autocast would convert them for each frame."""
-    if kind is None:
-        return net
+def _frozen(net: nn.Module, kind: torch.dtype | None) -> nn.Module:
+    """A copy of a network that is not trained: its convolutions in the precision that they run in, which autocast would
+    convert for each frame, and torch's norms, which are faster for maps that are not large."""
     net = copy.deepcopy(net)
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        if kind and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             module.to(kind)
+        if isinstance(module, InstanceNorm):
+            module.own = False
     return net
 
 
