@@ -40,7 +40,9 @@ def kept(config: Config, stage: str, frames: int) -> tuple[int, int]:
         name: networks.generator(name, config).requires_grad_(False) for name in needed_generators(stage, config)
     }
     trainer = Trainer(stage, Setting(config, features, earlier), torch.device("cpu"), 0)
-    trained, frozen = [trainer.net, trainer.judges], [*earlier.values(), *([features] if stage != "layout" else [])]
+    used = vars(trainer.stage)  # the trainer works with copies of what is frozen
+    trained, frozen = [trainer.net, trainer.judges], [*used.get("generators", {}).values()]
+    frozen += [used["features"]] if "features" in used else []
     known = {p.untyped_storage().data_ptr() for net in (*trained, *frozen) for p in net.parameters()}
     sizes: dict[int, int] = {}
 

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from remot_data import render, synthetic
 from remot_data.schemas import convert_labels as convert
 from remot_data.stream import Window, to_torch
-from remot_model import networks, rollout
+from remot_model import devices, networks, rollout
 from remot_model.config import Config, StagePlan, preset
 from remot_model.features import VGG19, Features
 from remot_model.rollout import convert_labels, one_hot
@@ -147,7 +147,7 @@ def configuration(args: argparse.Namespace, task: str, version: str) -> tuple[Co
     config = dataclasses.replace(preset(args.preset), region=plan, **({} if version == "plain" else fields))
     if version == "plain":
         config = dataclasses.replace(config, crop_regions=False, cpu_kernels=False)
-    return config, frames
+    return devices.resolved(config, "cpu"), frames
 
 
 def child(args: argparse.Namespace) -> None:

@@ -214,7 +214,7 @@ def trainer_and_batch(stage, own=True, **fields):
     from benchmarks._counting import batch_of, few_channels, trainer_of
 
     fields = {
-        "size": (32, 24), "n_downsample": 2, "ngf": 4, "ndf": 4, "region_ndf": 4, "n_blocks": 2, "decoder_blocks": 1,
+        "size": (24, 16), "n_downsample": 2, "ngf": 4, "ndf": 4, "region_ndf": 4, "n_blocks": 2, "decoder_blocks": 1,
         "num_d": 1, "d_layers": 2, "temporal_scales": 1,
         "channels_last": True, "gpu_kernels": own, "precision": "float32", "cuda_graphs": False, **fields,
     }  # fmt: skip

@@ -158,7 +158,7 @@ def test_all_tables_come_out_small_on_a_cpu(tmp_path: Path) -> None:
         assert row["frames_s"] * row["step_s"] == pytest.approx(3 * row["windows"])
         assert row["share"] > 0 and row["first_s"] > 0 and row["tflop_step"] > 0
     assert all(row["frames_s"] > 0 and row["tflop_frame"] > 0 for row in by_table["transfer"])
-    assert all(row["bare_calls_s"] > 0 or row["skipped"] for row in by_table["detectors"])
+    assert all(row.get("skipped") or row["bare_calls_s"] > 0 for row in by_table["detectors"])
     assert all(row["frames_s"] > 0 and 0 <= row["data_wait"] < 1 for row in by_table["feeding"])
     assert "| region | auto | 1 |" in ran.stdout
 
