@@ -99,6 +99,8 @@ class Trainer:
             name: torch.optim.Adam(x.parameters(), lr=0.0, betas=self.config.betas, fused=True, capturable=gpu)
             for name, x in (("generator", self.net), ("discriminators", self.judges))
         }
+        for optimizer in self.optimizers.values():
+            _start(optimizer)
         # Adam leaves an update out where this is not 0; it stays so, and the weights those before the bad step.
         self.bad = torch.zeros((), device=device)
         self.rate = torch.zeros((), device=device) if gpu else 0.0
@@ -324,6 +326,15 @@ class Trainer:
         torch._foreach_mul_(change, (1 - kept) * (1 - self.bad))
         torch._foreach_add_(averages, change)
         count.add_((1 - self.bad).to(count.dtype))
+
+
+def _start(optimizer: torch.optim.Adam) -> None:
+    """Make the moments of all weights, which Adam would do in the first step: so that is like all others."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        if parameter.requires_grad:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            optimizer.state[parameter] = {"step": step, **moments}
 
 
 def _lay_out_gradient(parameter: nn.Parameter) -> None:
