@@ -115,6 +115,7 @@ def test_a_trainer_compiles_with_its_switch_and_learns_the_same():
         assert other == pytest.approx(plain, rel=1e-2, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_compiling_leaves_a_network_what_it_was():
     """Its weights, their names, and that it can be copied as the average is."""
     trainer, _ = trainer_and_batch("region")

@@ -204,6 +204,7 @@ def test_training_writes_values_and_says_them_once(tmp_path, drawn_store):
     assert not [line for line in said if line.startswith("auto on")], "nothing was left to decide"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_follows_its_file_and_not_the_device(tmp_path, drawn_store, monkeypatch):
     config, seen = small_config(**ALL_AUTO), []
     train.train("s", tmp_path, config=config, stages=["layout"], steps=1, say=quiet)

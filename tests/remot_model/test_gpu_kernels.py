@@ -278,6 +278,7 @@ def _ptxas():
 @pytest.mark.skipif(not HAS_TRITON or INTERPRETED or not _ptxas(), reason="Triton's assembler for GPUs is missing")
 @pytest.mark.parametrize("kind", ["*bf16", pytest.param("*fp32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FIXED)
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu_without_one(name, kind, monkeypatch, tmp_path):
     """Down to the code of an H100; and a program's shared memory fits any card."""
     import triton

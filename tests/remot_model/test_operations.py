@@ -119,6 +119,7 @@ def test_inference_mode_hides_nothing() -> None:
     assert plain.operations["repeat"] == 2
 
 
+@pytest.mark.slow
 def test_the_count_does_not_depend_on_the_size() -> None:
     small, large = (few_channels("paper", "layout", size=size) for size in ((64, 48), (96, 80)))
     assert count_step("layout", small).operations == count_step("layout", large).operations
@@ -133,6 +134,7 @@ def test_the_windows_fit_the_trainer_and_have_a_face() -> None:
     assert (batch["source_labels"] > 0).any(-1).any(-1).all()
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_sentence_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")

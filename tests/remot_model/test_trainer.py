@@ -174,6 +174,7 @@ def test_a_gradient_that_is_not_finite_is_found_where_no_loss_shows_it(batch, ne
     assert all(abs(x) < float("inf") for x in finite.values())
 
 
+@pytest.mark.slow
 def test_an_overflow_in_float16_is_no_error(batch):
     trainer = trainer_of("region", {"precision": "float16"})
     trainer.step(batch, 1e-3)  # makes the scale
@@ -207,6 +208,7 @@ def test_a_loss_without_images_is_absent_and_no_nan(batch):
     assert not differing(before, dict(trainer.judges["face"].state_dict()))
 
 
+@pytest.mark.slow
 def test_a_spoilt_batch_in_float16_is_told_and_its_step_left_out(batch):
     trainer = trainer_of("region", {"precision": "float16"})
     trainer.step(batch, 1e-3)  # makes the scale
