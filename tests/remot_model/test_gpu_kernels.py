@@ -271,7 +271,7 @@ def _ptxas():
 
     try:
         return bool(knobs.nvidia.ptxas.path)
-    except Exception:
+    except (RuntimeError, OSError):  # it is not there, or does not start
         return False
 
 
