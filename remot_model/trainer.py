@@ -114,7 +114,8 @@ class Trainer:
                 networks.compiled(features)
         if stage != "region" or not self.config.crop_regions:  # a crop's gradients are as large as a frame's, and many
             made = self.averager.made if self.averager else None
-            self.net.step = Apart(self.net.step, list(self.net.parameters()), made)
+            together = self.config.gpu_kernels is True and not self.config.compile
+            self.net.step = Apart(self.net.step, list(self.net.parameters()), made, together)
         self._records = not devices.why_plain(self.config, stage, device, count)
         self._recorded: dict[Any, Recorded] = {}
         self._plain: dict[Any, int] = {}

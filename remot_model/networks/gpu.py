@@ -1,7 +1,8 @@
 """What stands between the convolutions on a GPU, in kernels of our own: norms, activations, sums and reflected borders.
 
 torch's norms leave the memory layout and the precision that tensor cores want, and each of these steps goes through the
-whole map once more. Here a norm is two kernels forward and two back, which do the rest on their way. Written in Triton,
+whole map once more. Here a norm is two kernels forward and two back, one of each for a small map, which do the rest on
+their way. Written in Triton,
 which torch for CUDA brings along. Maps are channels last, float32, bfloat16 or float16; all arithmetic is float32, and
 sums are made in a fixed order, so that the same input gives the same bytes.
 """
@@ -25,6 +26,7 @@ _PROGRAMS = 264  # that a card is busy with; more make nothing faster
 _MOST_PARTS = 64
 _MANY = 2048  # numbers of a program that goes through a map one by one
 _TILES = 4  # that a program which writes goes through
+_SMALL, _FEW = 1024, 8  # pixels of a map that one program takes whole, so many channels of it
 
 
 def takes(x: Tensor) -> bool:
@@ -103,39 +105,51 @@ class _Norm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float, pad: int, residual: Tensor | None
     ) -> Tensor:
         n, c, h, w = x.shape
+        found = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
+        out = _new(n, c, h + 2 * pad, w + 2 * pad, x)
+        ctx.save_for_backward(x, weight, bias, found)
+        ctx.slope, ctx.pad, ctx.residual = slope, pad, residual is not None
+        if h * w <= _SMALL:
+            _norm_small[(n * -(-c // _FEW),)](
+                x, residual, weight, bias, found, out, c, h, w, eps, slope, pad, residual is not None, slope != 1.0,
+                triton.next_power_of_2(h * w), _FEW, num_warps=8,
+            )  # fmt: skip
+            return out
         blocks, parts, each, written = _shares(n, c, h * w)
         sums = torch.empty((n, 2, parts, c), dtype=torch.float32, device=x.device)
         _moments[(n * blocks, parts)](x, sums, c, h * w, parts, each, _PIXELS, _CHANNELS)
-        found = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
-        out = _new(n, c, h + 2 * pad, w + 2 * pad, x)
         many = triton.next_power_of_2(parts)
         _normalise[(n * blocks, -(-(h * w) // written))](
             x, residual, weight, bias, sums, found, out, c, h, w, parts, eps, slope, each,
             many, written, pad, residual is not None, slope != 1.0, _PIXELS, _CHANNELS,
         )  # fmt: skip
-        ctx.save_for_backward(x, weight, bias, found)
-        ctx.slope, ctx.pad, ctx.residual = slope, pad, residual is not None
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, found = ctx.saved_tensors
         n, c, h, w = x.shape
-        gradient = _last(gradient)
-        blocks, parts, each, written = _shares(n, c, h * w)
-        sums = torch.empty((n, 2, parts, c), dtype=torch.float32, device=x.device)
-        acts = ctx.slope != 1.0
-        _gradient_sums[(n * blocks, parts)](
-            x, gradient, weight, bias, found, sums, c, h, w, parts, ctx.slope, each, ctx.pad, acts, _PIXELS, _CHANNELS
-        )
+        gradient, acts = _last(gradient), ctx.slope != 1.0
         totals = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
         out = _new(n, c, h, w, x)
-        many = triton.next_power_of_2(parts)
-        _gradient[(n * blocks, -(-(h * w) // written))](
-            x, gradient, weight, bias, found, sums, totals, out, c, h, w, parts, ctx.slope,
-            many, written, ctx.pad, acts, _PIXELS, _CHANNELS,
-        )  # fmt: skip
-        of_bias, of_weight = totals.sum(0).unbind(0)
+        if h * w <= _SMALL:
+            _norm_small_back[(n * -(-c // _FEW),)](
+                x, gradient, weight, bias, found, totals, out, c, h, w, ctx.slope, ctx.pad, acts,
+                triton.next_power_of_2(h * w), _FEW, num_warps=8,
+            )  # fmt: skip
+        else:
+            blocks, parts, each, written = _shares(n, c, h * w)
+            sums = torch.empty((n, 2, parts, c), dtype=torch.float32, device=x.device)
+            _gradient_sums[(n * blocks, parts)](
+                x, gradient, weight, bias, found, sums, c, h, w, parts, ctx.slope, each, ctx.pad, acts,
+                _PIXELS, _CHANNELS,
+            )  # fmt: skip
+            many = triton.next_power_of_2(parts)
+            _gradient[(n * blocks, -(-(h * w) // written))](
+                x, gradient, weight, bias, found, sums, totals, out, c, h, w, parts, ctx.slope,
+                many, written, ctx.pad, acts, _PIXELS, _CHANNELS,
+            )  # fmt: skip
+        of_bias, of_weight = (totals.sum(0) if n > 1 else totals[0]).unbind(0)
         return out, of_weight, of_bias, None, None, None, gradient if ctx.residual else None
 
 
@@ -373,6 +387,62 @@ if triton is not None:
             value = gradient - plain[None, :] / pixels - normal * (product[None, :] / pixels)
             value = value * (inverse * scale)[None, :]
             tl.store(out + at, value.to(out.dtype.element_ty), there)
+
+    @triton.jit
+    def _norm_small(
+        x, residual, weight, bias, found, out, c, h, w, eps, slope, PAD: tl.constexpr, ADDS: tl.constexpr,
+        ACTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """`_moments` and `_normalise` at once, of a map with at most PIXELS pixels."""
+        blocks, pixels = tl.cdiv(c, CHANNELS), h * w
+        image = (tl.program_id(0) // blocks).to(tl.int64)
+        channel = (tl.program_id(0) % blocks) * CHANNELS + tl.arange(0, CHANNELS)
+        known, pixel = channel < c, tl.arange(0, PIXELS)
+        there = (pixel < pixels)[:, None] & known[None, :]
+        at = image * pixels * c + pixel[:, None] * c + channel[None, :]
+        value = tl.load(x + at, there, 0.0).to(tl.float32)
+        mean = tl.sum(value, 0) / pixels
+        value = tl.where(there, value - mean[None, :], 0.0)
+        inverse = 1 / tl.sqrt(tl.sum(value * value, 0) / pixels + eps)
+        tl.store(found + image * 2 * c + channel, mean, known)
+        tl.store(found + (image * 2 + 1) * c + channel, inverse, known)
+        scale = inverse * tl.load(weight + channel, known, 0.0).to(tl.float32)
+        value = value * scale[None, :] + tl.load(bias + channel, known, 0.0).to(tl.float32)[None, :]
+        if ACTS:
+            value = tl.where(value > 0, value, value * slope)
+        if ADDS:
+            value += tl.load(residual + at, there, 0.0).to(tl.float32)
+        out += image * (h + 2 * PAD) * (w + 2 * PAD) * c
+        _store_padded(out, value.to(out.dtype.element_ty), pixel, channel, there, c, h, w, PAD)
+
+    @triton.jit
+    def _norm_small_back(
+        x, g, weight, bias, found, totals, out, c, h, w, slope, PAD: tl.constexpr, ACTS: tl.constexpr,
+        PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """`_gradient_sums` and `_gradient` at once, of a map with at most PIXELS pixels."""
+        blocks, pixels = tl.cdiv(c, CHANNELS), h * w
+        image = (tl.program_id(0) // blocks).to(tl.int64)
+        channel = (tl.program_id(0) % blocks) * CHANNELS + tl.arange(0, CHANNELS)
+        known, pixel = channel < c, tl.arange(0, PIXELS)
+        there = (pixel < pixels)[:, None] & known[None, :]
+        mean = tl.load(found + image * 2 * c + channel, known, 0.0)
+        inverse = tl.load(found + (image * 2 + 1) * c + channel, known, 0.0)
+        scale = tl.load(weight + channel, known, 0.0).to(tl.float32)
+        shift = tl.load(bias + channel, known, 0.0).to(tl.float32)
+        at = image * pixels * c + pixel[:, None] * c + channel[None, :]
+        value = tl.load(x + at, there, 0.0).to(tl.float32)
+        normal = tl.where(there, (value - mean[None, :]) * inverse[None, :], 0.0)
+        g += image * (h + 2 * PAD) * (w + 2 * PAD) * c
+        gradient = _load_padded(g, pixel, channel, there, c, h, w, PAD)
+        if ACTS:
+            gradient = tl.where(normal * scale[None, :] + shift[None, :] > 0, gradient, gradient * slope)
+        plain, product = tl.sum(gradient, 0), tl.sum(gradient * normal, 0)
+        tl.store(totals + image * 2 * c + channel, plain, known)
+        tl.store(totals + (image * 2 + 1) * c + channel, product, known)
+        value = gradient - plain[None, :] / pixels - normal * (product[None, :] / pixels)
+        value = value * (inverse * scale)[None, :]
+        tl.store(out + at, value.to(out.dtype.element_ty), there)
 
     @triton.jit
     def _reflected(x, out, c, channels, h, w, PAD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):

@@ -24,10 +24,10 @@ def batch():
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer_of(stage, **fields):
+def trainer_of(stage, fields=(), **plan):
     torch.manual_seed(0)
-    plan = StagePlan(1, 2, length=3, chunk=3, lr=1e-3, **fields)
-    config = small_config(**{stage: plan}, crop_regions=False)
+    plan = StagePlan(1, 2, length=3, chunk=3, lr=1e-3, **plan)
+    config = small_config(**{stage: plan}, crop_regions=False, **dict(fields))
     earlier = {n: networks.generator(n, config).requires_grad_(False) for n in needed_generators(stage, config)}
     return Trainer(stage, Setting(config, None, earlier), torch.device("cpu"), 0)
 
@@ -77,6 +77,36 @@ def test_a_rollout_has_the_gradients_it_had(batch, stage, parts):
     # Those of what runs once for all frames are not among them: they are still to come.
     own = [name for name in found if not name.startswith(("judges", *ENCODERS[stage]))]
     assert sorted(calls[-1]) == sorted(own)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_large_convolutions_make_their_gradients_once_for_all_frames(batch, stage, precision, monkeypatch):
+    """The switch of the kernels for GPUs turns it on; those themselves are left out on a CPU."""
+    fields = {"precision": precision, "ngf": 8, "n_downsample": 3, "decoder_blocks": 1}
+    together, apart = (trainer_of(stage, fields | {"gpu_kernels": on}, accumulate=2) for on in (True, False))
+    large = [w for w in together.net.parameters() if w.ndim == 4 and w.numel() >= 20_000]
+    made = []
+
+    def back(*args):
+        made.append(args[-1])
+        return original(*args)
+
+    original = torch.ops.aten.convolution_backward
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", back)
+    calls = []
+    together.net.step.made = lambda weights: calls.append({id(w): w.grad.clone() for w in weights})
+    (out, found, table), (expected_out, expected, expected_table) = (gradients_of(t, batch) for t in (together, apart))
+    assert torch.equal(out, expected_out), "what comes out does not depend on it"
+    assert torch.equal(table, expected_table)
+    assert found.keys() == expected.keys()
+    bound = 1e-5 if precision == "float32" else 0.02
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= bound * gradient.norm(), name
+    # Three frames and two parts: an input's gradient for each, a weight's for each part.
+    once, each = made.count((False, True, False)), made.count((True, False, False))
+    assert once and each == 3 * once and len(large)
+    assert {id(p) for p in together.net.parameters() if p.grad is not None} >= set(calls[-1])
 
 
 @dataclass

@@ -91,6 +91,13 @@ def limit_of(kind):
 SHAPES = [(1, 3, 5, 4), (2, 8, 9, 7), (1, 70, 6, 11), (2, 64, 12, 9)]
 
 
+@pytest.fixture(params=["small maps whole", "all maps in parts"])
+def either_way(request, monkeypatch):
+    """The norm of a small map is one kernel; with no map small, its parts are put together."""
+    if request.param == "all maps in parts":
+        monkeypatch.setattr(gpu, "_SMALL", 0)
+
+
 def parameters_of(c):
     return [(m + 0.3 * torch.randn(c)).to(DEVICE).requires_grad_() for m in (1.0, 0.0)]
 
@@ -110,7 +117,7 @@ def plain_norm(x, weight, bias, residual=None, slope=1.0, pad=0):
     ("slope", "pad", "adds"), [(1.0, 0, False), (0.0, 0, False), (0.2, 0, True), (0.0, 1, False), (1.0, 3, False)]
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_norm(shape, slope, pad, adds, kind):
+def test_norm(shape, slope, pad, adds, kind, either_way):
     tensors = [map_of(*shape, kind).requires_grad_(), *parameters_of(shape[1])]
     if adds:
         tensors.append(map_of(*shape, kind).requires_grad_())
@@ -125,14 +132,14 @@ def test_norm(shape, slope, pad, adds, kind):
 
 @either
 @pytest.mark.parametrize("size", [(5, 4), (12, 9), (40, 33)])
-def test_norm_of_a_map_far_from_zero(size):
+def test_norm_of_a_map_far_from_zero(size, either_way):
     """1000 +- 1: the squares of such numbers have no digits left for their variance."""
     x = map_of(1, 8, *size, middle=1000.0).requires_grad_()
     both(lambda x, w, b: gpu.norm(x, w, b, 1e-5), lambda x, w, b: plain_norm(x, w, b), [x, *parameters_of(8)], 5e-4)
 
 
 @either
-def test_norm_of_a_map_that_is_everywhere_the_same():
+def test_norm_of_a_map_that_is_everywhere_the_same(either_way):
     weight, bias = parameters_of(8)
     x = torch.full((2, 8, 6, 5), 3.0, device=DEVICE).contiguous(memory_format=torch.channels_last).requires_grad_()
     y = gpu.norm(x, weight, bias, 1e-5)
@@ -253,6 +260,11 @@ FIXED = {
     ],
     "_gradient_sums": [{"EACH": 128, "PAD": pad, "ACTS": True, **TILE} for pad in (0, 1)],
     "_gradient": [{"MANY": 8, "WRITTEN": 256, "PAD": pad, "ACTS": True, **TILE} for pad in (0, 1)],
+    "_norm_small": [
+        {"PAD": 0, "ADDS": True, "ACTS": True, "PIXELS": 1024, "CHANNELS": 8},
+        {"PAD": 1, "ADDS": False, "ACTS": True, "residual": None, "PIXELS": 1024, "CHANNELS": 8},
+    ],
+    "_norm_small_back": [{"PAD": pad, "ACTS": True, "PIXELS": 1024, "CHANNELS": 8} for pad in (0, 1)],
     "_reflected": [{"PAD": 3, "PIXELS": 64, "CHANNELS": 16}],
     "_reflected_back": [{"PAD": 3, **TILE}],
     "_shift": [{"MANY": 2048}],
