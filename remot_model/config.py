@@ -119,7 +119,9 @@ class Config:
     precision: str = "float32"
     channels_last: bool | str = False  # memory layout of the weights; for tensor cores with bfloat16
     compile: bool | str = False  # torch.compile of a frame's step and the judges; needs a C++ compiler on a CPU
-    gpu_kernels: bool | str = False  # norms, activations and borders in kernels of our own, for channels_last on a GPU
+    # Norms, activations and borders in kernels of our own, for channels_last on a GPU; "all": also what has not run on
+    # a card yet, norms of small maps in one kernel, and large convolutions' gradients once for all frames of a chunk.
+    gpu_kernels: bool | str = False
     cuda_graphs: bool | str = False  # a step's kernels are recorded once and replayed; on one GPU
     cpu_kernels: bool = True  # Winograd's convolutions and norms in place, for inference on a CPU
     flip: float = 0.5
@@ -139,7 +141,7 @@ class Config:
         if self.precision not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(f"precision is 'auto', 'float32', 'bfloat16' or 'float16', not {self.precision!r}")
         for name in AUTO_FIELDS[1:]:
-            known = (False, True, "auto", "sizes") if name == "crop_regions" else (False, True, "auto")
+            known = (False, True, "auto", *_MORE_VALUES.get(name, ()))
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {_listed(known)}, not {getattr(self, name)!r}")
         if self.crop_regions == "sizes" and self.crop_parts:
@@ -171,6 +173,11 @@ class Config:
     def face_size(self) -> int:
         """Side of the square face crop in pixels: 32 at a height of 256, at least 16."""
         return max(16, 32 * self.size[0] // 256)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the kernels of `remot_model.networks.gpu` are used, on a GPU."""
+        return bool(self.gpu_kernels) and self.gpu_kernels != "auto" and self.channels_last is True
 
     @property
     def perceptual_on(self) -> bool:
@@ -237,6 +244,7 @@ class Config:
 
 # Fields that take "auto": what is best depends on the device that a stage is trained on.
 AUTO_FIELDS = ("precision", "crop_regions", "channels_last", "gpu_kernels", "compile", "cuda_graphs")
+_MORE_VALUES = {"crop_regions": ("sizes",), "gpu_kernels": ("all",)}
 
 
 def _listed(known: tuple[Any, ...]) -> str:

@@ -84,7 +84,7 @@ def judge(discriminator: nn.Module, pair: Pair | Pairs, config: Config) -> Judge
 
 def _distance(x: Tensor, y: Tensor, config: Config) -> Tensor:
     """mean |x - y| of two maps, a gradient for x alone."""
-    if config.gpu_kernels is True and config.channels_last is True and gpu.takes(x):
+    if config.fuses and gpu.takes(x):
         return gpu.distance(x, y)
     return _L1(x, y)
 

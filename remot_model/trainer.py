@@ -87,7 +87,7 @@ class Trainer:
         features = setting.features and _frozen(setting.features, self._kind)
         if features is not None and self.config.channels_last:
             features = features.to(memory_format=torch.channels_last)
-            features.body.on_gpu = self.config.gpu_kernels
+            features.body.on_gpu = self.config.fuses
         self.stage: Stage = STAGES[stage](Setting(self.config, features, frozen))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage))
@@ -114,7 +114,7 @@ class Trainer:
                 networks.compiled(features)
         if stage != "region" or not self.config.crop_regions:  # a crop's gradients are as large as a frame's, and many
             made = self.averager.made if self.averager else None
-            together = self.config.gpu_kernels is True and not self.config.compile
+            together = self.config.gpu_kernels == "all" and not self.config.compile
             self.net.step = Apart(self.net.step, list(self.net.parameters()), made, together)
         self._records = not devices.why_plain(self.config, stage, device, count)
         self._recorded: dict[Any, Recorded] = {}

@@ -19,7 +19,7 @@ _CHANNELS = 8  # tensor cores take so many at once
 def norm_layer(channels: int, config: Config) -> nn.Module:
     """``instance``: statistics of each image and channel; ``layer``: of each image over all channels."""
     if config.norm == "instance":
-        return InstanceNorm(channels, config.cpu_kernels, config.gpu_kernels is True and config.channels_last is True)
+        return InstanceNorm(channels, config.cpu_kernels, config.fuses, config.gpu_kernels == "all")
     return nn.GroupNorm(1, channels, eps=1e-5)
 
 
@@ -122,7 +122,7 @@ class Head(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(config.ngf, channels, 7, padding=3, padding_mode="reflect")
         self.activation = activation
-        self.on_gpu = config.gpu_kernels is True and config.channels_last is True
+        self.on_gpu = config.fuses
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(conv_to_few(x, self.conv.weight, self.conv.bias, self.on_gpu))

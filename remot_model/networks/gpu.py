@@ -1,8 +1,7 @@
 """What stands between the convolutions on a GPU, in kernels of our own: norms, activations, sums and reflected borders.
 
 torch's norms leave the memory layout and the precision that tensor cores want, and each of these steps goes through the
-whole map once more. Here a norm is two kernels forward and two back, one of each for a small map, which do the rest on
-their way. Written in Triton,
+whole map once more. Here a norm is two kernels forward and two back, which do the rest on their way. Written in Triton,
 which torch for CUDA brings along. Maps are channels last, float32, bfloat16 or float16; all arithmetic is float32, and
 sums are made in a fixed order, so that the same input gives the same bytes.
 """
@@ -42,6 +41,7 @@ def norm(
     slope: float = 1.0,
     pad: int = 0,
     residual: Tensor | None = None,
+    small: bool = False,
 ) -> Tensor:
     """Instance norm, then what follows it: y = act(norm(x) * weight + bias) + residual, with a reflected border.
 
@@ -51,11 +51,13 @@ def norm(
         slope: of the activation below 0; 0 is ReLU, 1 none.
         pad: pixels of the border, less than H and W.
         residual: of the shape and type of x; only without a border.
+        small: take maps of at most 1024 pixels in one kernel each way.
 
     Returns:
         [N, C, H + 2 pad, W + 2 pad], of the type of x, channels last.
     """
-    return _Norm.apply(_last(x), weight, bias, eps, slope, pad, None if residual is None else _last(residual))
+    residual = None if residual is None else _last(residual)
+    return _Norm.apply(_last(x), weight, bias, eps, slope, pad, residual, small and x.shape[2] * x.shape[3] <= _SMALL)
 
 
 def reflect(x: Tensor, pad: int, channels: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -102,14 +104,22 @@ def _shares(n: int, c: int, pixels: int) -> tuple[int, int, int, int]:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float, pad: int, residual: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        slope: float,
+        pad: int,
+        residual: Tensor | None,
+        small: bool,
     ) -> Tensor:
         n, c, h, w = x.shape
         found = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
         out = _new(n, c, h + 2 * pad, w + 2 * pad, x)
         ctx.save_for_backward(x, weight, bias, found)
-        ctx.slope, ctx.pad, ctx.residual = slope, pad, residual is not None
-        if h * w <= _SMALL:
+        ctx.slope, ctx.pad, ctx.residual, ctx.small = slope, pad, residual is not None, small
+        if small:
             _norm_small[(n * -(-c // _FEW),)](
                 x, residual, weight, bias, found, out, c, h, w, eps, slope, pad, residual is not None, slope != 1.0,
                 triton.next_power_of_2(h * w), _FEW, num_warps=8,
@@ -132,7 +142,7 @@ class _Norm(torch.autograd.Function):
         gradient, acts = _last(gradient), ctx.slope != 1.0
         totals = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
         out = _new(n, c, h, w, x)
-        if h * w <= _SMALL:
+        if ctx.small:
             _norm_small_back[(n * -(-c // _FEW),)](
                 x, gradient, weight, bias, found, totals, out, c, h, w, ctx.slope, ctx.pad, acts,
                 triton.next_power_of_2(h * w), _FEW, num_warps=8,
@@ -150,7 +160,7 @@ class _Norm(torch.autograd.Function):
                 many, written, ctx.pad, acts, _PIXELS, _CHANNELS,
             )  # fmt: skip
         of_bias, of_weight = (totals.sum(0) if n > 1 else totals[0]).unbind(0)
-        return out, of_weight, of_bias, None, None, None, gradient if ctx.residual else None
+        return out, of_weight, of_bias, None, None, None, gradient if ctx.residual else None, None
 
 
 class _Reflect(torch.autograd.Function):

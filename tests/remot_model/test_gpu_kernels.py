@@ -91,11 +91,9 @@ def limit_of(kind):
 SHAPES = [(1, 3, 5, 4), (2, 8, 9, 7), (1, 70, 6, 11), (2, 64, 12, 9)]
 
 
-@pytest.fixture(params=["small maps whole", "all maps in parts"])
-def either_way(request, monkeypatch):
-    """The norm of a small map is one kernel; with no map small, its parts are put together."""
-    if request.param == "all maps in parts":
-        monkeypatch.setattr(gpu, "_SMALL", 0)
+@pytest.fixture(params=[False, True], ids=["in parts", "small maps whole"])
+def small(request):
+    return request.param
 
 
 def parameters_of(c):
@@ -117,12 +115,12 @@ def plain_norm(x, weight, bias, residual=None, slope=1.0, pad=0):
     ("slope", "pad", "adds"), [(1.0, 0, False), (0.0, 0, False), (0.2, 0, True), (0.0, 1, False), (1.0, 3, False)]
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_norm(shape, slope, pad, adds, kind, either_way):
+def test_norm(shape, slope, pad, adds, kind, small):
     tensors = [map_of(*shape, kind).requires_grad_(), *parameters_of(shape[1])]
     if adds:
         tensors.append(map_of(*shape, kind).requires_grad_())
     made = both(
-        lambda x, w, b, r=None: gpu.norm(x, w, b, 1e-5, slope, pad, r),
+        lambda x, w, b, r=None: gpu.norm(x, w, b, 1e-5, slope, pad, r, small),
         lambda x, w, b, r=None: plain_norm(x, w, b, r, slope, pad),
         tensors,
         limit_of(kind),
@@ -132,17 +130,17 @@ def test_norm(shape, slope, pad, adds, kind, either_way):
 
 @either
 @pytest.mark.parametrize("size", [(5, 4), (12, 9), (40, 33)])
-def test_norm_of_a_map_far_from_zero(size, either_way):
+def test_norm_of_a_map_far_from_zero(size, small):
     """1000 +- 1: the squares of such numbers have no digits left for their variance."""
     x = map_of(1, 8, *size, middle=1000.0).requires_grad_()
-    both(lambda x, w, b: gpu.norm(x, w, b, 1e-5), lambda x, w, b: plain_norm(x, w, b), [x, *parameters_of(8)], 5e-4)
+    both(lambda x, w, b: gpu.norm(x, w, b, 1e-5, small=small), plain_norm, [x, *parameters_of(8)], 5e-4)
 
 
 @either
-def test_norm_of_a_map_that_is_everywhere_the_same(either_way):
+def test_norm_of_a_map_that_is_everywhere_the_same(small):
     weight, bias = parameters_of(8)
     x = torch.full((2, 8, 6, 5), 3.0, device=DEVICE).contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = gpu.norm(x, weight, bias, 1e-5)
+    y = gpu.norm(x, weight, bias, 1e-5, small=small)
     assert torch.equal(y, bias.detach()[None, :, None, None].expand_as(y))
     assert torch.autograd.grad(y.square().sum(), x)[0].abs().max() < 1e-3
 
@@ -235,15 +233,16 @@ def trainer_and_batch(stage, own=True, **fields):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_whole_step_with_the_kernels_and_without(stage):
     found = []
-    for own in (False, True):
+    for own in (False, True, "all"):
         trainer, batch = trainer_and_batch(stage, own)
         before = {name: x.clone() for name, x in trainer.net.state_dict().items()}
         losses = dict(trainer.step(batch, 1e-4))
         found.append((losses, {name: x - before[name] for name, x in trainer.net.state_dict().items()}))
-    assert found[1][0] == pytest.approx(found[0][0], rel=2e-3, abs=1e-4)
     moved = [torch.cat([x.flatten() for x in change.values()]) for _, change in found]
-    # Adam's first step is the sign of the gradient, which rounding decides where it is next to nothing.
-    assert (moved[0] - moved[1]).norm() < 0.25 * moved[0].norm()
+    for losses, move in zip((found[1][0], found[2][0]), moved[1:], strict=True):
+        assert losses == pytest.approx(found[0][0], rel=2e-3, abs=1e-4)
+        # Adam's first step is the sign of the gradient, which rounding decides where it is next to nothing.
+        assert (moved[0] - move).norm() < 0.25 * moved[0].norm()
 
 
 SIGNATURE = {
