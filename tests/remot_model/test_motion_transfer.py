@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -208,6 +210,38 @@ def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, t
         assert path.read_bytes() == (tmp_path / "whole" / "result.layout" / path.name).read_bytes()
 
 
+def test_an_error_of_the_writing_thread_comes_out_and_leaves_what_was_written(run, files, monkeypatch):
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    segment = transfer.Work.segment
+
+    def fails(work, *given):
+        if work.frames == 8:
+            raise OSError(28, "No space left on device")
+        segment(work, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Work, "segment", fails)
+        with pytest.raises(TransferError, match="cannot be read or written: .*No space left"):
+            transfer.transfer(run, files.source, files.driving, files.out)
+    assert [p.name for p in files.folder.iterdir()] == ["result.mp4.work"]
+    summary = transfer.transfer(run, files.source, files.driving, files.out)
+    assert (summary["resumed"], summary["frames"]) == (8, 21)
+
+
+def test_an_error_of_the_reading_thread_comes_out(run, files, monkeypatch):
+    real = transfer.read_pieces
+
+    def breaks(*given):
+        yield next(real(*given))
+        raise video.VideoError("no-frames", "the stream ends")
+
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    monkeypatch.setattr(transfer, "read_pieces", breaks)
+    before = threading.active_count()
+    refused(run, files, "the stream ends .no-frames.")
+    assert threading.active_count() == before
+
+
 def test_another_job_does_not_go_on_from_the_work_of_this_one(run, files, tmp_path, monkeypatch, caplog):
     stopping(monkeypatch, 3, RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -321,6 +355,68 @@ def test_an_interrupted_run_over_folders_keeps_what_earlier_ones_made(run, folde
     report = transfer.transfer_all(run, *folders)
     assert [Path(pair["out"]).name for pair in report["done"]] == ["a--x.mp4"]
     assert [Path(pair["out"]).name for pair in report["kept"]] == ["a--y.mp4"]
+
+
+def test_pairs_at_once_are_what_each_is_alone(run, folders, tmp_path):
+    shutil.copy(folders[0] / "a.png", folders[0] / "b.png")
+    one, told = transfer.transfer_all(run, *folders[:2], tmp_path / "one", save=("layout",)), []
+    seen = []
+    three = transfer.transfer_all(
+        run, *folders, save=("layout",), parallel=3, say=told.append, progress=lambda *pair: seen.append(pair)
+    )
+    assert sorted(told) == sorted(
+        f"{Path(pair['out']).name}: {kind}" + (f": {pair['error']}" if kind == "failed" else "")
+        for kind in ("done", "failed")
+        for pair in three[kind]
+    )
+    for kind, count in (("done", 4), ("kept", 0), ("failed", 2)):  # in the order of the pairs, whatever ended first
+        assert [Path(p["out"]).name for p in three[kind]] == [Path(p["out"]).name for p in one[kind]]
+        assert len(three[kind]) == count
+    for pair in three["done"]:
+        for name in (Path(pair["out"]).name, f"{Path(pair['out']).stem}.layout.mp4"):
+            np.testing.assert_array_equal(frames_of(folders[2] / name), frames_of(tmp_path / "one" / name))
+    assert seen[-1] == (4 * 21, 4 * 21)
+    assert json.loads((folders[2] / "transfers.json").read_text()) == three
+    again = transfer.transfer_all(run, *folders, save=("layout",), parallel=2)
+    assert [len(again[kind]) for kind in ("done", "kept", "failed")] == [0, 4, 2]
+    with pytest.raises(TransferError, match="0 pairs at once"):
+        transfer.transfer_all(run, *folders, parallel=0)
+
+
+def test_pairs_at_once_can_be_interrupted_and_go_on(run, folders, tmp_path, monkeypatch):
+    """The first pair that makes its second piece stands for Ctrl-C, which reaches who waits for all of them."""
+    (folders[0] / "empty.png").unlink()
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    whole = transfer.transfer_all(run, *folders[:2], tmp_path / "whole")
+    ends = threading.Event()
+    segment = transfer.Work.segment
+
+    def slow(work, *given):
+        segment(work, *given)
+        if work.frames >= 8:
+            ends.set()
+
+    def stopped(futures):
+        assert ends.wait(30)
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Work, "segment", slow)
+        patch.setattr(transfer, "as_completed", stopped)
+        patch.setattr(transfer_views, "_PIECE_ON_CPU", 1)
+        real = transfer_views.rollout.transfer
+        patch.setattr(transfer_views.rollout, "transfer", lambda *a, **o: time.sleep(0.02) or real(*a, **o))
+        before = threading.active_count()
+        with pytest.raises(KeyboardInterrupt):
+            transfer.transfer_all(run, *folders, parallel=2)
+        assert threading.active_count() == before
+    assert {p.name for p in folders[2].iterdir()} == {"a--x.mp4.work", "a--y.mp4.work"}
+    report = transfer.transfer_all(run, *folders, parallel=2)
+    assert max(pair["resumed"] for pair in report["done"]) >= 8
+    for pair in whole["done"]:
+        name = Path(pair["out"]).name
+        np.testing.assert_array_equal(frames_of(folders[2] / name), frames_of(tmp_path / "whole" / name))
 
 
 def test_pairs_in_the_order_of_names(run, folders):
