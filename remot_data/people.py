@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -372,7 +373,8 @@ def find(image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None)
     """The persons of an image uint8 [H, W, 3]; boxes in pixels of the image, or of a picture `size` = (W, H)."""
     width, height = size or image.shape[1::-1]
     grow = np.array([width / image.shape[1], height / image.shape[0]] * 2)
-    bodies = _finder().body_boxes(image, tiles=True)
+    with _finding:
+        bodies = _finder().body_boxes(image, tiles=True)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return [
         Person(frame, tuple((np.array(b.box) * grow).tolist()), float(b.score), sharpness(grey, b.box)) for b in bodies
@@ -410,6 +412,9 @@ def open_finder(spec: str) -> Finder:
 # Persons are found as well in pictures of this longest side, and shots need no more.
 _LONGEST = 640
 _CELLS = 32
+
+
+_finding = threading.Lock()  # a network is for one thread at a time
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,3 +85,19 @@ def test_a_moving_camera_is_no_cut():
 
 def test_a_video_without_frames_has_no_shots():
     assert people.ShotFinder().shots() == []
+
+
+def test_threads_look_for_people_one_at_a_time(monkeypatch):
+    """LiteRT refuses a network that another thread is in."""
+    busy = threading.Lock()
+
+    class Alone:
+        def body_boxes(self, image, tiles):
+            assert busy.acquire(blocking=False)
+            time.sleep(0.005)
+            busy.release()
+            return []
+
+    monkeypatch.setattr(people, "_finder", Alone)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(people.find, [np.zeros((8, 8, 3), np.uint8)] * 12)) == [[]] * 12

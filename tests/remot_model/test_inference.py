@@ -14,6 +14,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from remot_model import checkpoint, devices, inference, networks, rollout  # noqa: E402
 from remot_model.config import ConfigError  # noqa: E402
+from remot_model.graphs import Lanes  # noqa: E402
 from remot_model.inference import Networks, Runner  # noqa: E402
 from tests.remot_model.red_people import CONFIG  # noqa: E402
 
@@ -157,6 +158,51 @@ def test_recorded_pieces_give_the_same_and_take_their_own_states(monkeypatch, wi
     assert runner._lanes.log[:6] == ["layout", "region", "whole"] * 2  # of two frames
     with ours.lent() as again:
         assert again is runner
+
+
+class Stream:
+    """Stands in for a stream of a card: what it is given has to come after what it waited for."""
+
+    now = None
+
+    def __init__(self, device=None):
+        self.before = set()
+
+    def wait_stream(self, other):
+        self.before |= other.before
+
+    def work(self, name, ran):
+        ran[name] = set(self.before)
+        self.before = self.before | {name}
+
+
+def test_stages_overlap_and_each_comes_after_what_it_needs(monkeypatch):
+    @contextmanager
+    def at(stream):
+        before, Stream.now = Stream.now, stream
+        yield
+        Stream.now = before
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", at)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream.now)
+    main, ran = Stream(), {}
+    lanes = Lanes(("layout", "region", "whole"), CPU)
+    for piece in range(2):
+        with at(main):
+            main.work(f"inputs {piece}", ran)
+            with lanes.opened() as lane:
+                for group in range(3):
+                    for stage in ("layout", "region", "whole"):
+                        with lane(stage):
+                            Stream.now.work((piece, stage, group), ran)
+            main.work(f"outputs {piece}", ran)
+    # The last two groups of a stage, the stage before at this group, and nothing behind it.
+    assert ran[0, "layout", 2] == {"inputs 0", (0, "layout", 0), (0, "layout", 1)}
+    layouts, regions = ({(0, stage, group) for group in range(2)} for stage in ("layout", "region"))
+    assert ran[0, "region", 1] == {"inputs 0", *layouts, (0, "region", 0)}
+    assert ran[0, "whole", 1] == {"inputs 0", *layouts, *regions, (0, "whole", 0)}
+    assert len(ran["outputs 0"]) == 1 + 9 and ran[1, "layout", 0] > ran["outputs 0"]
 
 
 def test_two_clips_at_once_get_two_runners():
