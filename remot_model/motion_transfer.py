@@ -394,7 +394,7 @@ class _Transfer:
         if work.progress:
             drive = Driving.from_json(work.progress["drive"])
         else:
-            drive = find_driving(request.driving, size, request.start, request.end)
+            drive = find_driving(request.driving, size, request.start, request.end, self._lookers())
         who = find_source(request.source, self.eyes, drive.share)
         behind = find_background(request.background, who, drive, self.eyes, size)
         for region, path in request.regions.items():
@@ -436,11 +436,15 @@ class _Transfer:
         if self.stop and self.stop.is_set():
             raise KeyboardInterrupt
 
+    def _lookers(self) -> int:
+        """Threads that look at the driving video: a detector on the CPU keeps one core busy, and a GPU waiting."""
+        cores = len(os.sched_getaffinity(0)) // self.parallel
+        on_gpu = self.run.networks.device.type == "cuda"
+        return max(1, min(_MOST_EYES, cores // 2)) if on_gpu else 1
+
     def _eyes(self) -> list[Eyes]:
-        """Eyes for each thread that looks for poses: a detector on the CPU keeps one core busy, and a GPU waiting."""
-        count, cores = 1, len(os.sched_getaffinity(0)) // self.parallel
-        if self.run.networks.device.type == "cuda" and getattr(self.eyes.pose, "device", "cpu") == "cpu":
-            count = max(1, min(_MOST_EYES, cores // 2))
+        """Eyes for each thread that looks for poses."""
+        count = self._lookers() if getattr(self.eyes.pose, "device", "cpu") == "cpu" else 1
         more = (load_eyes(self.run, self.request.pose, self.request.parsing) for _ in range(count - 1))
         return [self.eyes, *more]
 

@@ -177,7 +177,7 @@ class Renderer:
             part = slice(i, i + step)
             done = self._run(maps[part], None if placed is None else (placed[0][part], placed[1][part]))
             parts.append({name: _home(x) for name, x in _taken(done, names).items()})
-        made = Made(seen, parts, self._memory(seen.memory), torch.cuda.Event() if maps.is_cuda else None)
+        made = Made(seen, parts, self._memory(seen.memory), torch.cuda.Event(blocking=True) if maps.is_cuda else None)
         if made.arrived:
             made.arrived.record()
         return made

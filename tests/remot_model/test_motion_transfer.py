@@ -210,6 +210,21 @@ def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, t
         assert path.read_bytes() == (tmp_path / "whole" / "result.layout" / path.name).read_bytes()
 
 
+def test_several_threads_that_look_see_what_one_sees(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    shots = [picture(40 + 2 * t, person=t not in (3, 4, 5, 12)) for t in range(14)]
+    shots += [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
+    driving = write_video(tmp_path / "cut.mp4", shots)
+    made = {}
+    for count in (1, 3):
+        monkeypatch.setattr(transfer._Transfer, "_lookers", lambda self, count=count: count)
+        out = tmp_path / f"{count}.mp4"
+        made[count] = transfer.transfer(run, files.source, driving, out, gam="steady", show=("pose", "result"))
+        made[count] |= {"frames": frames_of(out)}
+    np.testing.assert_array_equal(made[1]["frames"], made[3]["frames"])
+    assert made[1]["frames_without_pose"] == made[3]["frames_without_pose"] == 4
+
+
 def test_an_error_of_the_writing_thread_comes_out_and_leaves_what_was_written(run, files, monkeypatch):
     monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
     segment = transfer.Work.segment
