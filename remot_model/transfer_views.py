@@ -157,9 +157,7 @@ class Renderer:
         placed = None
         if self._steady:
             placed = tuple(torch.from_numpy(x) for x in self._steady(points))
-        # From page-locked memory a GPU copies while nobody waits for it.
-        ready = _planes(np.stack(maps))
-        return Seen(piece, ready.pin_memory() if self.device.type == "cuda" else ready, placed, self._seen())
+        return Seen(piece, _planes(np.stack(maps)), placed, self._seen())
 
     def run(self, seen: Seen, names: Collection[str], check: Callable[[], None] = lambda: None) -> Made:
         """Let the networks make what the views `names` show; on a GPU nobody waits until it is done.
@@ -168,7 +166,9 @@ class Renderer:
         """
         if seen.piece.begins:
             self._states = None
-        maps = seen.maps.to(self.device, non_blocking=True)
+        # From page-locked memory a GPU copies while nobody waits for it.
+        maps = seen.maps.pin_memory() if self.device.type == "cuda" else seen.maps
+        maps = maps.to(self.device, non_blocking=True)
         placed = None if seen.placed is None else tuple(x.to(self.device, non_blocking=True) for x in seen.placed)
         step = _PIECE_ON_CPU if self.device.type == "cpu" else _PIECE
         parts = []

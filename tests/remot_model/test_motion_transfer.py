@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from remot_data import video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
+from remot_model import devices, networks, transfer_inputs, transfer_views  # noqa: E402
 from remot_model import motion_transfer as transfer  # noqa: E402
-from remot_model import transfer_inputs, transfer_views  # noqa: E402
 from remot_model.motion_transfer import TransferError  # noqa: E402
 from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
@@ -329,6 +329,46 @@ def test_driving_persons_half_and_twice_as_tall_give_the_same_person_in_the_crop
 
 def pad_even(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_on_a_card_an_interrupted_transfer_and_several_at_once_give_the_same_frames(
+    run, files, tmp_path, monkeypatch, graphs
+):
+    auto = dict.fromkeys(("precision", "channels_last", "gpu_kernels"), "auto")
+    config = dataclasses.replace(run.config, crop_regions=False, cuda_graphs=graphs, **auto)
+    config = devices.resolved(config, "cuda")
+    nets = {s: networks.generator(s, config).to("cuda").eval().requires_grad_(False) for s in config.stages}
+    card = dataclasses.replace(run, config=config, generators=nets)
+    driving = write_video(tmp_path / "long.mp4", [picture(40 + t // 4) for t in range(230)])
+    options = {"device": "cuda", "save": ("flow", "regions", "mask", "gam"), "png": True}
+    whole = transfer.transfer(card, files.source, driving, tmp_path / "whole" / "result.mp4", **options)
+    assert any("one by one" in note for note in whole["notes"]) is not graphs
+    segment = transfer.Work.segment
+
+    def stops(work, *given):
+        if work.frames == 128:
+            raise OSError(28, "No space left on device")
+        segment(work, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Work, "segment", stops)
+        with pytest.raises(TransferError, match="No space left"):
+            transfer.transfer(card, files.source, driving, files.out, **options)
+    assert transfer.transfer(card, files.source, driving, files.out, **options)["resumed"] == 128
+    (tmp_path / "drivings").mkdir()
+    for name in "abcd":
+        shutil.copy(driving, tmp_path / "drivings" / f"{name}.mp4")
+    many = transfer.transfer_all(card, files.source, tmp_path / "drivings", tmp_path / "many", parallel=4, **options)
+    assert len(many["done"]) == 4
+    made = [files.out, *(Path(pair["out"]) for pair in many["done"])]
+    for path in made:
+        np.testing.assert_array_equal(frames_of(path), frames_of(tmp_path / "whole" / "result.mp4"))
+        for view in options["save"]:
+            for picture_of in sorted((tmp_path / "whole" / f"result.{view}").iterdir()):
+                other = path.with_name(f"{path.stem}.{view}") / picture_of.name
+                assert other.read_bytes() == picture_of.read_bytes()
 
 
 # Folders
