@@ -21,6 +21,7 @@ import torch
 from remot_data.assets import fetch
 from remot_model import metrics
 from remot_model.checkpoint import load_run
+from remot_model.inference import Runner
 from remot_model.transfer_inputs import find_background, find_driving, find_source, load_eyes, read_pieces
 from remot_model.transfer_views import Renderer
 
@@ -28,8 +29,8 @@ from remot_model.transfer_views import Renderer
 class Measuring(Renderer):
     """Keeps the placements and how well the outlines fit."""
 
-    def _run(self, points, maps):
-        done = super()._run(points, maps)
+    def _run(self, maps, placed):
+        done = super()._run(maps, placed)
         aligned = done.aligned
         self.placed.append(torch.cat([aligned.scale[0][:, None], aligned.offset[0]], 1).numpy())
         ours, theirs = aligned.labels[0] > 0, done.labels[0] > 0
@@ -55,7 +56,7 @@ def main() -> int:
     height, width = run.config.size
     found = {}
     for gam in ("paper", "steady"):
-        renderer = Measuring(run, who, behind, eyes, torch.device("cpu"), gam, drive.fps)
+        renderer = Measuring(run, who, behind, eyes, Runner(run.networks, lanes=False), gam, drive.fps)
         renderer.placed, renderer.fit = [], []
         values = []
         for piece in read_pieces(drive, eyes.size):

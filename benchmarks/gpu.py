@@ -6,7 +6,8 @@ prints tables, a row as soon as it is measured, in at most that many minutes:
 
 - card: what it is, and how fast it multiplies bfloat16 matrices of 8192 x 8192 random numbers;
 - training: a step of each stage on windows of 6 frames in memory, at the plan's own batch, and with 8 and 16 windows;
-- transfer: the networks alone, on pieces of 8 frames, of one clip and of four side by side;
+- transfer: the networks alone, on pieces of 16 frames, of one clip and of four at once; and `remot transfer` as a
+  whole, with its eyes and its encoder, from a drawn dance of 1,536 frames or from `--source` and `--driving`;
 - detectors: the bare network at its best batch, and the detector's class on frames of 256x192 in memory;
 - feeding: `remot train` on a store of drawn dancers, and the share of the time that it waits for data.
 
@@ -46,7 +47,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import _counting
-from remot_model import checkpoint, data, devices, networks, rollout
+from remot_model import checkpoint, data, devices, inference, networks, rollout
 from remot_model.config import AUTO_FIELDS, Config, StagePlan, preset
 from remot_model.features import VGG19, Features
 from remot_model.train import train
@@ -55,7 +56,7 @@ Row = dict[str, Any]
 
 STAGES = ("region", "whole", "layout")
 TABLES = ("training", "transfer", "detectors", "feeding")
-PIECE = 8  # frames of a piece of a transfer
+PIECE = 16  # frames of a piece of a transfer
 TINY: dict[str, Any] = {"size": (32, 24), "ngf": 4, "ndf": 4, "region_ndf": 4, "lambda_per": 10.0}
 # Fields instead of `auto`; all of them work on whole frames, since crops change the arithmetic itself.
 KINDS: dict[str, dict[str, Any]] = {
@@ -63,11 +64,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain float32": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "float32"},
     "plain bfloat16": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "bfloat16", "channels_last": True},
 }
-CAPS = {"card": 30, "training": 60, "transfer": 45, "detectors": 45, "feeding": 75}  # seconds of a row at most
+CAPS = {"card": 30, "training": 60, "transfer": 75, "detectors": 45, "feeding": 75}  # seconds of a row at most
 COLUMNS = {
     "card": "name torch cuda bfloat16_tflops",
     "training": "stage fields windows step_s frames_s tflop_step tflops share first_s memory_gb kernels busy",
-    "transfer": "fields clips frames_s tflop_frame tflops share first_s memory_gb",
+    "transfer": "fields pairs eyes frames_s tflop_frame tflops share first_s memory_gb",
     "detectors": "detector precision bare_batch bare_calls_s frames_s ratio",
     "feeding": "stage steps steps_s frames_s data_wait first_s",
 }
@@ -138,24 +139,70 @@ def training(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
 
 
 def transfer(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
-    config, clips = configured(args, device, row["fields"]), row["clips"]
+    if row["eyes"]:
+        return _transfer_of_files(row, args, device)
+    config, pairs = configured(args, device, row["fields"]), row["pairs"]
+    frames = 2 if args.tiny else PIECE
+    given = {k: x.to(device) for k, x in _counting.batch_of(config, 1, frames).items()}
+    clip = [given[name] for name in ("source", "source_labels", "pose_map", "background")]
     plain = dataclasses.replace(config, compile=False, cuda_graphs=False)
-    given = {k: x.to(device) for k, x in _counting.batch_of(config, clips, PIECE).items()}
-    states: dict[str, dict[str, rollout.State] | None] = {"now": None}
+    of_plain, states = _generators(plain, device), {}
+    tflop = tflop_of(lambda: rollout.transfer(of_plain, plain, *clip)) / frames
+    with contextlib.ExitStack() as stack, _peak(device) as memory:
+        with _first(device) as first:
+            nets = inference.Networks(_generators(config, device), config)
+            runners = [stack.enter_context(nets.lent()) for _ in range(pairs)]
 
-    def piece(nets: dict[str, torch.nn.Module], config: Config) -> None:
-        names = ("source", "source_labels", "pose_map", "background")
-        states["now"] = rollout.transfer(nets, config, *(given[n] for n in names), None, states["now"])[1]
+            def pieces() -> None:
+                for number, runner in enumerate(runners):
+                    with torch.cuda.stream(runner.stream) if runner.stream else contextlib.nullcontext():
+                        states[number] = runner(*clip, states=states.get(number))[1]
 
-    tflop = tflop_of(lambda: piece(_generators(plain, device), plain)) / (clips * PIECE)
-    states["now"] = None
-    with _peak(device) as memory, _first(device) as first:
-        nets = _generators(config, device)
-        piece(nets, config)
-    with memory:
-        seconds = timed(lambda: piece(nets, config), device, args.seconds)
-    frames = clips * PIECE / seconds
-    return {"frames_s": frames, "tflop_frame": tflop, "tflops": tflop * frames, **first.row, **memory.row}
+            pieces()
+        seconds = timed(pieces, device, args.seconds)
+    speed = pairs * frames / seconds
+    return {"frames_s": speed, "tflop_frame": tflop, "tflops": tflop * speed, **first.row, **memory.row}
+
+
+def _transfer_of_files(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
+    """`remot transfer` with its defaults: files that are read, people looked for, poses found, videos written."""
+    from remot_model.motion_transfer import transfer_all
+
+    config, schemas = configured(args, device, row["fields"]), {"pose": "body25", "labels": "remot11"}
+    with tempfile.TemporaryDirectory() as name, _peak(device) as memory:
+        folder = Path(name)
+        source, driving = _driving(folder, args)
+        checkpoint.write_info(folder / "run", {"config": config.to_json(), "schemas": schemas})
+        for stage, net in _generators(config, torch.device("cpu")).items():
+            checkpoint.save_generator(folder / "run", stage, net, config, schemas)
+        (folder / "drivings").mkdir()
+        for number in range(row["pairs"]):
+            (folder / "drivings" / f"{number}{driving.suffix}").symlink_to(driving)
+        run = checkpoint.load_run(folder / "run", device)
+        began = time.perf_counter()
+        report = transfer_all(
+            run, source, folder / "drivings", folder / "out", parallel=row["pairs"], device=str(device)
+        )
+        seconds = time.perf_counter() - began
+    if report["failed"]:
+        return {"error": report["failed"][0]["error"]}
+    frames = sum(pair["frames"] for pair in report["done"])
+    return {"frames": frames, "frames_s": frames / seconds, "first_s": seconds, **memory.row}
+
+
+def _driving(folder: Path, args: argparse.Namespace) -> tuple[Path, Path]:
+    """A source and a driving video: those of the options, or a drawn dance that goes to and fro."""
+    if args.driving:
+        return Path(args.source or args.driving).absolute(), Path(args.driving).absolute()
+    from remot_data import synthetic, video
+
+    size, count, times = ((256, 192), 12, 1) if args.tiny else ((512, 384), 96, 8)
+    scene = synthetic.dance(synthetic.Dancer.random(1), count, size=size, seed=1)
+    for name, rounds in (("source.mp4", 0), ("driving.mp4", times)):
+        with video.VideoWriter(folder / name, 30, size) as out:
+            for frame in scene.frames[:1] if not rounds else [*scene.frames, *scene.frames[::-1]] * rounds:
+                out.write(frame)
+    return folder / "source.mp4", folder / "driving.mp4"
 
 
 def detectors(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
@@ -416,7 +463,12 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
     base = _base(args)
     rows = {
         "training": trained(lambda stage: [base.plan(stage).batch]),
-        "transfer": [{"table": "transfer", "fields": kind, "clips": clips} for clips in (1, 4) for kind in kinds],
+        "transfer": [
+            {"table": "transfer", "fields": kind, "pairs": pairs, "eyes": eyes}
+            for eyes in (False, True)
+            for pairs in (1, 2 if args.tiny else 4)
+            for kind in kinds
+        ],
         "detectors": [
             {"table": "detectors", "detector": name, "precision": precision}
             for name in DETECTORS
@@ -553,6 +605,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=6, help="of all tables together, at most")
     parser.add_argument("--seconds", type=float, default=4.0, help="that a number is measured for, after warming up")
     parser.add_argument("--profile", action="store_true", help="also kernels and the GPU's busy share of a step")
+    parser.add_argument("--driving", help="video for `remot transfer` as a whole")
+    parser.add_argument("--source", help="picture or video of its source; the driving video if not given")
     parser.add_argument("--out", help="file for the rows as JSON")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="networks and frames so small that a CPU does them")

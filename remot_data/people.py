@@ -11,6 +11,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -307,6 +308,7 @@ def watching(
     fps: float | None = None,
     probe: video.Probe | None = None,
     finder: str | None = None,
+    threads: int = 1,
 ) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
 
@@ -316,6 +318,7 @@ def watching(
         start_pts, end_pts, fps: as for `video.read`.
         probe: of this video, if it was probed before.
         finder: what finds the persons, see `open_finder`; None for the default.
+        threads: that look for persons at once, beside the one that reads; of the default finder alone.
 
     Raises:
         VideoError: as `video.read`, and ``no-frames`` where none comes.
@@ -327,12 +330,13 @@ def watching(
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
     look = open_finder(finder).follow() if finder else find
     shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
-    pts, at, looks, cells, next_look = array("q"), [], [], [], -math.inf
+    pts, at, cells, next_look = array("q"), [], [], -math.inf
+    looks = _Looks(1 if finder else threads)
     for stamp, frame in video.read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps):
         time = stamp * base_seconds
         if time >= next_look:
             at.append(len(pts))
-            looks.append(_look(path, look, frame, len(pts), probe.size))
+            looks.add(_look, path, look, frame, len(pts), probe.size)
             cells.append(_cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8))
             next_look = time + 1 / rate - 1e-6
         moments.see(time, shots.see(frame))
@@ -341,7 +345,29 @@ def watching(
             yield len(pts)
     if not pts:
         raise video.VideoError("no-frames", f"{path}: no frame could be decoded")
-    return Watched(probe, np.array(pts), shots.shots(), at, looks, np.stack(cells), moments.pictures())
+    return Watched(probe, np.array(pts), shots.shots(), at, looks.found(), np.stack(cells), moments.pictures())
+
+
+class _Looks:
+    """Calls whose results are wanted in their order: made at once, or by several threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "remot-look") if threads > 1 else None
+        self._most, self._done, self._coming = 2 * threads, [], deque[Future[Any]]()
+
+    def add(self, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._pool is None:
+            self._done.append(function(*arguments))
+            return
+        self._coming.append(self._pool.submit(function, *arguments))
+        if len(self._coming) > self._most:  # each holds a picture
+            self._done.append(self._coming.popleft().result())
+
+    def found(self) -> list[Any]:
+        self._done += [future.result() for future in self._coming]
+        if self._pool:
+            self._pool.shutdown()
+        return self._done
 
 
 def watch(path: str | Path, **options: Any) -> Watched:
@@ -412,7 +438,23 @@ _LONGEST = 640
 _CELLS = 32
 
 
+class _Finders:
+    """The detector that finds persons in whole pictures: one for each thread, since a network is for one at a time."""
+
+    def __init__(self) -> None:
+        self._idle = [base.load("blazepose")]
+
+    def body_boxes(self, image: np.ndarray, tiles: bool) -> list[Any]:
+        try:
+            one = self._idle.pop()
+        except IndexError:
+            one = base.load("blazepose")
+        try:
+            return one.body_boxes(image, tiles=tiles)
+        finally:
+            self._idle.append(one)
+
+
 @lru_cache(maxsize=1)
-def _finder() -> Any:
-    """The detector that finds persons in whole pictures."""
-    return base.load("blazepose")
+def _finder() -> _Finders:
+    return _Finders()

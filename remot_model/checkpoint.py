@@ -18,7 +18,8 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,12 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from remot_model import networks
-from remot_model.config import STAGES, Config
+from remot_model.config import STAGES, Config, ConfigError
+from remot_model.devices import resolved
+from remot_model.inference import Networks
+
+# What may be changed of a trained run: how its networks are computed, not what they are.
+COMPUTED = ("precision", "channels_last", "gpu_kernels", "cuda_graphs", "cpu_kernels")
 
 
 class CheckpointError(RuntimeError):
@@ -44,6 +50,11 @@ class Run:
     generators: dict[str, nn.Module]
     schemas: dict[str, str]
     info: dict[str, Any]
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The generators as inference uses them; made once, so that clips share weights and recorded kernels."""
+        return Networks(self.generators, self.config)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -138,15 +149,29 @@ def load_state(run: Path, stage: str) -> dict[str, Any] | None:
         ) from error
 
 
-def load_run(run: str | Path, device: str | torch.device = "cpu") -> Run:
+def load_run(
+    run: str | Path, device: str | torch.device = "cpu", computed: Mapping[str, bool | str] | None = None
+) -> Run:
     """Open a run folder for inference, with the generators of the stages trained so far.
+
+    Args:
+        run: the folder.
+        device: where the generators shall be.
+        computed: fields of `COMPUTED` that replace those of the run's configuration; ``auto`` is what is best on
+            `device`.
 
     Raises:
         CheckpointError: if the folder is no run, or holds no generator.
+        ConfigError: for another field, or a value that it does not take.
     """
     run = Path(run)
     info = read_info(run)
     config = Config.from_json(info["config"])
+    computed = computed or {}
+    if wrong := [name for name in computed if name not in COMPUTED]:
+        raise ConfigError(f"{', '.join(wrong)} of a trained run cannot be changed; it can be {', '.join(COMPUTED)}")
+    settled = resolved(replace(config, **computed), device)
+    config = replace(config, **{name: getattr(settled, name) for name in computed})
     trained = [s for s in STAGES if (run / s / "model.safetensors").is_file()]
     if not trained:
         raise CheckpointError(f"{run} holds no trained stage yet; train one with `remot train`")

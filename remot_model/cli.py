@@ -137,6 +137,7 @@ def transfer(
         typer.Option(metavar="REGION=SOURCE", help="Take top, bottom, head, limbs or shoes from another; repeatable."),
     ] = None,
     pairs: Annotated[str, typer.Option(help="For folders: all, or zip, in the order of their names.")] = "all",
+    parallel: Annotated[int, typer.Option(min=1, help="For folders: pairs that are made at once.")] = 1,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge the result so many times.")] = 1,
     start: Annotated[float | None, typer.Option(help="Second of the driving video to begin at.")] = None,
     end: Annotated[float | None, typer.Option(help="Second of the driving video to end at.")] = None,
@@ -146,6 +147,15 @@ def transfer(
     parsing: Annotated[
         str, typer.Option("--parsing-with", help="Parser, as `remot detectors` lists it.")
     ] = "pose-guided",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Compute the run's networks otherwise: precision, channels_last, gpu_kernels, cuda_graphs, "
+            "cpu_kernels; auto is what is best on the device; repeatable.",
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -165,6 +175,7 @@ def transfer(
             "end": end,
             "pose": pose,
             "parsing": parsing,
+            "computed": {n: _value(v) for n, v in (_assigned(s, "--set takes FIELD=VALUE") for s in settings or [])},
             "device": device,
         }
         is_folder = motion_transfer.is_folder_of_many
@@ -175,9 +186,11 @@ def transfer(
                     raise motion_transfer.TransferError("--stages names one video; for folders use --save")
                 say = lambda line: typer.echo(line, err=True)  # noqa: E731
                 summary = motion_transfer.transfer_all(
-                    run, source, driving, out, pairing=pairs, progress=progress, say=say, **options
+                    run, source, driving, out, pairing=pairs, parallel=parallel, progress=progress, say=say, **options
                 )
             else:
+                if parallel > 1:
+                    raise motion_transfer.TransferError("--parallel makes pairs of folders at once; this is one pair")
                 summary = motion_transfer.transfer(
                     run, source, driving, out, stages=stages, progress=progress, **options
                 )

@@ -46,6 +46,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def infers_in_bfloat16(config: Config, device: torch.device) -> bool:
+    """Whether a run's networks infer in bfloat16: they were trained in it, and the device has the instructions."""
+    return config.precision == "bfloat16" and has_bfloat16(device)
+
+
 def resolved(config: Config, device: torch.device | str, processes: int = 1) -> Config:
     """The configuration with a value for each ``auto``: what was measured to be best on this kind of device.
 

@@ -22,6 +22,7 @@ from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import devices, metrics, rollout
 from remot_model import evaluation_report as report_of
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
+from remot_model.inference import Runner
 from remot_model.motion_transfer import network_digests, untrained
 from remot_model.transfer_views import to_uint8
 
@@ -297,22 +298,23 @@ def _spread(total: int, limit: int) -> np.ndarray:
 def _samples(run: Run, plan: Plan, chosen: np.ndarray, device: torch.device, skip: int) -> Iterator[Sample | None]:
     """Each chosen window without the first `skip` frames of its sequence; None where nothing is left of it."""
     states, expected, passed = None, ("", -1), 0
-    for index in chosen:
-        found = plan.window(int(index), run.config.size)
-        window = _complete(found)
-        if (window.clip, window.first) != expected:
-            states, passed = None, 0
-        made, states = _methods(run, window, states, device)
-        expected = (window.clip, window.first + plan.length)
-        left = max(0, skip - passed)
-        passed += plan.length
-        if left >= plan.length:
-            yield None
-            continue
-        arrays = {k: v if k in _STILL else v[left:] for k, v in window.arrays.items()}
-        made = {name: frames[left:] for name, frames in made.items()}
-        on_black = "background" not in found.arrays
-        yield Sample(window.clip, window.first + left, window.source, arrays, made, on_black)
+    with run.networks.lent() as runner:
+        for index in chosen:
+            found = plan.window(int(index), run.config.size)
+            window = _complete(found)
+            if (window.clip, window.first) != expected:
+                states, passed = None, 0
+            made, states = _methods(run, runner, window, states, device)
+            expected = (window.clip, window.first + plan.length)
+            left = max(0, skip - passed)
+            passed += plan.length
+            if left >= plan.length:
+                yield None
+                continue
+            arrays = {k: v if k in _STILL else v[left:] for k, v in window.arrays.items()}
+            made = {name: frames[left:] for name, frames in made.items()}
+            on_black = "background" not in found.arrays
+            yield Sample(window.clip, window.first + left, window.source, arrays, made, on_black)
 
 
 # Arrays of a window that belong to no frame of it.
@@ -339,14 +341,12 @@ def _complete(window: Window) -> Window:
 
 
 def _methods(
-    run: Run, window: Window, states: Mapping[str, rollout.State] | None, device: torch.device
+    run: Run, runner: Runner, window: Window, states: dict[str, rollout.State] | None, device: torch.device
 ) -> tuple[dict[str, np.ndarray], dict[str, rollout.State]]:
     """Frames of every method for a window, and the networks' state behind it."""
     arrays = {k: v.to(device)[None] for k, v in to_torch(window).items()}
     source, source_labels, background = (arrays[k] for k in ("source", "source_labels", "background"))
-    done, states = rollout.transfer(
-        run.generators, run.config, source, source_labels, arrays["pose_map"], background, states=states
-    )
+    done, states = runner(source, source_labels, arrays["pose_map"], background, states=states)
     six = [rollout.convert_labels(arrays[k], "remot11", "remot6") for k in ("source_labels", "labels")]
     moved = rollout.align_clip(dataclasses.replace(run.config, use_gam=True), source, *six)
     pasted = torch.where(moved.labels[:, :, None] > 0, moved.image, background[:, None])

@@ -9,14 +9,19 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 
 from remot_data import video
@@ -27,10 +32,13 @@ from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
 from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, write_atomically
+from remot_model.inference import Runner
 from remot_model.metrics import versions
 from remot_model.transfer_files import Output, Work
 from remot_model.transfer_inputs import (
     Driving,
+    Eyes,
+    Piece,
     Source,
     TransferError,
     dressed,
@@ -41,7 +49,8 @@ from remot_model.transfer_inputs import (
     load_eyes,
     read_pieces,
 )
-from remot_model.transfer_views import Renderer, check_views
+from remot_model.transfer_threads import Behind, ahead, mapped
+from remot_model.transfer_views import Made, Renderer, check_views
 
 __all__ = ["TransferError", "transfer", "transfer_all"]
 
@@ -52,6 +61,9 @@ PAIRINGS = ("all", "zip")
 STAGES = ("driving", "pose", "layout", "aligned", "regions", "coarse", "result")
 _CONTAINERS = (".mp4", ".mkv", ".mov")
 _VIDEOS = (*_CONTAINERS, ".avi", ".m4v", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
+
+# Pieces that a pose detector on the CPU looks at at once, where the networks are on a GPU and wait for it.
+_MOST_EYES = 4
 
 Progress = Callable[[int, int], None]
 
@@ -95,6 +107,7 @@ def transfer(
     end: float | None = None,
     pose: str = "blazepose",
     parsing: str = "pose-guided",
+    computed: Mapping[str, bool | str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -103,6 +116,8 @@ def transfer(
     The picture is the driving person's crop, 3:4 or whatever the run's size is, at the run's size times `scale`.
     Rate, number of frames and sound are those of the driving video. A transfer that is interrupted leaves a work
     folder beside `out`; the same call goes on behind its last whole segment and gives the same frames.
+
+    The driving video is read and looked at ahead of the networks, and the result encoded behind them, by threads.
 
     Args:
         run: the run folder, with every stage trained, or an opened run.
@@ -121,6 +136,8 @@ def transfer(
         scale: the result is enlarged so many times, bicubic.
         start, end: seconds of the driving video.
         pose, parsing: detectors, as `remot_data.detectors.base.load` names them; those the run was trained on fit best.
+        computed: fields of the run's configuration to change, see `remot_model.checkpoint.load_run`; not for an opened
+            run.
         device: ``cpu``, ``cuda``, ... or ``auto``, which takes CUDA where there is one. An opened run has to be there.
         progress: called with the frames done and their number.
 
@@ -151,8 +168,7 @@ def transfer(
         parsing,
     )
     with _clearly():
-        place = str(devices.pick(device))
-        run = run if isinstance(run, Run) else load_run(run, place)
+        run, place = _opened(run, device, computed)
         return _Transfer(run, request, place).make(progress)
 
 
@@ -163,6 +179,8 @@ def transfer_all(
     out: str | Path,
     *,
     pairing: str = "all",
+    parallel: int = 1,
+    computed: Mapping[str, bool | str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -179,44 +197,114 @@ def transfer_all(
         drivings: a folder of videos, or one of them; a folder of pictures alone is one video.
         out: the folder to write to.
         pairing: ``all``, every source with every driving video, or ``zip``, in the order of their names.
-        device, progress: as for `transfer`; the progress is that of each pair.
-        say: called with a line about each pair.
+        parallel: pairs that are made at once, each as it would be alone; on a GPU that its networks do not fill.
+        computed, device: as for `transfer`.
+        progress: called with the frames done and their number, of the pair at work, or of all that began where they are
+            made at once.
+        say: called with a line about each pair when it is over.
         options: of `transfer`, but `stages`.
 
     Returns:
         `done`, `kept` and `failed` pairs, each a list of records with `source`, `driving`, `out`, and the summary of
-        `transfer` or `error`; and `passed_over`, files that are neither images nor videos.
+        `transfer` or `error`, in the order of the pairs; and `passed_over`, files that are neither images nor videos.
 
     Raises:
         TransferError: if a folder holds nothing, the numbers do not match for ``zip``, or two pairs have one name.
     """
+    if parallel < 1:
+        raise TransferError(f"{parallel} pairs at once make nothing; give 1 or more")
     with _clearly():
-        place = str(devices.pick(device))
-        run = run if isinstance(run, Run) else load_run(run, place)
+        run, place = _opened(run, device, computed)
         pairs, passed_over = _pairs(Path(sources), Path(drivings), pairing)
         requests = _requests(pairs, Path(out), options)
-        report = {"done": [], "kept": [], "failed": [], "passed_over": passed_over}
         record = Path(out) / "transfers.json"
         made = _made_before(record)
-        waiting = {str(r.out): made[str(r.out)] for r in requests if str(r.out) in made}
-        for request in requests:
-            kind, told = _one(run, request, place, waiting.pop(str(request.out), {}), progress)
-            report[kind].append(told)
-            say(f"{request.out.name}: {kind}{': ' + told['error'] if 'error' in told else ''}")
+        before = [made.get(str(request.out), {}) for request in requests]
+        found: list[tuple[str, dict[str, Any]] | None] = [None] * len(requests)
+        report = {}
+        for number, result in _all(run, requests, before, place, parallel, progress):
+            found[number], (kind, told) = result, result
+            say(f"{requests[number].out.name}: {kind}{': ' + told['error'] if 'error' in told else ''}")
+            report = {name: [x[1] for x in found if x and x[0] == name] for name in ("done", "kept", "failed")}
+            report["passed_over"] = passed_over
             # An interruption must not forget the pairs of an earlier call that were not looked at yet.
-            written = {**report, "kept": [*report["kept"], *waiting.values()]}
+            waiting = [old for old, new in zip(before, found, strict=True) if old and not new]
+            written = {**report, "kept": [*report["kept"], *waiting]}
             write_atomically(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
     return report
 
 
+def _opened(run: str | Path | Run, device: str, computed: Mapping[str, bool | str] | None) -> tuple[Run, str]:
+    """The run and where it is."""
+    place = str(devices.pick(device))
+    if not isinstance(run, Run):
+        return load_run(run, place, computed), place
+    if computed:
+        raise TransferError("an opened run is computed as it was opened: give `computed` to load_run")
+    return run, place
+
+
+Result = tuple[str, dict[str, Any]]
+
+
+def _all(
+    run: Run,
+    requests: Sequence[Request],
+    before: Sequence[Mapping[str, Any]],
+    place: str,
+    parallel: int,
+    progress: Progress | None,
+) -> Iterator[tuple[int, Result]]:
+    """The number of each pair and what `_one` gives for it, as they end."""
+    if min(parallel, len(requests)) == 1:
+        for number, (request, old) in enumerate(zip(requests, before, strict=True)):
+            yield number, _one(run, request, place, old, progress)
+        return
+    _ = run.networks  # made once, before threads ask for them
+    stop, frames = threading.Event(), _Sum(progress)
+    with ThreadPoolExecutor(parallel, "remot-pair") as pool:
+        futures = {
+            pool.submit(_one, run, request, place, old, frames.part(number), parallel, stop): number
+            for number, (request, old) in enumerate(zip(requests, before, strict=True))
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:  # at the end there is nothing left to stop
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+class _Sum:
+    """The progress of several at once as one."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._parts, self._lock = progress, {}, threading.Lock()
+
+    def part(self, number: int) -> Progress:
+        def report(done: int, total: int) -> None:
+            with self._lock:
+                self._parts[number] = done, total
+                if self._progress:
+                    self._progress(*map(sum, zip(*self._parts.values(), strict=True)))
+
+        return report
+
+
 def _one(
-    run: Run, request: Request, place: str, before: Mapping[str, Any], progress: Progress | None
-) -> tuple[str, dict[str, Any]]:
+    run: Run,
+    request: Request,
+    place: str,
+    before: Mapping[str, Any],
+    progress: Progress | None,
+    parallel: int = 1,
+    stop: threading.Event | None = None,
+) -> Result:
     """A pair of a folder: ``done``, ``kept`` or ``failed``, and its record."""
     told = {name: str(getattr(request, name)) for name in ("source", "driving", "out")}
     try:
         with _clearly():
-            one = _Transfer(run, request, place)
+            one = _Transfer(run, request, place, parallel, stop)
             if before.get("job") == one.job_digest and all(output.path.exists() for output in one.outputs):
                 return "kept", dict(before)
             return "done", {**told, **one.make(progress)}
@@ -237,11 +325,31 @@ def _clearly() -> Iterator[None]:
         raise TransferError(f"a file cannot be read or written: {error}") from error
 
 
+class _Looks:
+    """Keypoints of pieces by several threads at once, each with eyes of its own: a network is for one at a time."""
+
+    def __init__(self, eyes: Sequence[Eyes], renderer: Renderer) -> None:
+        self.count, self._look = len(eyes), renderer.look
+        self._free: SimpleQueue[Eyes] = SimpleQueue()
+        for one in eyes:
+            self._free.put(one)
+
+    def __call__(self, piece: Piece) -> tuple[Piece, np.ndarray]:
+        eyes = self._free.get()
+        try:
+            return piece, self._look(piece, eyes)
+        finally:
+            self._free.put(eyes)
+
+
 class _Transfer:
     """A request that was looked at, and what its result depends on."""
 
-    def __init__(self, run: Run, request: Request, device: str) -> None:
-        self.run, self.request, self.device = run, request, device
+    def __init__(
+        self, run: Run, request: Request, device: str, parallel: int = 1, stop: threading.Event | None = None
+    ) -> None:
+        """`parallel`: how many are made at once. Where `stop` is set, `make` ends as by Ctrl-C."""
+        self.run, self.request, self.device, self.parallel, self.stop = run, request, device, parallel, stop
         _check(run, request)
         self.outputs = _outputs(run, request)
         _check_files(request, self.outputs)
@@ -265,16 +373,11 @@ class _Transfer:
         for path in (output.path for output in self.outputs):
             if path.is_dir():
                 raise TransferError(f"{path} is a folder that is there already; remove it, or name another output")
-        with Work(self.outputs, self.job) as work:
+        with Work(self.outputs, self.job) as work, self.run.networks.lent() as runner:
             resumed = work.frames
             try:
-                drive, who, renderer = self._begin(work)
-                for piece in read_pieces(drive, self.eyes.size, work.frames, work.progress and work.progress["after"]):
-                    pictures = renderer(piece, {name for output in self.outputs for name in output.views})
-                    behind = {"drive": drive.to_json(), "after": piece.last_pts, "renderer": renderer.memory()}
-                    work.segment(pictures, drive.fps, behind)
-                    if progress:
-                        progress(work.frames, drive.frames)
+                drive, who, renderer = self._begin(work, runner)
+                self._roll(work, drive, renderer, progress)
                 if renderer.without_pose == work.frames:
                     raise TransferError(
                         f"no pose was found in any of {work.frames} frames of {drive.path}; show a whole person"
@@ -286,20 +389,64 @@ class _Transfer:
                 raise
         return self._summary(drive, who, renderer, silence, work.frames, resumed, time.monotonic() - began)
 
-    def _begin(self, work: Work) -> tuple[Driving, Source, Renderer]:
+    def _begin(self, work: Work, runner: Runner) -> tuple[Driving, Source, Renderer]:
         request, size = self.request, self.run.config.size
         if work.progress:
             drive = Driving.from_json(work.progress["drive"])
         else:
-            drive = find_driving(request.driving, size, request.start, request.end)
+            drive = find_driving(request.driving, size, request.start, request.end, self._lookers())
         who = find_source(request.source, self.eyes, drive.share)
         behind = find_background(request.background, who, drive, self.eyes, size)
         for region, path in request.regions.items():
             who = dressed(who, find_source(Path(path), self.eyes, drive.share), region)
-        renderer = Renderer(self.run, who, behind, self.eyes, torch.device(self.device), request.gam, drive.fps)
+        renderer = Renderer(self.run, who, behind, self.eyes, runner, request.gam, drive.fps)
         if work.progress:
             renderer.restore(work.progress["renderer"])
         return drive, who, renderer
+
+    def _roll(self, work: Work, drive: Driving, renderer: Renderer, progress: Progress | None) -> None:
+        """All frames that are not there yet: read and looked at ahead by threads, written behind by another."""
+        names = {name for output in self.outputs for name in output.views}
+        after = work.progress and work.progress["after"]
+        told = work.frames
+
+        def tell() -> None:
+            nonlocal told
+            if progress and work.frames > told:
+                told = work.frames
+                progress(told, drive.frames)
+
+        def write(made: Made) -> None:
+            pictures = renderer.show(made, names)
+            behind = {"drive": drive.to_json(), "after": made.seen.piece.last_pts, "renderer": made.memory}
+            work.segment(pictures, drive.fps, behind)
+
+        looks = _Looks(self._eyes(), renderer)
+        with ExitStack() as stack:
+            pieces = stack.enter_context(closing(ahead(read_pieces(drive, self.eyes.size, work.frames, after))))
+            looked = stack.enter_context(closing(mapped(looks, pieces, looks.count)))
+            seen = stack.enter_context(closing(ahead(renderer.see(*pair) for pair in looked)))
+            write_behind = stack.enter_context(Behind(write))
+            for one in seen:
+                write_behind(renderer.run(one, names, self._check))
+                tell()
+        tell()
+
+    def _check(self) -> None:
+        if self.stop and self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def _lookers(self) -> int:
+        """Threads that look at the driving video: a detector on the CPU keeps one core busy, and a GPU waiting."""
+        cores = len(os.sched_getaffinity(0)) // self.parallel
+        on_gpu = self.run.networks.device.type == "cuda"
+        return max(1, min(_MOST_EYES, cores // 2)) if on_gpu else 1
+
+    def _eyes(self) -> list[Eyes]:
+        """Eyes for each thread that looks for poses."""
+        count = self._lookers() if getattr(self.eyes.pose, "device", "cpu") == "cpu" else 1
+        more = (load_eyes(self.run, self.request.pose, self.request.parsing) for _ in range(count - 1))
+        return [self.eyes, *more]
 
     def _summary(
         self, drive: Driving, who: Source, renderer: Renderer, silence: str, frames: int, resumed: int, seconds: float
@@ -415,6 +562,8 @@ def _notes(who: Source, renderer: Renderer, drive: Driving, silence: str) -> lis
         notes.append(f"the run was trained with hands and face, which {eyes.pose.name} does not give: none are drawn")
     if drive.uneven:
         notes.append(f"the driving video's frame rate varies; the result has its mean, {drive.fps:.3f} a second")
+    if renderer.device.type == "cuda" and (why := renderer.plain):
+        notes.append(f"the kernels of a piece are launched one by one, which is slower than recorded: {why}")
     if silence:
         notes.append(f"the sound could not be copied: {silence}")
     for note in notes:

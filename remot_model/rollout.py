@@ -7,7 +7,8 @@ Batches are [N, T, ...]: N clips side by side, T consecutive frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from remot_data.schemas import REGIONS, label_table
 from remot_model.alignment import Aligned, align
 from remot_model.config import Config, ConfigError
 from remot_model.cropping import Crop, crops_of, grown, on_crops
-from remot_model.devices import has_bfloat16
+from remot_model.devices import infers_in_bfloat16
 from remot_model.networks.layout import LayoutFrame
 from remot_model.networks.whole import WholeFrame
 from remot_model.warping import constant
@@ -241,6 +242,7 @@ def transfer(
     labels: Tensor | None = None,
     states: dict[str, State] | None = None,
     placed: tuple[Tensor, Tensor] | None = None,
+    lane: Callable[[str], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Transferred, dict[str, State]]:
     """All stages over a piece of a clip: source image and driving poses -> images.
 
@@ -256,6 +258,7 @@ def transfer(
         labels: int64 [N, T, H, W] in schema remot11, to use these layouts instead of generated ones.
         states: of the piece before; none at the start of a clip. Emptied, so that its memory goes as the next grows.
         placed: scale [N, T] and offset [N, T, 2] for the GAM instead of its own, where they are not NaN.
+        lane: gives the context that a stage runs in, by its name, in their order.
 
     Returns:
         The frames, and the states for the next piece.
@@ -263,9 +266,11 @@ def transfer(
     Raises:
         ConfigError: if a generator that is needed was not trained.
     """
-    half = config.precision == "bfloat16" and has_bfloat16(source.device)
+    half = infers_in_bfloat16(config, source.device)
     with torch.autocast(source.device.type, torch.bfloat16, enabled=half):
-        return _transfer(generators, config, source, source_labels, poses, background, labels, states or {}, placed)
+        return _transfer(
+            generators, config, source, source_labels, poses, background, labels, states or {}, placed, lane
+        )
 
 
 def _transfer(
@@ -278,30 +283,35 @@ def _transfer(
     labels: Tensor | None,
     states: dict[str, State],
     placed: tuple[Tensor, Tensor] | None,
+    lane: Callable[[str], AbstractContextManager[None]],
 ) -> tuple[Transferred, dict[str, State]]:
     later = {}
-    if labels is None:
-        wanted = convert_labels(source_labels, "remot11", config.layout_schema)
-        net = _need(generators, "layout")
-        made, later["layout"] = layouts(net, one_hot(wanted, config.layout_classes), poses, states.pop("layout", None))
-        six = convert_labels(made.layout.argmax(2), config.layout_schema, "remot6")
-        del made
-    else:
-        six = convert_labels(labels, "remot11", "remot6")
-    aligned = align_clip(config, source, convert_labels(source_labels, "remot11", "remot6"), six, placed)
-    parts, later["region"] = regions(
-        _need(generators, "region"), config, six, aligned.image, aligned.labels, states.pop("region", None)
-    )
-    coarse, composed = parts.sum(2), None
-    if config.use_wcn:
-        net = _need(generators, "whole")
-        composed, later["whole"] = whole(
-            net, config, poses, six, coarse, aligned.image, background, states.pop("whole", None)
+    with lane("layout"):
+        if labels is None:
+            wanted = convert_labels(source_labels, "remot11", config.layout_schema)
+            net, source_layout = _need(generators, "layout"), one_hot(wanted, config.layout_classes)
+            made, later["layout"] = layouts(net, source_layout, poses, states.pop("layout", None))
+            six = convert_labels(made.layout.argmax(2), config.layout_schema, "remot6")
+            del made
+        else:
+            six = convert_labels(labels, "remot11", "remot6")
+    with lane("region"):
+        aligned = align_clip(config, source, convert_labels(source_labels, "remot11", "remot6"), six, placed)
+        parts, later["region"] = regions(
+            _need(generators, "region"), config, six, aligned.image, aligned.labels, states.pop("region", None)
         )
-        images = composed.image
-    else:
-        images = torch.where(six[:, :, None] > 0, coarse, background[:, None])
-    return Transferred(images.clamp(-1, 1), six, aligned, parts, coarse, composed), later
+        coarse, composed = parts.sum(2), None
+    with lane("whole"):
+        if config.use_wcn:
+            net = _need(generators, "whole")
+            composed, later["whole"] = whole(
+                net, config, poses, six, coarse, aligned.image, background, states.pop("whole", None)
+            )
+            images = composed.image
+        else:
+            images = torch.where(six[:, :, None] > 0, coarse, background[:, None])
+        images = images.clamp(-1, 1)
+    return Transferred(images, six, aligned, parts, coarse, composed), later
 
 
 def _need(generators: Mapping[str, nn.Module], stage: str) -> nn.Module:

@@ -349,9 +349,9 @@ def _frozen(net: nn.Module, kind: torch.dtype | None) -> nn.Module:
     """A copy of a network that is not trained: its convolutions in the precision that they run in, which autocast would
     convert for each frame, and torch's norms, which are faster for maps that are not large."""
     net = copy.deepcopy(net)
+    if kind:
+        networks.converted(net, kind)
     for module in net.modules():
-        if kind and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            module.to(kind)
         if isinstance(module, InstanceNorm):
             module.own = False
     return net

@@ -248,13 +248,15 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # The driving video
 
 
-def find_driving(path: Path, size: tuple[int, int], start: float | None, end: float | None) -> Driving:
-    """Look through a video for its main person and its shots; `TransferError` where there is nobody."""
+def find_driving(
+    path: Path, size: tuple[int, int], start: float | None, end: float | None, threads: int = 1
+) -> Driving:
+    """Look through a video for its main person and its shots, by `threads`; `TransferError` where there is nobody."""
     probe = video.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
     span = tuple(None if t is None else round(probe.first_pts + t * second) for t in (start, end))
     try:
-        seen = people.watch(path, start_pts=span[0], end_pts=span[1])
+        seen = people.watch(path, start_pts=span[0], end_pts=span[1], threads=threads)
     except video.VideoError as error:
         if error.code != "no-frames":
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,18 +90,22 @@ def weights_file(given: str | Path | None, asset: str) -> Path:
     return path
 
 
+_quieting = threading.Lock()  # else one thread would keep the silence of another for the standard error
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep LiteRT's notice of its delegate, which no setting turns off, out of the standard error."""
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+    with _quieting:
+        sys.stderr.flush()
+        kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(sink, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(sink)
 
 
 class Network:

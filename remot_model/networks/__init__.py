@@ -57,6 +57,17 @@ def _laid_out(network: nn.Module, config: Config) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if config.channels_last is True else network
 
 
+def converted(network: nn.Module, kind: torch.dtype) -> nn.Module:
+    """The network with the weights of its convolutions in the precision that autocast would convert them to each time.
+
+    Everything else stays, so under autocast the results are those of before, to the byte.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(kind)
+    return network
+
+
 def compiled(*nets: nn.Module) -> None:
     """Have the methods that run a network compiled when they are first called; its weights and their names stay.
 

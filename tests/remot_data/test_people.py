@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_data import people
+from remot_data import people, video
+from remot_data.detectors import base
 from remot_data.people import Person
 
 BOX = st.tuples(st.floats(0, 500), st.floats(0, 800), st.floats(20, 400), st.floats(50, 900)).map(
@@ -81,3 +87,62 @@ def test_a_moving_camera_is_no_cut():
 
 def test_a_video_without_frames_has_no_shots():
     assert people.ShotFinder().shots() == []
+
+
+class Alone:
+    """A detector for one thread at a time, as LiteRT's networks are, and as slow in turns."""
+
+    made = []
+
+    def __init__(self):
+        self.busy = threading.Lock()
+        self.made.append(self)
+
+    def body_boxes(self, image, tiles):
+        assert self.busy.acquire(blocking=False), "another thread is in it"
+        time.sleep(0.001 * (int(image[0, 0, 0]) % 3))
+        self.busy.release()
+        box = (float(image[0, 0, 0]), 0.0, 300.0, 9.0)
+        return [SimpleNamespace(box=box, score=0.9)]
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    monkeypatch.setattr(people.base, "load", lambda spec: Alone())
+    monkeypatch.setattr(Alone, "made", [])
+    people._finder.cache_clear()
+    yield Alone.made
+    people._finder.cache_clear()
+
+
+def test_each_thread_that_looks_for_people_has_a_detector_of_its_own(alone):
+    pictures = [np.full((8, 8, 3), i, np.uint8) for i in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(people.find, pictures))
+    assert [one[0].box[0] for one in found] == list(range(40))
+    assert 1 <= len(alone) <= 4
+
+
+def test_several_threads_see_what_one_sees(alone, tmp_path):
+    path = tmp_path / "grey.mp4"
+    with video.VideoWriter(path, 10, (32, 24)) as out:
+        for t in range(60):
+            out.write(np.full((32, 24, 3), 4 * t, np.uint8))
+    one, four = people.watch(path), people.watch(path, threads=4)
+    assert four.looks == one.looks and len(one.looks) == 30
+    assert (four.at, four.shots) == (one.at, one.shots) and len(alone) > 1
+
+
+def test_an_error_of_a_thread_that_looks_comes_out(alone, monkeypatch, tmp_path):
+    path = tmp_path / "grey.mp4"
+    with video.VideoWriter(path, 10, (32, 24)) as out:
+        for t in range(20):
+            out.write(np.full((32, 24, 3), 4 * t, np.uint8))
+
+    def fails(self, image, tiles):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Alone, "body_boxes", fails)
+    for threads in (1, 3):
+        with pytest.raises(base.DetectorError, match="finding persons in frame 0 failed: RuntimeError: no memory"):
+            people.watch(path, threads=threads)

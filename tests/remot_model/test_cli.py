@@ -95,7 +95,8 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "transfer", fake)
     words = (
         "--run r --source a.png --driving b.mp4 --out c.mp4 --side-by-side --background black --scale 2 --end 3 "
-        "--save layout,mask --png --gam steady --region top=d.png --region head=e.png"
+        "--save layout,mask --png --gam steady --region top=d.png --region head=e.png "
+        "--set cuda_graphs=true --set precision=auto"
     )
     done = invoke("transfer", *words.split(), "--json")
     assert done.exit_code == 0, done.output
@@ -114,12 +115,15 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
         "end": 3.0,
         "pose": "blazepose",
         "parsing": "pose-guided",
+        "computed": {"cuda_graphs": True, "precision": "auto"},
         "device": "auto",
     }
     told = invoke("transfer", *words.split()).stdout
     assert "2 frames at 25 fps" in told and "note: two persons" in told
     done = invoke("transfer", *words.split(), "--region", "top")
     assert done.exit_code == 2 and "REGION=SOURCE" in done.stderr
+    done = invoke("transfer", *words.split(), "--parallel", "2")
+    assert done.exit_code == 2 and "--parallel makes pairs of folders at once" in done.stderr
 
 
 def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, monkeypatch):
@@ -134,9 +138,9 @@ def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, 
         return report
 
     monkeypatch.setattr(module, "transfer_all", fake)
-    words = f"transfer --run r --source {tmp_path} --driving x.mp4 --out out --pairs zip".split()
+    words = f"transfer --run r --source {tmp_path} --driving x.mp4 --out out --pairs zip --parallel 3".split()
     done = invoke(*words)
-    assert done.exit_code == 1 and seen["pairing"] == "zip" and "stages" not in seen
+    assert done.exit_code == 1 and (seen["pairing"], seen["parallel"]) == ("zip", 3) and "stages" not in seen
     assert "1 done, 0 kept, 1 failed" in done.stdout and "b.png with x.mp4: no person was found" in done.stdout
     assert "a--x.mp4: done" in done.stderr
     failed.clear()

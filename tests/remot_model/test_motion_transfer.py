@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -14,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from remot_data import video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
+from remot_model import devices, networks, transfer_inputs, transfer_views  # noqa: E402
 from remot_model import motion_transfer as transfer  # noqa: E402
-from remot_model import transfer_inputs, transfer_views  # noqa: E402
 from remot_model.motion_transfer import TransferError  # noqa: E402
 from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
@@ -208,6 +210,53 @@ def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, t
         assert path.read_bytes() == (tmp_path / "whole" / "result.layout" / path.name).read_bytes()
 
 
+def test_several_threads_that_look_see_what_one_sees(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    shots = [picture(40 + 2 * t, person=t not in (3, 4, 5, 12)) for t in range(14)]
+    shots += [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
+    driving = write_video(tmp_path / "cut.mp4", shots)
+    made = {}
+    for count in (1, 3):
+        monkeypatch.setattr(transfer._Transfer, "_lookers", lambda self, count=count: count)
+        out = tmp_path / f"{count}.mp4"
+        made[count] = transfer.transfer(run, files.source, driving, out, gam="steady", show=("pose", "result"))
+        made[count] |= {"frames": frames_of(out)}
+    np.testing.assert_array_equal(made[1]["frames"], made[3]["frames"])
+    assert made[1]["frames_without_pose"] == made[3]["frames_without_pose"] == 4
+
+
+def test_an_error_of_the_writing_thread_comes_out_and_leaves_what_was_written(run, files, monkeypatch):
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    segment = transfer.Work.segment
+
+    def fails(work, *given):
+        if work.frames == 8:
+            raise OSError(28, "No space left on device")
+        segment(work, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Work, "segment", fails)
+        with pytest.raises(TransferError, match="cannot be read or written: .*No space left"):
+            transfer.transfer(run, files.source, files.driving, files.out)
+    assert [p.name for p in files.folder.iterdir()] == ["result.mp4.work"]
+    summary = transfer.transfer(run, files.source, files.driving, files.out)
+    assert (summary["resumed"], summary["frames"]) == (8, 21)
+
+
+def test_an_error_of_the_reading_thread_comes_out(run, files, monkeypatch):
+    real = transfer.read_pieces
+
+    def breaks(*given):
+        yield next(real(*given))
+        raise video.VideoError("no-frames", "the stream ends")
+
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    monkeypatch.setattr(transfer, "read_pieces", breaks)
+    before = threading.active_count()
+    refused(run, files, "the stream ends .no-frames.")
+    assert threading.active_count() == before
+
+
 def test_another_job_does_not_go_on_from_the_work_of_this_one(run, files, tmp_path, monkeypatch, caplog):
     stopping(monkeypatch, 3, RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -282,6 +331,46 @@ def pad_even(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_on_a_card_an_interrupted_transfer_and_several_at_once_give_the_same_frames(
+    run, files, tmp_path, monkeypatch, graphs
+):
+    auto = dict.fromkeys(("precision", "channels_last", "gpu_kernels"), "auto")
+    config = dataclasses.replace(run.config, crop_regions=False, cuda_graphs=graphs, **auto)
+    config = devices.resolved(config, "cuda")
+    nets = {s: networks.generator(s, config).to("cuda").eval().requires_grad_(False) for s in config.stages}
+    card = dataclasses.replace(run, config=config, generators=nets)
+    driving = write_video(tmp_path / "long.mp4", [picture(40 + t // 4) for t in range(230)])
+    options = {"device": "cuda", "save": ("flow", "regions", "mask", "gam"), "png": True}
+    whole = transfer.transfer(card, files.source, driving, tmp_path / "whole" / "result.mp4", **options)
+    assert any("one by one" in note for note in whole["notes"]) is not graphs
+    segment = transfer.Work.segment
+
+    def stops(work, *given):
+        if work.frames == 128:
+            raise OSError(28, "No space left on device")
+        segment(work, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Work, "segment", stops)
+        with pytest.raises(TransferError, match="No space left"):
+            transfer.transfer(card, files.source, driving, files.out, **options)
+    assert transfer.transfer(card, files.source, driving, files.out, **options)["resumed"] == 128
+    (tmp_path / "drivings").mkdir()
+    for name in "abcd":
+        shutil.copy(driving, tmp_path / "drivings" / f"{name}.mp4")
+    many = transfer.transfer_all(card, files.source, tmp_path / "drivings", tmp_path / "many", parallel=4, **options)
+    assert len(many["done"]) == 4
+    made = [files.out, *(Path(pair["out"]) for pair in many["done"])]
+    for path in made:
+        np.testing.assert_array_equal(frames_of(path), frames_of(tmp_path / "whole" / "result.mp4"))
+        for view in options["save"]:
+            for picture_of in sorted((tmp_path / "whole" / f"result.{view}").iterdir()):
+                other = path.with_name(f"{path.stem}.{view}") / picture_of.name
+                assert other.read_bytes() == picture_of.read_bytes()
+
+
 # Folders
 
 
@@ -321,6 +410,68 @@ def test_an_interrupted_run_over_folders_keeps_what_earlier_ones_made(run, folde
     report = transfer.transfer_all(run, *folders)
     assert [Path(pair["out"]).name for pair in report["done"]] == ["a--x.mp4"]
     assert [Path(pair["out"]).name for pair in report["kept"]] == ["a--y.mp4"]
+
+
+def test_pairs_at_once_are_what_each_is_alone(run, folders, tmp_path):
+    shutil.copy(folders[0] / "a.png", folders[0] / "b.png")
+    one, told = transfer.transfer_all(run, *folders[:2], tmp_path / "one", save=("layout",)), []
+    seen = []
+    three = transfer.transfer_all(
+        run, *folders, save=("layout",), parallel=3, say=told.append, progress=lambda *pair: seen.append(pair)
+    )
+    assert sorted(told) == sorted(
+        f"{Path(pair['out']).name}: {kind}" + (f": {pair['error']}" if kind == "failed" else "")
+        for kind in ("done", "failed")
+        for pair in three[kind]
+    )
+    for kind, count in (("done", 4), ("kept", 0), ("failed", 2)):  # in the order of the pairs, whatever ended first
+        assert [Path(p["out"]).name for p in three[kind]] == [Path(p["out"]).name for p in one[kind]]
+        assert len(three[kind]) == count
+    for pair in three["done"]:
+        for name in (Path(pair["out"]).name, f"{Path(pair['out']).stem}.layout.mp4"):
+            np.testing.assert_array_equal(frames_of(folders[2] / name), frames_of(tmp_path / "one" / name))
+    assert seen[-1] == (4 * 21, 4 * 21)
+    assert json.loads((folders[2] / "transfers.json").read_text()) == three
+    again = transfer.transfer_all(run, *folders, save=("layout",), parallel=2)
+    assert [len(again[kind]) for kind in ("done", "kept", "failed")] == [0, 4, 2]
+    with pytest.raises(TransferError, match="0 pairs at once"):
+        transfer.transfer_all(run, *folders, parallel=0)
+
+
+def test_pairs_at_once_can_be_interrupted_and_go_on(run, folders, tmp_path, monkeypatch):
+    """The first pair that makes its second piece stands for Ctrl-C, which reaches who waits for all of them."""
+    (folders[0] / "empty.png").unlink()
+    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    whole = transfer.transfer_all(run, *folders[:2], tmp_path / "whole")
+    ends = threading.Event()
+    segment = transfer.Work.segment
+
+    def slow(work, *given):
+        segment(work, *given)
+        if work.frames >= 8:
+            ends.set()
+
+    def stopped(futures):
+        assert ends.wait(30)
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer.Work, "segment", slow)
+        patch.setattr(transfer, "as_completed", stopped)
+        patch.setattr(transfer_views, "_PIECE_ON_CPU", 1)
+        real = transfer_views.rollout.transfer
+        patch.setattr(transfer_views.rollout, "transfer", lambda *a, **o: time.sleep(0.02) or real(*a, **o))
+        before = threading.active_count()
+        with pytest.raises(KeyboardInterrupt):
+            transfer.transfer_all(run, *folders, parallel=2)
+        assert threading.active_count() == before
+    assert {p.name for p in folders[2].iterdir()} == {"a--x.mp4.work", "a--y.mp4.work"}
+    report = transfer.transfer_all(run, *folders, parallel=2)
+    assert max(pair["resumed"] for pair in report["done"]) >= 8
+    for pair in whole["done"]:
+        name = Path(pair["out"]).name
+        np.testing.assert_array_equal(frames_of(folders[2] / name), frames_of(tmp_path / "whole" / name))
 
 
 def test_pairs_in_the_order_of_names(run, folders):

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks._counting import batch_of, count_step, counted, few_channels, trainer_of  # noqa: E402
+from remot_model import inference, networks  # noqa: E402
 
 # About the kernels that a GPU launches for a step of `paper` on whole frames. Whoever lowers them lowers these.
 MOST = {"region": 2000, "whole": 4500, "layout": 3200}
@@ -23,6 +24,20 @@ ROOT = Path(__file__).parents[2]
 def test_a_step_launches_little_and_never_waits_for_a_value(stage: str) -> None:
     found = count_step(stage, few_channels("paper", stage, size=(64, 48), precision="float32"))
     assert found.operations.total() <= MOST[stage], found.operations.most_common(15)
+    assert not found.places
+
+
+def test_a_piece_of_a_transfer_launches_little_and_never_waits_for_a_value() -> None:
+    config = few_channels("paper", "region", size=(64, 48), precision="float32", cpu_kernels=False)
+    nets = {s: networks.generator(s, config).eval().requires_grad_(False) for s in config.stages}
+    runner = inference.Runner(inference.Networks(nets, config), lanes=False)
+    runner._together = 4  # as on a GPU
+    batch = batch_of(config, 1, 16)
+    clip = [batch[name] for name in ("source", "source_labels", "pose_map", "background")]
+    _, states = runner(*clip)
+    with counted() as found:
+        runner(*clip, states=states)
+    assert found.operations.total() <= 16 * 700, found.operations.most_common(15)
     assert not found.places
 
 
@@ -153,13 +168,16 @@ def test_all_tables_come_out_small_on_a_cpu(tmp_path: Path) -> None:
     rows = json.loads(out.read_text())["rows"]
     by_table = {name: [row for row in rows if row["table"] == name] for name in (row["table"] for row in rows)}
     assert {name: len(found) for name, found in by_table.items()} == {
-        "of before": 1, "card": 1, "training": 6, "transfer": 2, "detectors": 4, "feeding": 3,
+        "of before": 1, "card": 1, "training": 6, "transfer": 4, "detectors": 4, "feeding": 3,
     }  # fmt: skip
     assert by_table["card"][0]["bfloat16_tflops"] > 0
     for row in by_table["training"]:
         assert row["frames_s"] * row["step_s"] == pytest.approx(3 * row["windows"])
         assert row["share"] > 0 and row["first_s"] > 0 and row["tflop_step"] > 0
-    assert all(row["frames_s"] > 0 and row["tflop_frame"] > 0 for row in by_table["transfer"])
+    assert all(row["frames_s"] > 0 and (row["eyes"] or row["tflop_frame"] > 0) for row in by_table["transfer"])
+    assert [(row["pairs"], row["eyes"], row.get("frames")) for row in by_table["transfer"]] == [
+        (1, False, None), (2, False, None), (1, True, 24), (2, True, 48)
+    ]  # fmt: skip
     assert all(row.get("skipped") or row["bare_calls_s"] > 0 for row in by_table["detectors"])
     assert all(row["frames_s"] > 0 and 0 <= row["data_wait"] < 1 for row in by_table["feeding"])
     assert "| region | auto | 1 |" in ran.stdout

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from remot_model import transfer_inputs as inputs  # noqa: E402
 from remot_model import transfer_views as views  # noqa: E402
-from remot_model.alignment import Aligned  # noqa: E402
+from remot_model.inference import Runner  # noqa: E402
 from remot_model.transfer_inputs import TransferError  # noqa: E402
 from tests.remot_model.red_people import CONFIG, picture, write_video  # noqa: E402
 
@@ -28,7 +27,8 @@ def prepared(run, files):
     who = inputs.find_source(files.source, eyes)
     shots = [picture(40 + t) for t in range(12)] + [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
     drive = inputs.find_driving(write_video(files.folder / "cut.mp4", shots), CONFIG.size, None, None)
-    make = lambda gam="paper": views.Renderer(run, who, BLACK, eyes, torch.device("cpu"), gam, drive.fps)  # noqa: E731
+    runner = Runner(run.networks, lanes=False)
+    make = lambda gam="paper": views.Renderer(run, who, BLACK, eyes, runner, gam, drive.fps)  # noqa: E731
     return make, list(inputs.read_pieces(drive, eyes.size))
 
 
@@ -73,12 +73,11 @@ def test_every_view_is_a_picture_of_every_frame(prepared):
 def test_the_overlay_draws_the_outline_of_layout_and_source():
     labels = np.zeros((1, 32, 24), np.uint8)
     labels[0, 8:24, 8:16] = 1
-    where = torch.zeros(1, 1, 32, 24, dtype=torch.int64)
-    where[..., 4:20, 6:12] = 1
-    aligned = Aligned(torch.full((1, 1, 3, 32, 24), -1.0), where, torch.tensor([[1.25]]), torch.tensor([[[3.0, -2.0]]]))
-    done = SimpleNamespace(aligned=aligned)
+    where = np.zeros_like(labels)
+    where[:, 4:20, 6:12] = 1
     frames = np.full((1, 256, 192, 3), 100, np.uint8)
-    (picture,) = views.gam_overlay(frames, labels, done)
+    black = np.zeros((1, 32, 24, 3), np.uint8)
+    (picture,) = views.gam_overlay(frames, labels, black, where, np.float32([1.25]), np.float32([[3.0, -2.0]]))
     yellow, cyan = ((picture == colour).all(-1) for colour in ((255, 220, 0), (0, 220, 255)))
     assert yellow[191, 64:128].all() and not yellow[100, 100]
     assert cyan[32, 48:96].all() and cyan[32:160, 48].all()
@@ -99,7 +98,7 @@ def test_the_steady_gam_needs_the_trunk_of_the_source(run, files):
     who = inputs.find_source(files.source, eyes)
     blind = dataclasses.replace(who, keypoints=np.zeros_like(who.keypoints))
     with pytest.raises(TransferError, match="neck and hips .* steady GAM"):
-        views.Renderer(run, blind, BLACK, eyes, torch.device("cpu"), "steady")
+        views.Renderer(run, blind, BLACK, eyes, Runner(run.networks, lanes=False), "steady")
 
 
 def test_images_are_rounded_to_bytes():
