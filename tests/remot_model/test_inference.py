@@ -160,6 +160,29 @@ def test_recorded_pieces_give_the_same_and_take_their_own_states(monkeypatch, wi
         assert again is runner
 
 
+@pytest.mark.parametrize("wrong", ["with lanes", "always"])
+def test_a_graph_that_gives_other_bytes_is_not_used_and_that_is_said(monkeypatch, caplog, wrong):
+    class Wrong(Replayed):
+        def __call__(self, inputs):
+            done, states = super().__call__(inputs)
+            if wrong == "always" or runner._lanes:
+                done.images.add_(1e-3)
+            return done, states
+
+    monkeypatch.setattr(devices, "why_plain", lambda *args: "")
+    monkeypatch.setattr(inference, "Recorded", Wrong)
+    monkeypatch.setattr(inference, "Lanes", Logged)
+    nets, clip = nets_of(CONFIG), clip_of(CONFIG, 6)
+    plain = in_pieces(lambda *a, **o: rollout.transfer(nets, CONFIG, *a, **o), clip, [2] * 3)
+    ours = Networks(nets, CONFIG)
+    with ours.lent() as runner:
+        for _ in range(3):
+            same(in_pieces(runner, clip, [2] * 3), plain)
+        assert not runner._lanes and bool(runner._recorded) == (wrong != "always")
+    assert ("bytes" in ours.plain) == (wrong == "always")
+    assert ("without CUDA graphs" in caplog.text) == (wrong == "always") and "one by one" in caplog.text
+
+
 class Stream:
     """Stands in for a stream of a card: what it is given has to come after what it waited for."""
 
