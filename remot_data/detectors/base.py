@@ -123,8 +123,12 @@ class Batched(ABC):
 
 def filled(parts: Sequence[np.ndarray], batch: int) -> np.ndarray:
     """Items [N, ...] in some parts as one batch [batch, ...], the last item repeated."""
-    missing = batch - sum(map(len, parts))
-    return np.concatenate([*parts, np.broadcast_to(parts[-1][-1:], (missing, *parts[-1].shape[1:]))])
+    rows, last = sum(map(len, parts)), parts[-1]
+    # In plain order, whatever that of the parts: a network may compute another way for another layout.
+    out = np.empty((batch, *last.shape[1:]), last.dtype)
+    np.concatenate(parts, out=out[:rows])
+    out[rows:] = last[-1]
+    return out
 
 
 def landed(outputs: Arrays | Pending) -> Arrays:
