@@ -67,9 +67,10 @@ class Lane:
             self._lanes.settle(future, function, arguments)
 
     def _run(self) -> None:
-        while (work := self._work.get()[-1]) is not None:
-            self._lanes.settle(*work)
-            del work  # its arrays, while this thread waits for more
+        with suppress(SystemExit):
+            while (work := self._work.get()[-1]) is not None:
+                self._lanes.settle(*work)
+                del work  # its arrays, while this thread waits for more
 
 
 class Lanes:
@@ -142,9 +143,6 @@ class Lanes:
 
 
 def _stop(thread: threading.Thread) -> None:
-    """Raise SystemExit in a thread, as Ctrl-C does KeyboardInterrupt in the main one: after the native call it is in.
-
-    A thread ends by it without a word.
-    """
+    """Raise SystemExit in a thread, as Ctrl-C raises KeyboardInterrupt in the main one: between native calls."""
     if thread.ident is not None and thread.is_alive():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
