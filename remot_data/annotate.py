@@ -17,7 +17,7 @@ from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data.detectors import base
-from remot_data.engine import Engine, Progress, open_engine
+from remot_data.engine import Engine, Progress, open_engine, processors
 from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json
 from remot_data.store import Store, StoreError, open_store
 from remot_data.task import annotate_shards, sources
@@ -317,12 +317,16 @@ def info(store: Store, job: Job) -> LayerInfo:
 def annotate_shard(
     url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retry: bool = False, threads: int = 0
 ) -> Receipt:
-    """The task: make one shard of every job's layer. Harmless to run twice."""
-    (receipt,) = annotate_shards(url, [shard], list(map(Job.from_json, jobs)), retry, threads)
+    """The task: make one shard of every job's layer. Harmless to run twice.
+
+    `threads` are the processors it may use, 0 for all that its process may.
+    """
+    (receipt,) = annotate_tasks([{"url": url, "shard": shard, "jobs": jobs, "retry": retry, "threads": threads}])
     return receipt
 
 
 def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Receipt]:
     """Several tasks of one run, whose stages overlap; a receipt each, in order."""
-    url, jobs, retry, threads = (tasks[0][name] for name in ("url", "jobs", "retry", "threads"))
-    return annotate_shards(url, [task["shard"] for task in tasks], list(map(Job.from_json, jobs)), retry, threads)
+    first, shards = tasks[0], [task["shard"] for task in tasks]
+    jobs = list(map(Job.from_json, first["jobs"]))
+    return annotate_shards(first["url"], shards, jobs, first["threads"] or processors(), first["retry"])

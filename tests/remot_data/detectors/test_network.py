@@ -138,9 +138,7 @@ def test_only_what_the_card_is_to_blame_for_is_its_fault() -> None:
     detector.batch = 64
     check_device(ValueError("bad"), detector)
     full = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB")
-    with pytest.raises(
-        DeviceError, match="convolved: .*64 items .*give a smaller --setting batch="
-    ):
+    with pytest.raises(DeviceError, match="convolved: .*64 items .*give a smaller --setting batch="):
         check_device(full, detector)
     with pytest.raises(DeviceError, match="convolved: the card failed .*illegal memory access"):
         check_device(RuntimeError("CUDA error: an illegal memory access was encountered"), detector)
