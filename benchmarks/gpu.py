@@ -64,12 +64,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain float32": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "float32"},
     "plain bfloat16": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "bfloat16", "channels_last": True},
 }
+<<<<<<< HEAD
 CAPS = {"card": 30, "training": 60, "transfer": 75, "detectors": 45, "feeding": 75}  # seconds of a row at most
 COLUMNS = {
     "card": "name torch cuda bfloat16_tflops",
     "training": "stage fields windows step_s frames_s tflop_step tflops share first_s memory_gb kernels busy",
     "transfer": "fields pairs eyes frames_s tflop_frame tflops share first_s memory_gb",
     "detectors": "detector precision bare_batch bare_calls_s frames_s ratio",
+=======
+CAPS = {"card": 30, "training": 60, "transfer": 45, "detectors": 90, "feeding": 75}  # seconds of a row at most
+COLUMNS = {
+    "card": "name torch cuda bfloat16_tflops",
+    "training": "stage fields windows step_s frames_s tflop_step tflops share first_s memory_gb kernels busy",
+    "transfer": "fields clips frames_s tflop_frame tflops share first_s memory_gb",
+    "detectors": "detector precision bare_batch bare_calls_s frames_s ratio annotate_s annotate_ratio annotate_busy",
+>>>>>>> overlap
     "feeding": "stage steps steps_s frames_s data_wait first_s",
 }
 
@@ -233,7 +242,29 @@ def detectors(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
         size = (64, 48) if args.tiny else (256, 192)
         frames = synthetic.dance(synthetic.Dancer.random(1), 4 if args.tiny else 128, size=size, seed=1).frames
         seconds = timed(lambda: detector(frames), device, args.seconds, warm=1)
-    return {**found, "frames_s": len(frames) / seconds, "ratio": calls * len(frames) / seconds / speeds[best]}
+        found |= {"frames_s": len(frames) / seconds, "ratio": calls * len(frames) / seconds / speeds[best]}
+        frames_s, busy = _annotated(detector.kind, row["detector"], str(weights), settings, args)
+    return {**found, "annotate_s": frames_s, "annotate_ratio": calls * frames_s / speeds[best], "annotate_busy": busy}
+
+
+def _annotated(
+    kind: str, spec: str, weights: str, settings: dict[str, Any], args: argparse.Namespace
+) -> tuple[float, float]:
+    """Frames a second of the task of `remot annotate`, and the share of its time that the network had a batch."""
+    from remot_data.annotate import plan_job
+    from remot_data.engine import processors
+    from remot_data.store import open_store
+    from remot_data.task import annotate_shards
+
+    store = open_store(_store(_base(args), args))
+    job = plan_job(store, kind, spec, weights, settings)
+    job.detector()
+    # The first shard warms up: memory, plans of cuDNN.
+    list(annotate_shards(store.url, [0], [job], processors()))
+    began = time.perf_counter()
+    receipts = list(annotate_shards(store.url, range(store.shard_count), [job], processors(), retry=True))
+    seconds = time.perf_counter() - began
+    return sum(r.frames for r in receipts) / seconds, sum(r.seconds[kind] for r in receipts) / seconds
 
 
 def feeding(row: Row, args: argparse.Namespace, device: torch.device) -> Row:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +27,7 @@ Task = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 _SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
+_TOGETHER = 4  # tasks that a GPU's worker takes at once
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
 
 
@@ -35,10 +36,13 @@ class EngineError(RuntimeError):
 
 
 class Engine:
-    """Runs functions over tasks; `connect` gives a dask client, called at the first task. None: in this process."""
+    """Runs functions over tasks; `connect` gives a dask client, called at the first task. None: in this process.
 
-    def __init__(self, connect: Callable[[], Any] | None = None) -> None:
-        self._connect = connect
+    `workers` is how many there are on this machine alone; 0 where they are elsewhere.
+    """
+
+    def __init__(self, connect: Callable[[], Any] | None = None, workers: int = 0) -> None:
+        self._connect, self._workers = connect, workers
         self._waits = False
 
     @cached_property
@@ -68,6 +72,47 @@ class Engine:
             return
         if tasks:
             yield from self._map_dask(function, tasks, label, self._resources(need))
+
+    def map_many(
+        self, function: Callable[[Sequence[Task]], Iterator[Any]], tasks: Sequence[Task], label: str, need: str
+    ) -> Iterator[Any]:
+        """As `map`, for a function that overlaps tasks: it takes several, and gives their results in order.
+
+        In this process it takes all of them; a worker takes a few if it has the only GPU, and else one, since
+        processes overlap by themselves.
+        """
+        if not tasks:
+            return
+        if self._connect is None:
+            done = 0
+            try:
+                with closing(function(tasks)) as results:  # type: ignore[type-var]
+                    for result in results:
+                        done += 1
+                        yield result
+            except Exception as error:
+                raise _failed(label, tasks[min(done, len(tasks) - 1)], error) from error
+            return
+        size = self._together(len(tasks), need)
+        lots = [tasks[at : at + size] for at in range(0, len(tasks), size)]
+        given = [{"function": function, "tasks": lot, **_short(lot[0])} for lot in lots]
+        for results in self.map(_all_of, given, label, need):
+            yield from results
+
+    def _together(self, tasks: int, need: str) -> int:
+        """How many tasks a worker takes at a time: few enough that all workers have some, several times."""
+        if need == "CPU":
+            return 1
+        with self._reaching():
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        units = sum(worker.get("resources", {}).get(need, 0) for worker in workers)
+        return max(1, min(_TOGETHER, int(tasks / max(2 * units, 1))))
+
+    def threads(self, tasks: int, need: str = "CPU") -> int:
+        """Processors for each of so many tasks: 0 for all that its process may use."""
+        if self._connect is None or need != "CPU":
+            return 0
+        return max(1, processors() // max(1, min(self._workers, tasks))) if self._workers else 1
 
     def _map_dask(
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str, resources: dict[str, float] | None
@@ -193,6 +238,11 @@ class Engine:
         return {need: 1} if need in offered or need == "GPU" else None
 
 
+def _all_of(function: Callable[[Sequence[Task]], Iterator[Any]], tasks: Sequence[Task], **shown: Any) -> list[Any]:
+    """The task of `Engine.map_many`; what is `shown` is for error messages."""
+    return list(function(tasks))
+
+
 def _failed(label: str, task: Task, error: BaseException | None) -> EngineError:
     return EngineError(f"{label or 'task'} {_short(task)} failed: {type(error).__name__}: {error}")
 
@@ -228,7 +278,8 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         return
     with ExitStack() as running:
         # Starting workers takes seconds: where nothing is left to do, they are never started.
-        yield Engine(lambda: _started(workers or processors(), running))
+        count = workers or processors()
+        yield Engine(lambda: _started(count, running), count)
 
 
 def _started(count: int, running: ExitStack) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
-from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, saw, shards_of
+from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, shards_of
 from remot_data.build import write_frames
 from remot_data.detectors.base import DetectorError
 from remot_data.engine import Engine, Progress, open_engine
@@ -21,6 +21,7 @@ from remot_data.records import KINDS, Clip, LayerInfo, digest, is_sealed
 from remot_data.scan import Policy, content_sha256
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name
 from remot_data.synthetic_store import draw_missing
+from remot_data.task import saw
 
 _SHARD = re.compile(r"(frames|layers/(\w+)/([^/]+))/shard-(\d+)\.(tar|parquet)")
 _LAYER = re.compile(r"layers/(\w+)/([^/]+)/layer\.json")
