@@ -8,7 +8,8 @@ prints tables, a row as soon as it is measured, in at most that many minutes:
 - training: a step of each stage on windows of 6 frames in memory, at the plan's own batch, and with 8 and 16 windows;
 - transfer: the networks alone, on pieces of 16 frames, of one clip and of four at once; and `remot transfer` as a
   whole, with its eyes and its encoder, from a drawn dance of 1,536 frames or from `--source` and `--driving`;
-- detectors: the bare network at its best batch, and the detector's class on frames of 256x192 in memory;
+- detectors: the bare network at its best batch, the detector's class on frames of 256x192 in memory, and the whole of
+  `remot annotate --workers 0` on a store of 2,304 such frames, loading left out;
 - feeding: `remot train` on a store of drawn dancers, and the share of the time that it waits for data.
 
 All weights are fresh. Every row has a time cap, and an error ends its row only. FILE.json holds the rows; tables that
@@ -64,21 +65,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain float32": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "float32"},
     "plain bfloat16": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "bfloat16", "channels_last": True},
 }
-<<<<<<< HEAD
-CAPS = {"card": 30, "training": 60, "transfer": 75, "detectors": 45, "feeding": 75}  # seconds of a row at most
+CAPS = {"card": 30, "training": 60, "transfer": 75, "detectors": 90, "feeding": 75}  # seconds of a row at most
 COLUMNS = {
     "card": "name torch cuda bfloat16_tflops",
     "training": "stage fields windows step_s frames_s tflop_step tflops share first_s memory_gb kernels busy",
     "transfer": "fields pairs eyes frames_s tflop_frame tflops share first_s memory_gb",
-    "detectors": "detector precision bare_batch bare_calls_s frames_s ratio",
-=======
-CAPS = {"card": 30, "training": 60, "transfer": 45, "detectors": 90, "feeding": 75}  # seconds of a row at most
-COLUMNS = {
-    "card": "name torch cuda bfloat16_tflops",
-    "training": "stage fields windows step_s frames_s tflop_step tflops share first_s memory_gb kernels busy",
-    "transfer": "fields clips frames_s tflop_frame tflops share first_s memory_gb",
     "detectors": "detector precision bare_batch bare_calls_s frames_s ratio annotate_s annotate_ratio annotate_busy",
->>>>>>> overlap
     "feeding": "stage steps steps_s frames_s data_wait first_s",
 }
 
