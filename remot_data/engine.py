@@ -7,16 +7,18 @@ this process, in order, without dask.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -28,75 +30,139 @@ Progress = Callable[[str, int, int], None]
 _SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
+_ATTEMPTS = 3  # at a task that spoils its worker
+_FEEDING = 4  # processors that read, decode, encode and write for one GPU
 
 
 class EngineError(RuntimeError):
     """The cluster cannot be used, or a task failed; the message names the task."""
 
 
+class Spoilt(RuntimeError):
+    """What a task raises whose process is of no more use, as one that has lost its GPU.
+
+    Its worker is then started again, and the task tried again.
+    """
+
+    worker = ""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    task: Task
+    need: str
+    number: int = 1
+
+
 class Engine:
-    """Runs functions over tasks; `connect` gives a dask client, called at the first task. None: in this process."""
+    """Runs functions over tasks, on the workers it is given; None: in this process."""
 
-    def __init__(self, connect: Callable[[], Any] | None = None) -> None:
-        self._connect = connect
+    def __init__(self, workers: _LocalWorkers | _OtherWorkers | None = None) -> None:
+        self._workers = workers
         self._waits = False
+        self._renewed: set[str] = set()
 
-    @cached_property
+    @property
+    def here(self) -> bool:
+        """Whether tasks run in this process."""
+        return self._workers is None
+
+    @property
     def client(self) -> Any:
-        assert self._connect is not None
-        return self._connect()
+        assert self._workers is not None
+        return self._workers.client
+
+    def offers(self, need: str) -> bool:
+        """Whether a worker of a scheduler declares the dask resource `need`."""
+        return isinstance(self._workers, _OtherWorkers) and need in self._workers.offered()
 
     def map(
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
     ) -> Iterator[Any]:
-        """Results of ``function(**task)`` in the order they complete.
+        """Results of ``function(**task)`` in the order they complete; see `run`."""
+        return self.run(function, {need: deque(tasks)}, label)
+
+    def run(self, function: Callable[..., Any], work: Mapping[str, deque[Task]], label: str = "") -> Iterator[Any]:
+        """Results of ``function(**task)`` in the order they complete, until no task is left.
 
         No more tasks than a few a worker are with the scheduler at a time, so its memory does not grow with
-        their number; a worker that dies loses the tasks it had, which others take up. Each task asks for one unit of
-        the dask resource `need`, where any worker declares that resource.
+        their number; a worker that dies loses the tasks it had, which others take up.
+
+        Args:
+            work: ``CPU`` or ``GPU`` -> tasks that ask for one unit of that dask resource, where any worker declares
+                it. Tasks of both kinds run side by side; those that the caller adds while it takes results are done
+                as well.
 
         Raises:
             EngineError: for a task that raised, with its arguments (the tasks after it are given up), when the
-                scheduler is gone, or when GPUs are needed and no worker declares one.
+                scheduler is gone, or when GPUs are needed and there is none.
         """
-        if self._connect is None:
-            for task in tasks:
-                try:
-                    yield function(**task)
-                except Exception as error:
-                    raise _failed(label, task, error) from error
+        if self._workers is not None:
+            if any(work.values()):
+                yield from self._run_dask(function, work, label)
             return
-        if tasks:
-            yield from self._map_dask(function, tasks, label, self._resources(need))
+        while queue := next((tasks for tasks in work.values() if tasks), None):
+            task = queue.popleft()
+            try:
+                yield function(**task)
+            except Exception as error:
+                raise _failed(label, task, error) from error
 
-    def _map_dask(
-        self, function: Callable[..., Any], tasks: Sequence[Task], label: str, resources: dict[str, float] | None
-    ) -> Iterator[Any]:
-        waiting = iter(tasks)
-        running: dict[Any, Task] = {}
+    def _run_dask(self, function: Callable[..., Any], work: Mapping[str, deque[Task]], label: str) -> Iterator[Any]:
+        assert self._workers is not None
+        with self._reaching():
+            resources = self._workers.ready(work)
+        running: dict[Any, _Attempt] = {}
+        flying: Counter[str] = Counter()
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-        def submit(count: int) -> None:
-            for task in itertools.islice(waiting, max(0, count)):
-                with self._reaching():
-                    future = self.client.submit(function, **task, pure=False, resources=resources)
-                running[future] = task
-                future.add_done_callback(done.put)
+        def submit(attempt: _Attempt) -> None:
+            options = {"resources": resources[attempt.need], "priority": attempt.number, "pure": False}
+            name = f"{function.__name__}-{uuid.uuid4().hex}"
+            with self._reaching():
+                future = self.client.submit(_attempted, function, attempt.task, key=name, **options)
+            running[future] = attempt
+            flying[attempt.need] += 1
+            future.add_done_callback(done.put)
+
+        def fill(room: int) -> None:
+            for need, tasks in work.items():
+                while tasks and flying[need] < room:
+                    submit(_Attempt(tasks.popleft(), need))
 
         try:
-            submit(self._room())
-            counted = time.monotonic()
+            room, counted = self._room(), time.monotonic()
+            fill(room)
             while running:
-                future, more = self._next(done), 0
-                if future is not None:
-                    task, more = running.pop(future), 1
-                    yield self._result(future, label, task)
+                if (future := self._next(done)) is not None:
+                    attempt = running.pop(future)
+                    flying[attempt.need] -= 1
+                    try:
+                        result = self._result(future, label, attempt.task)
+                    except Spoilt as error:
+                        submit(self._again(attempt, label, error))
+                        continue
+                    yield result
                 if time.monotonic() - counted > _COUNT_EVERY:
-                    more, counted = self._room() - len(running), time.monotonic()
-                submit(more)
+                    room, counted = self._room(), time.monotonic()
+                fill(room)
         finally:
             with suppress(Exception):
                 self.client.cancel(list(running))
+
+    def _again(self, attempt: _Attempt, label: str, error: Spoilt) -> _Attempt:
+        """The next attempt at a task that spoilt its worker, which is started again."""
+        if attempt.number == _ATTEMPTS:
+            raise EngineError(
+                f"{label or 'task'} {_short(attempt.task)} was given up after {_ATTEMPTS} attempts, each by a fresh "
+                f"worker: {error}"
+            ) from error
+        log.warning("%s; its worker is started again and the task is tried again", error)
+        if error.worker not in self._renewed:
+            self._renewed.add(error.worker)
+            with self._reaching():
+                self.client.run(_renew, workers=[error.worker], on_error="ignore")
+        return replace(attempt, number=attempt.number + 1)
 
     def _next(self, done: queue.SimpleQueue[Any]) -> Any:
         """The next task that is done; None after a while without one, if the scheduler is still there."""
@@ -115,6 +181,8 @@ class Engine:
                 raise CancelledError
             # Where the worker has died with the result, this waits until another has made it again.
             return future.result()
+        except Spoilt:
+            raise
         except KilledWorker as error:
             raise EngineError(
                 f"{label or 'task'} {_short(task)} was given up: every worker that took it up died "
@@ -157,6 +225,8 @@ class Engine:
         """Say so when the scheduler cannot be reached."""
         try:
             yield
+        except EngineError:
+            raise
         except Exception as error:
             if isinstance(error, (OSError, asyncio.TimeoutError)) or self.client.status != "running":
                 raise self._gone() from error
@@ -181,19 +251,26 @@ class Engine:
             log.warning("the scheduler%s has no worker now; waiting for one (%s)", self._where, hint)
         return max(8, 3 * threads)
 
-    def _resources(self, need: str) -> dict[str, float] | None:
-        with self._reaching():
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        offered = {name for worker in workers for name in worker.get("resources", {})}
-        if need == "GPU" and workers and need not in offered:
-            raise EngineError(
-                "this detector runs on a GPU and no worker declares one; start workers with --resources GPU=1, "
-                "or run the detector with --setting device=cpu"
-            )
-        return {need: 1} if need in offered or need == "GPU" else None
+
+def _attempted(function: Callable[..., Any], task: Task) -> Any:
+    """What a worker runs: the task, where an error that spoils the process says in which worker that is."""
+    try:
+        return function(**task)
+    except Spoilt as error:
+        from dask.distributed import get_worker
+
+        error.worker = get_worker().address
+        raise
+
+
+def _renew(dask_worker: Any) -> None:
+    """End a worker, whose tasks others take up; its nanny starts it again."""
+    dask_worker.loop.add_callback(dask_worker.close_gracefully, restart=True, reason="its process is spoilt")
 
 
 def _failed(label: str, task: Task, error: BaseException | None) -> EngineError:
+    if isinstance(error, Spoilt):
+        return EngineError(f"{label or 'task'} {_short(task)} was given up: {error}; run the same command again")
     return EngineError(f"{label or 'task'} {_short(task)} failed: {type(error).__name__}: {error}")
 
 
@@ -207,12 +284,17 @@ def processors() -> int:
 
 
 @contextmanager
-def open_engine(workers: int | None = None, scheduler: str | None = None) -> Iterator[Engine]:
+def open_engine(
+    workers: int | None = None, scheduler: str | None = None, gpus: Callable[[], Sequence[str]] = tuple
+) -> Iterator[Engine]:
     """An engine on a local cluster, on an existing one, or on nothing.
 
     Args:
-        workers: local worker processes with one thread each; as many as processors by default, 0 for none.
-        scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` is then ignored.
+        workers: local worker processes with one thread each for tasks that need no GPU; as many as processors by
+            default, less those that feed GPUs. 0: no processes, everything runs in this one.
+        scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` and `gpus` are then ignored.
+        gpus: gives the GPUs of this machine, each as ``CUDA_VISIBLE_DEVICES`` names it, when a task first needs one;
+            each then has one more worker process, which sees no other.
 
     Raises:
         EngineError: if the scheduler cannot be reached; at the first task, if worker processes do not start.
@@ -222,33 +304,112 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         return
     if scheduler is not None:
         with _quiet(), _connected(scheduler) as client:
-            engine = Engine(lambda: client)
+            engine = Engine(_OtherWorkers(client))
             engine.check_workers()
             yield engine
         return
     with ExitStack() as running:
-        # Starting workers takes seconds: where nothing is left to do, they are never started.
-        yield Engine(lambda: _started(workers or processors(), running))
+        yield Engine(_LocalWorkers(workers, gpus, running))
 
 
-def _started(count: int, running: ExitStack) -> Any:
-    """A client of a new local cluster, which `running` ends."""
-    import dask
-    from dask.distributed import Client
+class _OtherWorkers:
+    """The workers of a scheduler that somebody else started."""
 
-    running.enter_context(dask.config.set({f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}))
-    running.enter_context(_quiet())
-    cluster = running.enter_context(_local_cluster(count))
-    return running.enter_context(Client(cluster))
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def offered(self) -> set[str]:
+        """The resources that workers declare."""
+        return {name for worker in self._infos() for name in worker.get("resources", {})}
+
+    def ready(self, needs: Iterable[str]) -> dict[str, dict[str, float] | None]:
+        """What to ask dask for, for tasks of each need."""
+        offered = self.offered()
+        if "GPU" in needs and "GPU" not in offered and self._infos():
+            raise EngineError(
+                "this detector runs on a GPU and no worker declares one; start a worker for each GPU, such as "
+                f"`CUDA_VISIBLE_DEVICES=0 dask worker {self.client.scheduler.address} --nthreads 1 --memory-limit 0 "
+                "--resources GPU=1`, or run the detector with --setting device=cpu"
+            )
+        return {need: {need: 1} if need in offered or need == "GPU" else None for need in needs}
+
+    def _infos(self) -> list[dict[str, Any]]:
+        return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
 
 
-def _local_cluster(count: int) -> Any:
-    from dask.distributed import LocalCluster
+class _LocalWorkers:
+    """Worker processes on this machine, some for its processors and one for each GPU.
 
-    options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+    Starting them takes seconds: where nothing is left to do that needs one, it is never started.
+    """
+
+    def __init__(self, count: int | None, gpus: Callable[[], Sequence[str]], running: ExitStack) -> None:
+        self._count, self._gpus, self._running = count, gpus, running
+        self._started: dict[str, list[str]] = {}
+
+    @cached_property
+    def client(self) -> Any:
+        from dask.distributed import Client
+
+        return self._running.enter_context(Client(self._cluster))
+
+    @cached_property
+    def _cluster(self) -> Any:
+        import dask
+        from dask.distributed import LocalCluster
+
+        self._running.enter_context(dask.config.set({f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}))
+        self._running.enter_context(_quiet())
+        options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+        with _starting():
+            cluster = LocalCluster(n_workers=0, threads_per_worker=1, **options)
+        return self._running.enter_context(cluster)
+
+    def ready(self, needs: Iterable[str]) -> dict[str, dict[str, float] | None]:
+        """Start the workers that are not there yet, and say what to ask dask for, for tasks of each need."""
+        if "GPU" in needs and "GPU" not in self._started:
+            self._start_gpus()
+        if "CPU" in needs and "CPU" not in self._started:
+            self._start("CPU", [{}] * self._wanted())
+        # Where there are no others, tasks go to any worker, as they always did.
+        return {need: {need: 1} if "GPU" in self._started else None for need in needs}
+
+    def _start_gpus(self) -> None:
+        gpus = self._gpus()
+        if not gpus:
+            raise EngineError(
+                "this detector runs on a GPU and this machine shows none; run it with --setting device=cpu, or with "
+                "--scheduler on machines that have them"
+            )
+        self._start("GPU", [{"env": {"CUDA_VISIBLE_DEVICES": gpu}} for gpu in gpus])
+        if spare := self._started.get("CPU", [])[self._wanted() :]:
+            self._cluster.sync(self._cluster.scale_down, spare)
+
+    def _wanted(self) -> int:
+        """How many workers for tasks without a GPU."""
+        return self._count or max(1, processors() - _FEEDING * len(self._started.get("GPU", [])))
+
+    def _start(self, need: str, options: Sequence[Mapping[str, Any]]) -> None:
+        cluster, names = self._cluster, [f"{need}-{number}" for number in range(len(options))]
+        common = cluster.new_spec["options"]
+        for name, own in zip(names, options, strict=True):
+            told = {**common, "resources": {need: 1}, **own}
+            cluster.worker_spec[name] = {"cls": cluster.new_spec["cls"], "options": told}
+        with _starting():
+            cluster.sync(_settled, cluster)
+        self._started[need] = names
+
+
+async def _settled(cluster: Any) -> None:
+    """Wait until a cluster has the workers it is to have."""
+    await cluster
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
     with _no_interrupt(), _own_environment():
         try:
-            return LocalCluster(n_workers=count, threads_per_worker=1, **options)
+            yield
         except (OSError, RuntimeError, asyncio.TimeoutError) as error:
             raise EngineError(
                 f"the worker processes do not start ({error}); run the same command again, or, in a script of your "

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def inference(device: str) -> Iterator[None]:
+def inference(device: str, *networks: torch.nn.Module) -> Iterator[None]:
     """No gradients; and on the processor one thread, since sums that are split over threads round differently.
 
-    Work is spread over processes.
+    Work is spread over processes. Networks that are not on the device yet are put there: a detector is made with its
+    weights in main memory, so that a process that only asks for its fingerprint leaves the GPUs alone.
     """
     import torch
 
+    for network in networks if device != "cpu" else ():
+        if next(network.parameters()).device.type == "cpu":
+            network.to(device)
     before = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)

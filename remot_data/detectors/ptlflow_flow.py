@@ -61,7 +61,7 @@ class PTLFlow:
         self.path = Path(weights) if weights is not None else _downloaded(library, model, checkpoint)
         network = _network(library, model)
         _fill(network, self.path, model)
-        self._network = network.eval().requires_grad_(False).to(self.device)
+        self._network = network.eval().requires_grad_(False)
         self._stride = network.output_stride or _USUAL_STRIDE
 
     def fingerprint(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class PTLFlow:
 
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """`flow` and `confidence` of frames uint8 [T, H, W, 3], as `remot_data.detectors.dis` gives them."""
-        with inference(self.device):
+        with inference(self.device, self._network):
             return flow_layer(frames, self._estimate, self.batch)
 
     def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:

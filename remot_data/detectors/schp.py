@@ -93,7 +93,7 @@ class SCHP:
         if said := misfits({key: tuple(tensor.shape) for key, tensor in state.items()}, wanted):
             raise DetectorError(f"schp: the tensors of {weights} do not fit the network: {said}; give {_EXPECTED}")
         network.load_state_dict(as_batch_norm(state), assign=True)
-        self._network = network.eval().requires_grad_(False).to(self.device)
+        self._network = network.eval().requires_grad_(False)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -112,7 +112,7 @@ class SCHP:
     def _labels(self, frames: np.ndarray) -> np.ndarray:
         import torch
 
-        with inference(self.device):
+        with inference(self.device, self._network):
             images = torch.from_numpy(prepared(frames, MODELS[self.model].size)).to(self.device)
             logits = self._network(images.permute(0, 3, 1, 2).contiguous())
             full = torch.nn.functional.interpolate(logits, images.shape[1:3], mode="bilinear", align_corners=True)

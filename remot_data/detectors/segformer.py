@@ -67,7 +67,7 @@ class SegFormerClothes:
         preprocessor = folder / "preprocessor_config.json"
         self._input = input_of(_json(preprocessor) if preprocessor.is_file() else {}, str(preprocessor))
         self._config = config.to_diff_dict()
-        self._network = _network(config, self.path).eval().requires_grad_(False).to(self.device)
+        self._network = _network(config, self.path).eval().requires_grad_(False)
 
     def fingerprint(self) -> dict[str, Any]:
         network = {key: value for key, value in self._config.items() if key not in _NO_MATTER}
@@ -82,7 +82,7 @@ class SegFormerClothes:
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
         labels = np.zeros(frames.shape[:3], np.uint8)
-        with inference(self.device):
+        with inference(self.device, self._network):
             for start in range(0, len(frames), self.batch):
                 labels[start : start + self.batch] = self._labels(frames[start : start + self.batch])
         return {"labels": labels}

@@ -64,7 +64,7 @@ class TorchvisionRAFT:
         network = getattr(optical_flow, model)(weights=None)
         expected = f"a state dict of torchvision's {model}"
         load_tensors(network, read_checkpoint(self.path, self.name, expected), self.name, self.path, expected)
-        self._network = network.eval().requires_grad_(False).to(self.device)
+        self._network = network.eval().requires_grad_(False)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -78,7 +78,7 @@ class TorchvisionRAFT:
 
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """`flow` and `confidence` of frames uint8 [T, H, W, 3], as `remot_data.detectors.dis` gives them."""
-        with inference(self.device):
+        with inference(self.device, self._network):
             return flow_layer(frames, self._estimate, self.batch)
 
     def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
