@@ -235,11 +235,10 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
         if match:
             broken.setdefault(match[1], set()).add(int(match[4]))
     if "synthetic" in store.config:
-        for folder, shards_ in broken.items():
-            for shard in shards_:
+        for folder in [name for name in broken if name == "frames" or "/synthetic-" in name]:
+            for shard in broken.pop(folder):
                 _discard(store, folder, shard)
         draw_missing(engine, store, progress)
-        broken = {}
     left = _mend_frames(engine, store, broken.pop("frames", set()), progress)
     wanted = {*broken, *(p.name.removesuffix("/layer.json") for p in problems if p.cure == "layer")}
     jobs, sentences = _jobs(store, wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import sys
@@ -77,8 +76,8 @@ class Flow(Pose):
 
     def __call__(self, frames, parsing):
         self._note()
-        moves = np.zeros((len(frames), 32, 24, 2), np.float32) + (parsing["labels"].mean() // 1)
-        return {"flow": moves, "confidence": moves[..., 0].astype(np.uint8)}
+        moves = np.full((len(frames), 32, 24, 2), parsing["labels"].mean() // 1, np.float32)
+        return {"flow": moves, "confidence": np.zeros(moves.shape[:3], np.uint8)}
 '''
 
 
@@ -221,13 +220,12 @@ def chain(store, file):
 def test_jobs_of_one_run_go_each_where_they_belong(two_gpus, own_dancers, file):
     plain = shutil.copytree(own_dancers.url, file.parent / "plain")
     told_of: dict[str, list[tuple[int, int]]] = {}
+
+    def progress(what: str, number: int, of: int) -> None:
+        told_of.setdefault(what, []).append((number, of))
+
     with open_engine(gpus=visible_gpus) as engine:
-        done = run_jobs(
-            engine,
-            own_dancers,
-            chain(own_dancers, file),
-            lambda what, n, of: told_of.setdefault(what, []).append((n, of)),
-        )
+        done = run_jobs(engine, own_dancers, chain(own_dancers, file), progress)
     assert {gpu for _, gpu in notes(file)} <= {"0", "1"}
     for name in ("points", "moves"):
         assert {gpu for _, gpu in notes(file, name)} == {"unset"}
@@ -283,10 +281,8 @@ def test_a_card_that_stays_lost_ends_the_run_in_a_sentence(two_gpus, own_dancers
 @pytest.mark.parametrize("workers", [0, pytest.param(None, marks=pytest.mark.slow)])
 def test_too_little_memory_is_said_with_what_to_do_and_not_tried_again(two_gpus, own_dancers, file, workers):
     settings = told(file, fails=99, says="CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with (
-        only_gpus("0"),
-        pytest.raises(EngineError, match=r"more memory than its GPU has.*give --setting batch=N, less"),
-    ):
+    says = r"more memory than its GPU has.*give --setting batch=N, less than 8"
+    with only_gpus("0"), pytest.raises(EngineError, match=says):
         annotate(own_dancers, "parsing", f"{file}:Labels", settings=settings, workers=workers)
     assert len(notes(file)) <= 3  # a call a task that was begun
 
@@ -329,10 +325,8 @@ def test_a_shard_says_which_card_made_it_and_repair_that_it_was_another(own_danc
 
     assert mended() == [] and layers(own_dancers.url) == before
     cards["cuda"] = "Card B"
-    assert mended() == [
-        f"{folder}: 1 shards were made again on Card B, the others on Card A: their values may differ in the last digits"
-    ]
-    assert own_dancers.files.exists(f"{folder}/layer.json")
+    (sentence,) = mended()
+    assert sentence.startswith(f"{folder}: 1 shards were made again on Card B, the others on Card A: their values may")
 
 
 def test_a_layer_that_no_card_made_does_not_speak_of_cards(own_dancers, file):
@@ -342,10 +336,9 @@ def test_a_layer_that_no_card_made_does_not_speak_of_cards(own_dancers, file):
 
 
 def test_what_a_job_is_called_does_not_depend_on_where_it_runs(own_dancers, file):
-    ids = {
-        plan_job(own_dancers, "parsing", f"{file}:Labels", settings=told(file, device=d)).id for d in ("cpu", "cuda")
-    }
-    assert len(ids) == 1
+    spec = f"{file}:Labels"
+    ids = [plan_job(own_dancers, "parsing", spec, settings=told(file, device=d)).id for d in ("cpu", "cuda", "cuda:1")]
+    assert len(set(ids)) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
