@@ -189,6 +189,8 @@ def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] 
     """
     jobs = {job.kind: job for job in kept}
     waiting = {kind: Job(kind, spec) if isinstance(spec, str) else spec for kind, spec in specs.items()}
+    for kind in waiting:
+        layer_kinds.kind(kind)
     while waiting:
         have = {kind: job.id for kind, job in jobs.items()}
         ready = [k for k in layer_kinds.KINDS if k in waiting and set(waiting[k].detector().needs) <= set(have)]

@@ -114,6 +114,7 @@ def build(
     with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
         store = create_store(out, config)
         store.sweep("", "ledger", "frames")
+        jobs = _jobs(store, snapshot, layers, instead)  # before anything is decoded, for what cannot be done
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)
         seconds["look through"] = time.monotonic() - started
@@ -136,7 +137,6 @@ def build(
                 _drop(store, inputs, made, found)
             seconds["frames"] = time.monotonic() - started
             started = time.monotonic()
-            jobs = _jobs(store, snapshot, layers, instead)
             if jobs:
                 run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
                 chosen = {job.kind: job.id for job in jobs}
