@@ -118,7 +118,7 @@ class Engine:
 
         def submit(attempt: _Attempt) -> None:
             options = {"resources": resources[attempt.need], "priority": attempt.number, "pure": False}
-            name = f"{function.__name__}-{uuid.uuid4().hex}"
+            name = f"{getattr(function, '__name__', 'task')}-{uuid.uuid4().hex}"
             with self._reaching():
                 future = self.client.submit(_attempted, function, attempt.task, key=name, **options)
             running[future] = attempt

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dask.distributed import Client
 
 torch = pytest.importorskip("torch")
 
@@ -19,6 +20,7 @@ from remot_data.detectors.base import DetectorError  # noqa: E402
 from remot_data.engine import EngineError, Spoilt, open_engine  # noqa: E402
 from remot_data.store import open_store  # noqa: E402
 from remot_data.verify import repair, verify  # noqa: E402
+from tests.cluster.conftest import cluster  # noqa: E402, F401
 from tests.remot_data.conftest import digests  # noqa: E402
 
 DETECTOR = '''
@@ -201,6 +203,32 @@ def test_without_a_gpu_a_network_runs_on_the_processor_and_says_so_once(own_danc
     assert caplog.messages == ["labels runs on the processor, since torch sees no CUDA device: expect a second a frame"]
     assert len({process for process, _ in notes(tmp_path / "chooses.py")}) >= 1
     assert "runs on the processor" not in capfd.readouterr().err  # a worker did not say it again
+
+
+@pytest.mark.slow
+def test_on_a_cluster_a_network_goes_to_the_workers_with_gpus(own_dancers, file, cluster, monkeypatch):  # noqa: F811
+    """Also where the machine that starts the run has none: the detector says cpu here, because none was asked for."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    cluster.start_scheduler()
+    cluster.start_worker("--resources", "CPU=1", CUDA_VISIBLE_DEVICES="")
+    chooses = file.with_name("chooses.py")
+    chooses.write_text(DETECTOR.replace('device="cuda"', 'device="cpu"'))
+
+    def run(**settings: object) -> list[tuple[str, str]]:
+        before = len(notes(file))
+        store = shutil.copytree(own_dancers.url, file.parent / f"copy-{before}")
+        spec, given = f"{chooses}:Labels", told(file, **settings)
+        assert annotate(str(store), "parsing", spec, settings=given, scheduler=cluster.address).failed == {}
+        return [gpu for _, gpu in notes(file)[before:]]
+
+    assert set(run()) == {""}
+    with pytest.raises(EngineError, match=r"`CUDA_VISIBLE_DEVICES=0 dask worker tcp://.*--resources GPU=1`"):
+        annotate(own_dancers, "parsing", f"{file}:Labels", settings=told(file), scheduler=cluster.address)
+    cluster.start_worker("--resources", "GPU=1", CUDA_VISIBLE_DEVICES="7")
+    with Client(cluster.address) as client:
+        client.wait_for_workers(2, timeout=60)
+    assert set(run()) == {"7"}
+    assert set(run(device="cpu")) == {""}
 
 
 def test_a_gpu_is_named_by_gpus_where_workers_see_one(own_dancers, file, capsys):
