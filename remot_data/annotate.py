@@ -1,4 +1,4 @@
-"""Computing layers, shard by shard: the plan, and the task as a plain function.
+"""Computing layers, shard by shard: the plan, and the task (`remot_data.task`) as a plain function.
 
 A job is one layer to make. Several jobs share one pass over a shard, so that frames are decoded once and a
 detector that needs another's output gets its arrays without a detour over the disk.
@@ -7,28 +7,23 @@ detector that needs another's output gets its arrays without a detour over the d
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import cv2
-import numpy as np
-
 from remot_data import layers as layer_kinds
-from remot_data import native
-from remot_data.child import ChildError
 from remot_data.detectors import base
-from remot_data.detectors._torch import gpu_name, lost_gpu, out_of_memory, visible_gpus
+from remot_data.detectors._torch import visible_gpus
 from remot_data.engine import Engine, Progress, Spoilt, open_engine
-from remot_data.records import Clip, LayerInfo, Receipt, Record, Snapshot, canonical_json
-from remot_data.shards import Sample
+from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json
 from remot_data.store import Store, StoreError, open_store
-from remot_data.video import VideoError
+from remot_data.task import annotate_shards, sources
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Job(Record):
     @property
     def reads(self) -> dict[str, str]:
         """Kind -> folder of all that it reads."""
-        return _sources(self.inputs)
+        return sources(self.inputs)
 
     def detector(self) -> base.Detector:
         return _detector(self.spec, self.weights, canonical_json(self.settings))
@@ -261,14 +256,14 @@ def run_jobs(
             store.sweep(job.folder)
         log = locks.enter_context(store.log("receipts"))
         state = _State(store, jobs, known or {})
-        plan = _Plan(store, _passes(engine, jobs), state, retry, engine.here)
+        plan = _Plan(store, _passes(engine, jobs), state, retry, engine)
         if plan.total:
             with store.log("jobs") as made:
                 for job in jobs:
                     made.add(job.to_json())
         done, counts = [], Counter[str]()
         what = f"annotate {'+'.join(job.kind for job in jobs)}"
-        for receipt in engine.run(annotate_shard, plan.work, what):
+        for receipt in locks.enter_context(closing(engine.run(annotate_tasks, plan.work, what))):
             log.add(receipt.to_json())
             done.append(receipt)
             state.add(receipt)
@@ -328,9 +323,8 @@ class _Plan:
     `work` holds those that can begin, by what they need; `total` counts all of them by the label of their pass.
     """
 
-    def __init__(self, store: Store, passes: Sequence[_Pass], state: _State, retry: bool, here: bool) -> None:
-        self._common = {"url": store.url, "retry": retry}
-        self._here = here
+    def __init__(self, store: Store, passes: Sequence[_Pass], state: _State, retry: bool, engine: Engine) -> None:
+        self._common, self._engine = {"url": store.url, "retry": retry}, engine
         self.work: dict[str, deque[dict[str, Any]]] = {p.need: deque() for p in passes}
         self.total: Counter[str] = Counter()
         self._unfinished: dict[int, list[_Pass]] = {}
@@ -339,15 +333,18 @@ class _Plan:
             for p in passes:
                 if p.waits_for(todo) or not all(state.is_current(job, shard, retry) for job in p.jobs):
                     todo.append(p)
-            self._unfinished[shard] = todo
-            self.total.update(p.label for p in todo)
+            if todo:
+                self._unfinished[shard] = todo
+                self.total.update(p.label for p in todo)
+        for shard, todo in self._unfinished.items():
             for p in todo:
                 if not p.waits_for(todo):
                     self._begin(p, shard)
 
     def _begin(self, which: _Pass, shard: int) -> None:
-        jobs = [(job if self._here else _without_number(job)).to_json() for job in which.jobs]
-        self.work[which.need].append({**self._common, "shard": shard, "jobs": jobs})
+        jobs = [(job if self._engine.here else _without_number(job)).to_json() for job in which.jobs]
+        threads = self._engine.threads(len(self._unfinished), which.need)
+        self.work[which.need].append({**self._common, "shard": shard, "jobs": jobs, "threads": threads})
 
     def finish(self, receipt: Receipt) -> str:
         """Add to the work what waited for this receipt; returns the label of its pass."""
@@ -426,155 +423,21 @@ def info(store: Store, job: Job) -> LayerInfo:
     )
 
 
-def saw(store: Store, inputs: Mapping[str, str], shard: int) -> dict[str, str]:
-    """The sha256 of every shard that a layer's shard is made from."""
-    return {kind: store.sha256(folder, shard) for kind, folder in _sources(inputs).items()}
-
-
-def _sources(inputs: Mapping[str, str]) -> dict[str, str]:
-    folders = {"frames": "frames", **{kind: f"layers/{kind}/{layer_id}" for kind, layer_id in inputs.items()}}
-    return dict(sorted(folders.items()))
-
-
-def is_current(store: Store, job: Job, shard: int) -> bool:
-    """Whether a job's shard is there and was made from the frames and layers as they are now."""
-    meta = store.meta(job.folder, shard)
-    sources = {kind: store.meta(folder, shard) for kind, folder in job.reads.items()}
-    if meta is None or None in sources.values():
-        return False
-    return meta["saw"] == {kind: m["sha256"] for kind, m in sources.items() if m}
-
-
-def annotate_shard(url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retry: bool = False) -> Receipt:
+def annotate_shard(
+    url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retry: bool = False, threads: int = 0
+) -> Receipt:
     """The task: make one shard of every job's layer. Harmless to run twice."""
-    # Processes are the unit of parallel work; and no threading can change a byte.
-    cv2.setNumThreads(1)
-    store = Store(url)
-    todo = [job for job in map(Job.from_json, jobs) if retry or not is_current(store, job, shard)]
-    samples: dict[str, list[Sample]] = {job.kind: [] for job in todo}
-    failed: dict[str, dict[str, str]] = {job.kind: {} for job in todo}
-    seconds = dict.fromkeys(["frames", *(job.kind for job in todo), "encode", "write"], 0.0)
-    clips = store.shard_clips(shard)
-    for clip in clips if todo else ():
-        frames = _Frames(store, clip, seconds)
-        made: dict[str, dict[str, np.ndarray]] = {}
-        for job in todo:
-            try:
-                given = frames.of(job.source)
-                with _timed(seconds, job.kind):
-                    made[job.kind] = _detect(store, job, clip, given, made, failed)
-            except base.DetectorError as error:
-                failed[job.kind][clip.id] = str(error)
-                continue
-            with _timed(seconds, "encode"):
-                samples[job.kind] += encoded(job.kind, clip, made[job.kind])
-    written = {}
-    with _timed(seconds, "write"):
-        now = Store(url)
-        for job in map(Job.from_json, jobs):
-            # Somebody else may have been quicker; since then the shard may even have been made shorter: theirs stays.
-            if job not in todo or (not retry and is_current(now, job, shard)):
-                written[job.folder] = now.meta(job.folder, shard)
-            else:
-                seen = saw(store, job.inputs, shard)
-                written[job.folder] = store.write_shard(
-                    job.folder, shard, samples[job.kind], seen, failed[job.kind], gpu_name(_device(job))
-                )
-    return Receipt(
-        "annotate",
-        shard=shard,
-        frames=sum(clip.frames for clip in clips),
-        clips=len(clips),
-        made=written,
-        seconds={k: round(v, 4) for k, v in seconds.items()},
-    )
+    (receipt,) = annotate_shards(url, [shard], list(map(Job.from_json, jobs)), retry, threads)
+    return receipt
 
 
-class _Frames:
-    """The frames of one clip, read when they are first asked for: the stored ones, and those of the source."""
-
-    def __init__(self, store: Store, clip: Clip, seconds: dict[str, float]) -> None:
-        self._store, self._clip, self._seconds = store, clip, seconds
-        self._found: dict[int, np.ndarray] = {}
-
-    def of(self, source: int) -> np.ndarray:
-        if source not in self._found:
-            with _timed(self._seconds, "frames"):
-                self._found[source] = self._read(source)
-        return self._found[source]
-
-    def _read(self, source: int) -> np.ndarray:
-        if not source:
-            return self._store.read_arrays("frames", "frames", self._clip)["frames"]
-        if not self._clip.path:
-            raise base.DetectorError("this clip has no source video to read again")
+def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Receipt]:
+    """Several tasks of one run, whose stages overlap where they make the same layers; a receipt each, in order."""
+    for jobs, alike in itertools.groupby(tasks, lambda task: task["jobs"]):
+        same = list(alike)
+        url, retry, threads = (same[0][name] for name in ("url", "retry", "threads"))
+        shards = [task["shard"] for task in same]
         try:
-            return native.read_native(self._clip, native.native_size(self._clip, self._store.size, source))
-        except (VideoError, ChildError) as error:
-            raise base.DetectorError(f"its source cannot be read again: {error}") from error
-
-
-def _detect(
-    store: Store,
-    job: Job,
-    clip: Clip,
-    frames: np.ndarray,
-    made: Mapping[str, dict[str, np.ndarray]],
-    failed: Mapping[str, Mapping[str, str]],
-) -> dict[str, np.ndarray]:
-    needed = {}
-    for kind, layer_id in job.inputs.items():
-        folder = f"layers/{kind}/{layer_id}"
-        before = failed[kind] if kind in failed else (store.meta(folder, clip.shard) or {}).get("failed", {})
-        if clip.id in before:
-            raise base.DetectorError(f"it reads the {kind} layer, which failed")
-        needed[kind] = made[kind] if kind in made else store.read_arrays(folder, kind, clip)
-    try:
-        size = frames.shape[1:3]
-        needed = {kind: native.at_size(kind, arrays, store.size, size) for kind, arrays in needed.items()}
-        arrays = native.at_size(job.kind, job.detector()(frames, **needed), size, store.size)
-        layer_kinds.kind(job.kind).check(arrays, clip.frames, store.size)
-    except base.DetectorError:
-        raise
-    except Exception as error:
-        raise _failure(job, error) from error
-    return arrays
-
-
-class GPUMemoryError(RuntimeError):
-    """A detector asks for more memory than its GPU has."""
-
-
-def _failure(job: Job, error: Exception) -> Exception:
-    """What an error in a detector comes to: a clip that fails, an end of the run, or of the worker."""
-    said = f"{type(error).__name__}: {error}"
-    first = said.splitlines()[0][:200]
-    if out_of_memory(error):
-        batch = getattr(job.detector(), "batch", None)
-        now = f", less than {batch}" if batch else ""
-        return GPUMemoryError(f"{job.spec} needs more memory than its GPU has ({first}); give --setting batch=N{now}")
-    if lost_gpu(error):
-        return Spoilt(f"{job.spec} has lost its GPU ({first}); `nvidia-smi` and the system's log say more")
-    return base.DetectorError(f"{job.spec}: {said}")
-
-
-def encoded(kind: str, clip: Clip, arrays: Mapping[str, np.ndarray]) -> list[Sample]:
-    """The samples of one clip of a layer, ready to be written."""
-    module = layer_kinds.kind(kind)
-    if module.PER_CLIP:
-        return [Sample(clip.key(0), module.encode(arrays, 0))]
-    columns = getattr(module, "columns", lambda arrays, t: {})
-    return [Sample(clip.key(t), module.encode(arrays, t), columns(arrays, t)) for t in range(clip.frames)]
-
-
-class _timed:
-    """Adds the seconds of a block to ``into[name]``."""
-
-    def __init__(self, into: dict[str, float], name: str) -> None:
-        self.into, self.name = into, name
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *error: Any) -> None:
-        self.into[self.name] += time.perf_counter() - self.started
+            yield from annotate_shards(url, shards, list(map(Job.from_json, jobs)), retry, threads)
+        except base.DeviceLost as error:
+            raise Spoilt(str(error)) from error

@@ -15,21 +15,23 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 Task = dict[str, Any]
+Many = Callable[[Sequence[Task]], Generator[Any]]
 Progress = Callable[[str, int, int], None]
 _SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
+_TOGETHER = 4  # tasks that a GPU's worker takes at once
 _ATTEMPTS = 3  # at a task that spoils its worker
 _FEEDING = 4  # processors that read, decode, encode and write for one GPU
 
@@ -49,7 +51,7 @@ class Spoilt(RuntimeError):
 
 @dataclass(frozen=True)
 class _Attempt:
-    task: Task
+    tasks: list[Task]
     need: str
     number: int = 1
 
@@ -80,10 +82,13 @@ class Engine:
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
     ) -> Iterator[Any]:
         """Results of ``function(**task)`` in the order they complete; see `run`."""
-        return self.run(function, {need: deque(tasks)}, label)
+        return self.run(partial(_one_by_one, function), {need: deque(tasks)}, label)
 
-    def run(self, function: Callable[..., Any], work: Mapping[str, deque[Task]], label: str = "") -> Iterator[Any]:
-        """Results of ``function(**task)`` in the order they complete, until no task is left.
+    def run(self, function: Many, work: Mapping[str, deque[Task]], label: str = "") -> Iterator[Any]:
+        """Results of a function that takes some tasks and gives a result for each, in their order.
+
+        It is given those that it may overlap: in this process all that can begin, on a worker with a GPU a few, on
+        others one, since processes overlap by themselves. Results come as they complete, until no task is left.
 
         No more tasks than a few a worker are with the scheduler at a time, so its memory does not grow with
         their number; a worker that dies loses the tasks it had, which others take up.
@@ -101,26 +106,36 @@ class Engine:
             if any(work.values()):
                 yield from self._run_dask(function, work, label)
             return
-        while queue := next((tasks for tasks in work.values() if tasks), None):
-            task = queue.popleft()
+        while waiting := next((tasks for tasks in work.values() if tasks), None):
+            taken, done = _taken(waiting, len(waiting)), 0
             try:
-                yield function(**task)
+                with closing(function(taken)) as results:
+                    for result in results:
+                        done += 1
+                        yield result
             except Exception as error:
-                raise _failed(label, task, error) from error
+                raise _failed(label, taken[min(done, len(taken) - 1)], error) from error
 
-    def _run_dask(self, function: Callable[..., Any], work: Mapping[str, deque[Task]], label: str) -> Iterator[Any]:
+    def threads(self, tasks: int, need: str = "CPU") -> int:
+        """Processors for each of so many tasks: 0 for all that its process may use."""
+        if self._workers is None or need != "CPU":
+            return 0
+        return max(1, processors() // max(1, min(self._workers.wanted, tasks))) if self._workers.wanted else 1
+
+    def _run_dask(self, function: Many, work: Mapping[str, deque[Task]], label: str) -> Iterator[Any]:
         assert self._workers is not None
         with self._reaching():
             resources = self._workers.ready(work)
+            gpus = self._workers.gpus if "GPU" in work else 0
         running: dict[Any, _Attempt] = {}
         flying: Counter[str] = Counter()
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def submit(attempt: _Attempt) -> None:
             options = {"resources": resources[attempt.need], "priority": attempt.number, "pure": False}
-            name = f"{getattr(function, '__name__', 'task')}-{uuid.uuid4().hex}"
             with self._reaching():
-                future = self.client.submit(_attempted, function, attempt.task, key=name, **options)
+                name = f"{label or 'task'}-{uuid.uuid4().hex}"
+                future = self.client.submit(_attempted, function, attempt.tasks, key=name, **options)
             running[future] = attempt
             flying[attempt.need] += 1
             future.add_done_callback(done.put)
@@ -128,7 +143,9 @@ class Engine:
         def fill(room: int) -> None:
             for need, tasks in work.items():
                 while tasks and flying[need] < room:
-                    submit(_Attempt(tasks.popleft(), need))
+                    # Few enough that all GPUs have some, several times.
+                    size = min(_TOGETHER, len(tasks) // (2 * gpus)) if need == "GPU" and gpus else 1
+                    submit(_Attempt(_taken(tasks, max(1, size)), need))
 
         try:
             room, counted = self._room(), time.monotonic()
@@ -138,11 +155,11 @@ class Engine:
                     attempt = running.pop(future)
                     flying[attempt.need] -= 1
                     try:
-                        result = self._result(future, label, attempt.task)
+                        results = self._result(future, label, attempt.tasks[0])
                     except Spoilt as error:
                         submit(self._again(attempt, label, error))
                         continue
-                    yield result
+                    yield from results
                 if time.monotonic() - counted > _COUNT_EVERY:
                     room, counted = self._room(), time.monotonic()
                 fill(room)
@@ -154,8 +171,8 @@ class Engine:
         """The next attempt at a task that spoilt its worker, which is started again."""
         if attempt.number == _ATTEMPTS:
             raise EngineError(
-                f"{label or 'task'} {_short(attempt.task)} was given up after {_ATTEMPTS} attempts, each by a fresh "
-                f"worker: {error}"
+                f"{label or 'task'} {_short(attempt.tasks[0])} was given up after {_ATTEMPTS} attempts, each by a "
+                f"fresh worker: {error}"
             ) from error
         log.warning("%s; its worker is started again and the task is tried again", error)
         if error.worker not in self._renewed:
@@ -252,10 +269,20 @@ class Engine:
         return max(8, 3 * threads)
 
 
-def _attempted(function: Callable[..., Any], task: Task) -> Any:
-    """What a worker runs: the task, where an error that spoils the process says in which worker that is."""
+def _one_by_one(function: Callable[..., Any], tasks: Sequence[Task]) -> Iterator[Any]:
+    for task in tasks:
+        yield function(**task)
+
+
+def _taken(waiting: deque[Task], count: int) -> list[Task]:
+    """The first of the tasks that wait."""
+    return [waiting.popleft() for _ in range(min(count, len(waiting)))]
+
+
+def _attempted(function: Many, tasks: Sequence[Task]) -> list[Any]:
+    """What a worker runs: some tasks, where an error that spoils the process says in which worker that is."""
     try:
-        return function(**task)
+        return list(function(tasks))
     except Spoilt as error:
         from dask.distributed import get_worker
 
@@ -315,8 +342,15 @@ def open_engine(
 class _OtherWorkers:
     """The workers of a scheduler that somebody else started."""
 
+    wanted = 0
+
     def __init__(self, client: Any) -> None:
         self.client = client
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs workers declare."""
+        return int(sum(worker.get("resources", {}).get("GPU", 0) for worker in self._infos()))
 
     def offered(self) -> set[str]:
         """The resources that workers declare."""
@@ -370,7 +404,7 @@ class _LocalWorkers:
         if "GPU" in needs and "GPU" not in self._started:
             self._start_gpus()
         if "CPU" in needs and "CPU" not in self._started:
-            self._start("CPU", [{}] * self._wanted())
+            self._start("CPU", [{}] * self.wanted)
         # Where there are no others, tasks go to any worker, as they always did.
         return {need: {need: 1} if "GPU" in self._started else None for need in needs}
 
@@ -382,12 +416,18 @@ class _LocalWorkers:
                 "--scheduler on machines that have them"
             )
         self._start("GPU", [{"env": {"CUDA_VISIBLE_DEVICES": gpu}} for gpu in gpus])
-        if spare := self._started.get("CPU", [])[self._wanted() :]:
+        if spare := self._started.get("CPU", [])[self.wanted :]:
             self._cluster.sync(self._cluster.scale_down, spare)
 
-    def _wanted(self) -> int:
+    @property
+    def gpus(self) -> int:
+        """How many GPUs have a worker."""
+        return len(self._started.get("GPU", []))
+
+    @property
+    def wanted(self) -> int:
         """How many workers for tasks without a GPU."""
-        return self._count or max(1, processors() - _FEEDING * len(self._started.get("GPU", [])))
+        return self._count or max(1, processors() - _FEEDING * self.gpus)
 
     def _start(self, need: str, options: Sequence[Mapping[str, Any]]) -> None:
         cluster, names = self._cluster, [f"{need}-{number}" for number in range(len(options))]

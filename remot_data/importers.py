@@ -23,8 +23,7 @@ import numpy as np
 
 from remot_data import layers as layer_kinds
 from remot_data import people, video
-from remot_data.annotate import encoded, switch
-from remot_data.annotate import saw as seen_by
+from remot_data.annotate import switch
 from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, one_opencv_thread, photometric
 from remot_data.engine import Progress, open_engine
 from remot_data.inputs import load_manifest
@@ -33,6 +32,8 @@ from remot_data.records import Clip, LayerInfo, Receipt, Record, digest
 from remot_data.schemas import convert_keypoints, keypoint_set, label_set
 from remot_data.shards import Sample
 from remot_data.store import Store, StoreError, open_store
+from remot_data.task import encoded
+from remot_data.task import saw as seen_by
 
 # --- layers out of files ------------------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from remot_data import layers as layer_kinds
 from remot_data import synthetic
-from remot_data.annotate import encoded
-from remot_data.annotate import saw as seen_by
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.layers import frames as frames_layer
 from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest
 from remot_data.shards import Sample
 from remot_data.store import Store, create_store
+from remot_data.task import encoded
+from remot_data.task import saw as seen_by
 
 # Raise when `synthetic` draws the same seed differently.
 VERSION = "1"

@@ -13,7 +13,7 @@ from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
-from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, saw, shards_of
+from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, shards_of
 from remot_data.build import write_frames
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DetectorError
@@ -23,6 +23,7 @@ from remot_data.records import KINDS, Clip, LayerInfo, digest, is_sealed
 from remot_data.scan import Policy, content_sha256
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name
 from remot_data.synthetic_store import draw_missing
+from remot_data.task import saw
 
 log = logging.getLogger(__name__)
 

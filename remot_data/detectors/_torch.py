@@ -136,21 +136,6 @@ def gpu_name(device: str) -> str:
         return ""
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a GPU is used up."""
-    text = str(error)
-    return type(error).__name__ == "OutOfMemoryError" or (
-        text.startswith(("CUDA", "cuDNN")) and ("out of memory" in text or "ALLOC_FAILED" in text)
-    )
-
-
-def lost_gpu(error: BaseException) -> bool:
-    """Whether an error says that CUDA has failed, after which a process cannot use it any more."""
-    begins = str(error).startswith(("CUDA error", "CUDA driver error", "cuDNN error"))
-    named = begins or type(error).__name__ == "AcceleratorError"
-    return isinstance(error, RuntimeError) and named and not out_of_memory(error)
-
-
 def read_checkpoint(path: str | Path, detector: str, expected: str, allowed: Sequence[Any] = ()) -> Any:
     """What a torch file holds, tensors and plain containers only: nothing in it is ever run.
 

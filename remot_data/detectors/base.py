@@ -1,7 +1,8 @@
 """The detector protocol, and finding a detector by name.
 
 A detector sees one clip at a time. Clips are bounded in length, so a clip's arrays fit in memory; inside,
-a detector batches as its library likes best.
+a detector batches as its library likes best. One whose network works on frames or pairs of frames, each for itself,
+takes the batched form (`Batched`): then clips share batches, and reading and encoding never keep the network waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,6 +27,10 @@ Arrays = dict[str, np.ndarray]
 
 class DetectorError(RuntimeError):
     """A detector that cannot be found, loaded or run; the message says what to do."""
+
+
+class DeviceError(RuntimeError):
+    """The device of a detector cannot go on, which is no clip's fault: the run ends. The message says what to do."""
 
 
 @runtime_checkable
@@ -59,6 +65,95 @@ class Detector(Protocol):
             The arrays of the kind, as `remot_data.layers` documents them.
         """
         ...
+
+
+class Pending(Protocol):
+    """Outputs that a card is still at work on."""
+
+    def result(self) -> Arrays:
+        """Wait for them; called once, in another thread than `Batched.infer`."""
+        ...
+
+
+class Batched(ABC):
+    """Base of a detector in the batched form: three methods instead of `__call__`, which follows from them.
+
+    `split` and `join` are called by several threads at a time, beside `infer`, so they change nothing of the object;
+    `infer` is called by one thread. It sees batches of one size: clips share them, and the last of a shard is filled up
+    by repeating its last item. So an item's output must not depend on the others of its batch, nor on its place.
+
+    Attributes:
+        batch: items that go through the network together.
+    """
+
+    batch: int = 1
+
+    def split(self, frames: np.ndarray, **needed: Arrays) -> np.ndarray:
+        """What the network sees of one clip: [N, ...], an item a row, as small as it can be (uint8); a view will do.
+
+        Where all frames of a store have one size, all items have one shape. As it stands, an item is a frame.
+
+        Args:
+            frames, needed: as for `Detector.__call__`.
+        """
+        return frames
+
+    @abstractmethod
+    def infer(self, items: np.ndarray) -> Arrays | Pending:
+        """Outputs by name, each [batch, ...], of items [batch, ...]; `Pending` ones, so as not to wait for a card."""
+
+    def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
+        """The arrays of the layer for one clip. As it stands, the outputs are these.
+
+        Args:
+            frames, needed: as for `split`.
+            outputs: those of the clip's items, each [N, ...]; empty where it has none.
+        """
+        return outputs
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        """Arrays of the layer for one clip, as `Detector.__call__`."""
+        items, size = self.split(frames, **needed), self.batch
+        begun = [self.infer(filled([items[at : at + size]], size)) for at in range(0, len(items), size)]
+        parts = [landed(outputs) for outputs in begun]
+        names = parts[0] if parts else ()
+        outputs = {name: np.concatenate([part[name] for part in parts])[: len(items)] for name in names}
+        return self.join(frames, outputs, **needed)
+
+
+def filled(parts: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    """Items [N, ...] in some parts as one batch [batch, ...], the last item repeated."""
+    rows, last = sum(map(len, parts)), parts[-1]
+    # In plain order, whatever that of the parts: a network may compute another way for another layout.
+    out = np.empty((batch, *last.shape[1:]), last.dtype)
+    np.concatenate(parts, out=out[:rows])
+    out[rows:] = last[-1]
+    return out
+
+
+def landed(outputs: Arrays | Pending) -> Arrays:
+    """Outputs of `Batched.infer`, waited for where they are pending."""
+    return outputs if isinstance(outputs, Mapping) else outputs.result()
+
+
+class DeviceLost(DeviceError):
+    """The card has failed, and this process cannot use it any more."""
+
+
+def check_device(error: Exception, detector: Any) -> None:
+    """Raise `DeviceError` where an error of torch says that the card of a detector is too small, or has failed.
+
+    Nothing is tried again with smaller batches: then how a layer was made would depend on what else was on the card.
+    """
+    name, said = detector.name, f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    text, kind = str(error), type(error).__name__
+    of_cuda = kind == "AcceleratorError" or text.startswith(("CUDA error", "CUDA driver error", "cuDNN error"))
+    if kind == "OutOfMemoryError" or (of_cuda and ("out of memory" in text or "ALLOC_FAILED" in text)):
+        size = getattr(detector, "batch", None)
+        cure = f"{size} items a batch are too many, give a smaller --setting batch=" if size else "give it a larger one"
+        raise DeviceError(f"{name}: the card has too little memory; {cure} ({said})") from error
+    if of_cuda:
+        raise DeviceLost(f"{name}: the card failed ({said}); see what `nvidia-smi` says") from error
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import numpy as np
-
-from remot_data.detectors._network import at_least_one, inference, load_tensors, tensors
-from remot_data.detectors._pairs import flow_layer, padded
+from remot_data.detectors._network import Runner, load_tensors, tensors
+from remot_data.detectors._pairs import Pairs
 from remot_data.detectors._torch import choose_device, read_checkpoint
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.detectors.base import DetectorError, file_sha256
 
-_LEAST = 128  # smaller frames have too few cells on the coarsest level of most networks
 _USUAL_STRIDE = 64
 
 
-class PTLFlow:
+class PTLFlow(Pairs):
     """Flow from each frame back to the one before it by a network of ptlflow, in both directions for the confidence.
 
     Args:
@@ -29,7 +26,9 @@ class PTLFlow:
         weights: a checkpoint of ptlflow or a state dict; if not given, `checkpoint` is downloaded.
         checkpoint: name of one of ptlflow's own checkpoints for the model; put into the cache of torch.hub.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: pairs of frames that go through the network together; each frame needs two.
+        batch: frames that go through the network together, each with the one before it in both directions; 16 on a
+            card and 1 elsewhere if not given.
+        precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it.
 
     Raises:
         DetectorError: for an unknown name, weights that cannot be had, or weights of another network.
@@ -37,11 +36,12 @@ class PTLFlow:
 
     name = "ptlflow"
     kind = "flow"
-    version = "1"
+    version = "2"
     schema = "backward"
     needs: tuple[str, ...] = ()
     licence = "Apache-2.0; networks and weights have licences of their own, mostly for research only"
     approximate = False
+    least = 128  # smaller frames have too few cells on the coarsest level of most networks
 
     def __init__(
         self,
@@ -50,19 +50,22 @@ class PTLFlow:
         *,
         checkpoint: str = "things",
         device: str | None = None,
-        batch: int = 8,
+        batch: int | None = None,
+        precision: str = "float32",
     ):
         library = _ptlflow()
         if model not in library.get_model_names():
             raise DetectorError(f"{self.name} has no model {model!r}; choose {', '.join(library.get_model_names())}")
-        self.model, self.batch = model, at_least_one(batch, self.name)
+        self.model = model
         self.device = choose_device(device, self.name, "a second (flownet2, pwcnet, gmflow) to ten (raft, gma) a frame")
+        self._runner = Runner(self.name, self.device, batch, precision, on_card=16)
+        self.batch = self._runner.batch
         self.library = version("ptlflow")
         self.path = Path(weights) if weights is not None else _downloaded(library, model, checkpoint)
         network = _network(library, model)
         _fill(network, self.path, model)
-        self._network = network.eval().requires_grad_(False)
-        self._stride = network.output_stride or _USUAL_STRIDE
+        self._network = self._runner.place(network)
+        self.multiple = network.output_stride or _USUAL_STRIDE
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -71,27 +74,20 @@ class PTLFlow:
             "ptlflow": self.library,
             "model": self.model,
             "weights": file_sha256(self.path),
-            "settings": {},
+            "settings": self._runner.settings,
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`flow` and `confidence` of frames uint8 [T, H, W, 3], as `remot_data.detectors.dis` gives them."""
-        with inference(self.device, self._network):
-            return flow_layer(frames, self._estimate, self.batch)
-
-    def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def estimate(self, first: Any, second: Any) -> Any:
         import torch
 
-        (one, (rows, columns)), (two, _) = padded(first, self._stride, _LEAST), padded(second, self._stride, _LEAST)
-        pairs = torch.from_numpy(np.stack([one, two], 1)).to(self.device)
         # ptlflow reads images with OpenCV: channels are BGR, values 0 to 1.
-        images = pairs.permute(0, 1, 4, 2, 3).flip(2).float().div_(255)
+        images = torch.stack([first, second], 1).flip(2).div(255)
         flows = self._network({"images": images})["flows"]
-        if tuple(flows.shape) != (len(first), 1, 2, *one.shape[1:3]):
+        if tuple(flows.shape) != (len(first), 1, 2, *first.shape[2:]):
             raise DetectorError(
                 f"{self.name}: {self.model} gives flows {tuple(flows.shape)} for two frames; take a two-frame network"
             )
-        return np.ascontiguousarray(flows[:, 0].permute(0, 2, 3, 1)[:, rows, columns].float().cpu().numpy())
+        return flows[:, 0]
 
 
 def _ptlflow() -> Any:

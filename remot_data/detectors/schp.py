@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from remot_data.detectors._network import at_least_one, inference, misfits
+from remot_data.detectors._network import Runner, misfits, normalised
 from remot_data.detectors._torch import choose_device, read_checkpoint
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
-from remot_data.detectors.dis import one_opencv_thread
+from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +44,15 @@ _FILES = " or ".join(f"{m.file} ({name.upper()})" for name, m in MODELS.items())
 _EXPECTED = f"{_FILES}, which the page of GoGoDuck912/Self-Correction-Human-Parsing links to"
 
 
-class SCHP:
+class SCHP(Batched):
     """Labels of body parts and clothes for every frame, as the authors' simple extractor makes them.
 
     Args:
         model: ``atr`` (18 labels) or ``lip`` (20); what the checkpoint was trained for if not given.
         weights: an official checkpoint.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: frames that go through the network together.
+        batch: frames that go through the network together; 32 on a card and 1 elsewhere if not given.
+        precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it.
 
     Raises:
         DetectorError: if the file is no checkpoint of this network, or one of the other label set.
@@ -61,7 +60,7 @@ class SCHP:
 
     name = "schp"
     kind = "parsing"
-    version = "1"
+    version = "2"
     needs: tuple[str, ...] = ()
     licence = "MIT"
     approximate = False
@@ -72,7 +71,8 @@ class SCHP:
         weights: str | Path | None = None,
         *,
         device: str | None = None,
-        batch: int = 4,
+        batch: int | None = None,
+        precision: str = "float32",
     ):
         import torch
 
@@ -82,8 +82,10 @@ class SCHP:
             raise DetectorError(f"schp has no model {model!r}; choose one of {', '.join(MODELS)}")
         if weights is None:
             raise DetectorError(f"schp needs its weights: give weights=FILE, {_EXPECTED}")
-        self.path, self.batch = Path(weights), at_least_one(batch, self.name)
+        self.path = Path(weights)
         self.device = choose_device(device, self.name, "some seconds a frame")
+        self._runner = Runner(self.name, self.device, batch, precision)
+        self.batch = self._runner.batch
         state = official_state(read_checkpoint(self.path, self.name, _EXPECTED), str(self.path))
         self.model = _which(state, model, str(self.path))
         self.schema = MODELS[self.model].schema
@@ -93,7 +95,7 @@ class SCHP:
         if said := misfits({key: tuple(tensor.shape) for key, tensor in state.items()}, wanted):
             raise DetectorError(f"schp: the tensors of {weights} do not fit the network: {said}; give {_EXPECTED}")
         network.load_state_dict(as_batch_norm(state), assign=True)
-        self._network = network.eval().requires_grad_(False)
+        self._network = self._runner.place(network)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -101,22 +103,23 @@ class SCHP:
             "version": self.version,
             "model": self.model,
             "weights": file_sha256(self.path),
-            "settings": {},
+            "settings": self._runner.settings,
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
-        parts = [self._labels(frames[i : i + self.batch]) for i in range(0, len(frames), self.batch)]
-        return {"labels": np.concatenate(parts) if parts else np.zeros(frames.shape[:3], np.uint8)}
+    def infer(self, items: np.ndarray) -> Arrays | Pending:
+        return self._runner(self._labels, items)
 
-    def _labels(self, frames: np.ndarray) -> np.ndarray:
+    def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
+        """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
+        return outputs or {"labels": np.zeros(frames.shape[:3], np.uint8)}
+
+    def _labels(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch
 
-        with inference(self.device, self._network):
-            images = torch.from_numpy(prepared(frames, MODELS[self.model].size)).to(self.device)
-            logits = self._network(images.permute(0, 3, 1, 2).contiguous())
-            full = torch.nn.functional.interpolate(logits, images.shape[1:3], mode="bilinear", align_corners=True)
-            return to_frame(full, frames.shape[1], frames.shape[2]).argmax(1).to(torch.uint8).cpu().numpy()
+        images = prepared(frames, MODELS[self.model].size)
+        logits = self._network(images).float()
+        full = torch.nn.functional.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=True)
+        return {"labels": to_frame(full, frames.shape[1], frames.shape[2]).argmax(1).to(torch.uint8)}
 
 
 def to_input(height: int, width: int, size: int) -> np.ndarray:
@@ -129,15 +132,21 @@ def to_input(height: int, width: int, size: int) -> np.ndarray:
     return np.array([[scale, 0, middle - scale * (width - 1) / 2], [0, scale, middle - scale * (height - 1) / 2]])
 
 
-def prepared(frames: np.ndarray, size: int) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3], RGB, as the network takes them: float32 [T, size, size, 3], BGR, normalised.
+def prepared(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Frames uint8 [N, H, W, 3], RGB, as the network takes them: float32 [N, 3, size, size], BGR, normalised.
 
     What lies outside the frame is black.
     """
-    matrix = to_input(frames.shape[1], frames.shape[2], size)
-    with one_opencv_thread():
-        warped = [cv2.warpAffine(f[..., ::-1], matrix, (size, size), flags=cv2.INTER_LINEAR) for f in frames]
-    return (np.stack(warped) / np.float32(255) - np.float32(_MEAN)) / np.float32(_STD)
+    import torch
+
+    height, width = frames.shape[1:3]
+    (scale, _, left), (_, _, top) = to_input(height, width, size)
+    at = torch.arange(size, device=frames.device, dtype=torch.float64)
+    x, y = ((2 * (at - before) / scale + 1) / side - 1 for before, side in ((left, width), (top, height)))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).float().expand(len(frames), -1, -1, -1)
+    images = frames.flip(3).permute(0, 3, 1, 2).float()
+    warped = torch.nn.functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
+    return normalised(warped / 255, _MEAN, _STD)
 
 
 def to_frame(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:

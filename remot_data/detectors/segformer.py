@@ -6,23 +6,24 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from remot_data.detectors._network import at_least_one, inference
+from remot_data.detectors._network import Runner, normalised
 from remot_data.detectors._torch import choose_device, read_checkpoint
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
-from remot_data.detectors.dis import one_opencv_thread
+from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
 from remot_data.schemas import label_set
+
+if TYPE_CHECKING:
+    import torch
 
 _FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _EXPECTED = "a folder with config.json and model.safetensors, or one of these two beside the other"
 
 
-class SegFormerClothes:
+class SegFormerClothes(Batched):
     """Labels of clothes and body parts for every frame.
 
     Frames are stretched to the input that the model was trained with, and its coarse scores are enlarged to the frame
@@ -33,7 +34,8 @@ class SegFormerClothes:
         weights: a folder as `save_pretrained` writes it, or a ``.safetensors`` or ``.bin`` file with its
             ``config.json`` beside it.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: frames that go through the network together.
+        batch: frames that go through the network together; 32 on a card and 1 elsewhere if not given.
+        precision: ``float32`` or ``bfloat16``.
 
     Raises:
         DetectorError: if the weights cannot be had, do not fit, or the model has other labels than ``atr18``.
@@ -41,7 +43,7 @@ class SegFormerClothes:
 
     name = "segformer"
     kind = "parsing"
-    version = "1"
+    version = "2"
     schema = "atr18"
     needs: tuple[str, ...] = ()
     licence = "Apache-2.0; weights trained from NVIDIA's SegFormer: non-commercial"
@@ -53,13 +55,15 @@ class SegFormerClothes:
         weights: str | Path | None = None,
         *,
         device: str | None = None,
-        batch: int = 4,
+        batch: int | None = None,
+        precision: str = "float32",
     ):
         import transformers
 
         self.library = transformers.__version__
-        self.batch = at_least_one(batch, self.name)
         self.device = choose_device(device, self.name, "one to five seconds a frame")
+        self._runner = Runner(self.name, self.device, batch, precision)
+        self.batch = self._runner.batch
         given = Path(weights) if weights is not None else _downloaded(model)
         self.path, folder = _weights_file(given)
         config = transformers.SegformerConfig.from_dict(_json(folder / "config.json"))
@@ -67,7 +71,7 @@ class SegFormerClothes:
         preprocessor = folder / "preprocessor_config.json"
         self._input = input_of(_json(preprocessor) if preprocessor.is_file() else {}, str(preprocessor))
         self._config = config.to_diff_dict()
-        self._network = _network(config, self.path).eval().requires_grad_(False)
+        self._network = self._runner.place(_network(config, self.path), mixed=False)
 
     def fingerprint(self) -> dict[str, Any]:
         network = {key: value for key, value in self._config.items() if key not in _NO_MATTER}
@@ -76,24 +80,23 @@ class SegFormerClothes:
             "version": self.version,
             "transformers": self.library,
             "weights": file_sha256(self.path),
-            "settings": {"network": network, "input": self._input},
+            "settings": {"network": network, "input": self._input, **self._runner.settings},
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
-        labels = np.zeros(frames.shape[:3], np.uint8)
-        with inference(self.device, self._network):
-            for start in range(0, len(frames), self.batch):
-                labels[start : start + self.batch] = self._labels(frames[start : start + self.batch])
-        return {"labels": labels}
+    def infer(self, items: np.ndarray) -> Arrays | Pending:
+        return self._runner(self._labels, items)
 
-    def _labels(self, frames: np.ndarray) -> np.ndarray:
+    def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
+        """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
+        return outputs or {"labels": np.zeros(frames.shape[:3], np.uint8)}
+
+    def _labels(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch
 
-        images = torch.from_numpy(prepared(frames, self._input)).to(self.device).permute(0, 3, 1, 2)
-        scores = self._network(pixel_values=images.contiguous()).logits
+        images = prepared(frames, self._input).to(self._runner.dtype)
+        scores = self._network(pixel_values=images).logits.float()
         full = torch.nn.functional.interpolate(scores, frames.shape[1:3], mode="bilinear", align_corners=False)
-        return full.argmax(1).to(torch.uint8).cpu().numpy()
+        return {"labels": full.argmax(1).to(torch.uint8)}
 
 
 # Of a config, what does not change the labels; the names of the labels were checked.
@@ -143,15 +146,14 @@ def input_of(preprocessor: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def prepared(frames: np.ndarray, wanted: Mapping[str, Any]) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] stretched and normalised, float32 [T, h, w, 3]; `wanted` as `input_of` gives it."""
-    height, width = wanted["size"]
-    smaller = height * width < frames.shape[1] * frames.shape[2]
-    with one_opencv_thread():
-        how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-        stretched = [cv2.resize(frame, (width, height), interpolation=how) for frame in frames]
-    images = np.stack(stretched) * np.float32(wanted["scale"])
-    return (images - np.float32(wanted["mean"])) / np.float32(wanted["std"])
+def prepared(frames: torch.Tensor, wanted: Mapping[str, Any]) -> torch.Tensor:
+    """Frames uint8 [N, H, W, 3] stretched and normalised, float32 [N, 3, h, w]; `wanted` as `input_of` gives it."""
+    import torch
+
+    images = torch.nn.functional.interpolate(
+        frames.permute(0, 3, 1, 2).float(), wanted["size"], mode="bilinear", align_corners=False, antialias=True
+    )
+    return normalised(images * wanted["scale"], wanted["mean"], wanted["std"])
 
 
 def _downloaded(model: str) -> Path:

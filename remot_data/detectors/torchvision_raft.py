@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import numpy as np
-
-from remot_data.detectors._network import at_least_one, inference, load_tensors
-from remot_data.detectors._pairs import flow_layer, padded
+from remot_data.detectors._network import Runner, load_tensors
+from remot_data.detectors._pairs import Pairs
 from remot_data.detectors._torch import choose_device, read_checkpoint
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.detectors.base import DetectorError, file_sha256
 
 _SECONDS = {"raft_large": "some 6 seconds a frame of 256 x 192", "raft_small": "some 2 seconds a frame of 256 x 192"}
-_MULTIPLE, _LEAST = 8, 128
 
 
-class TorchvisionRAFT:
+class TorchvisionRAFT(Pairs):
     """Flow from each frame back to the one before it by RAFT, in both directions for the confidence.
 
     Args:
@@ -26,7 +23,9 @@ class TorchvisionRAFT:
         variant: which of torchvision's weights to download, as ``C_T_V2``; ``DEFAULT`` is its recommended one.
         updates: how often the network refines the flow.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: pairs of frames that go through the network together; each frame needs two.
+        batch: frames that go through the network together, each with the one before it in both directions; 16 on a
+            card and 1 elsewhere if not given.
+        precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it.
 
     Raises:
         DetectorError: for an unknown name, weights that cannot be had, or weights of another network.
@@ -34,11 +33,12 @@ class TorchvisionRAFT:
 
     name = "torchvision-raft"
     kind = "flow"
-    version = "1"
+    version = "2"
     schema = "backward"
     needs: tuple[str, ...] = ()
     licence = "BSD-3-Clause; weights trained on data sets for research only"
     approximate = False
+    multiple, least = 8, 128
 
     def __init__(
         self,
@@ -48,7 +48,8 @@ class TorchvisionRAFT:
         variant: str = "DEFAULT",
         updates: int = 12,
         device: str | None = None,
-        batch: int = 8,
+        batch: int | None = None,
+        precision: str = "float32",
     ):
         import torchvision
         from torchvision.models import optical_flow
@@ -57,14 +58,16 @@ class TorchvisionRAFT:
             raise DetectorError(f"{self.name} has no model {model!r}; choose one of {', '.join(_SECONDS)}")
         if updates < 1:
             raise DetectorError(f"{self.name}: {updates} updates give no flow; give at least 1, 12 is usual")
-        self.model, self.updates, self.batch = model, updates, at_least_one(batch, self.name)
+        self.model, self.updates = model, updates
         self.device = choose_device(device, self.name, _SECONDS[model])
+        self._runner = Runner(self.name, self.device, batch, precision, on_card=16)
+        self.batch = self._runner.batch
         self.library = torchvision.__version__.partition("+")[0]
         self.path = Path(weights) if weights is not None else _downloaded(self.name, model, variant)
         network = getattr(optical_flow, model)(weights=None)
         expected = f"a state dict of torchvision's {model}"
         load_tensors(network, read_checkpoint(self.path, self.name, expected), self.name, self.path, expected)
-        self._network = network.eval().requires_grad_(False)
+        self._network = self._runner.place(network)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -73,23 +76,12 @@ class TorchvisionRAFT:
             "torchvision": self.library,
             "model": self.model,
             "weights": file_sha256(self.path),
-            "settings": {"updates": self.updates},
+            "settings": {"updates": self.updates, **self._runner.settings},
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`flow` and `confidence` of frames uint8 [T, H, W, 3], as `remot_data.detectors.dis` gives them."""
-        with inference(self.device, self._network):
-            return flow_layer(frames, self._estimate, self.batch)
-
-    def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        (one, (rows, columns)), (two, _) = padded(first, _MULTIPLE, _LEAST), padded(second, _MULTIPLE, _LEAST)
-        flow = self._network(self._images(one), self._images(two), num_flow_updates=self.updates)[-1]
-        return np.ascontiguousarray(flow.permute(0, 2, 3, 1)[:, rows, columns].float().cpu().numpy())
-
-    def _images(self, frames: np.ndarray) -> Any:
-        import torch
-
-        return torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    def estimate(self, first: Any, second: Any) -> Any:
+        images = (images.div(127.5).sub(1) for images in (first, second))
+        return self._network(*images, num_flow_updates=self.updates)[-1]
 
 
 def _downloaded(detector: str, model: str, variant: str) -> Path:

@@ -102,12 +102,12 @@ def test_a_layer_that_comes_after_a_compaction_changes_nothing(half_removed, mon
     flow = f"layers/flow/{open_store(str(out)).layers[0].id}"
     kept = Path(shutil.copytree(out / flow, out.parent / "kept"))
     take_away(out, flow, 0)
-    module = importlib.import_module("remot_data.annotate")
+    module = importlib.import_module("remot_data.task")
     real: Callable[..., Any] = module._detect
 
-    def detect(*arguments: Any) -> Any:
+    def detect(*arguments: Any, **needed: Any) -> Any:
         monkeypatch.setattr(module, "_detect", real)
-        found = real(*arguments)
+        found = real(*arguments, **needed)
         shutil.copytree(kept, out / flow, dirs_exist_ok=True)
         assert compact(open_store(str(out)), workers=0) == 1
         return found

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from dask.distributed import Client
 torch = pytest.importorskip("torch")
 
 from remot_data import cli  # noqa: E402
-from remot_data.annotate import GPUMemoryError, Job, _failure, annotate, plan_job, plan_jobs, run_jobs  # noqa: E402
-from remot_data.detectors._torch import lost_gpu, only_gpus, visible_gpus  # noqa: E402
-from remot_data.detectors.base import DetectorError  # noqa: E402
-from remot_data.engine import EngineError, Spoilt, open_engine  # noqa: E402
+from remot_data.annotate import Job, annotate, plan_job, plan_jobs, run_jobs  # noqa: E402
+from remot_data.detectors._torch import only_gpus, visible_gpus  # noqa: E402
+from remot_data.detectors.base import DetectorError, DeviceError, DeviceLost, check_device  # noqa: E402
+from remot_data.engine import EngineError, open_engine  # noqa: E402
 from remot_data.store import open_store  # noqa: E402
 from remot_data.verify import repair, verify  # noqa: E402
 from tests.cluster.conftest import cluster  # noqa: E402, F401
@@ -287,17 +288,17 @@ def test_a_worker_that_loses_its_card_is_started_again_and_its_task_tried_again(
         done = annotate(own_dancers, "parsing", f"{file}:Labels", settings=settings)
     assert done.computed == 3 and done.failed == {}
     seen = notes(file)
-    # Two of them were tried in vain, in processes that nothing else ran in afterwards.
-    assert len(seen) == 5 + 2 and {gpu for _, gpu in seen} == {"0"}
+    # Two were tried in vain; what another task had begun in the same process is lost with it.
+    assert len(seen) >= 5 + 2 and {gpu for _, gpu in seen} == {"0"}
     assert len({process for process, _ in seen}) >= 2
-    assert any("has lost its GPU" in line and "tried again" in line for line in caplog.messages)
+    assert any("the card failed" in line and "tried again" in line for line in caplog.messages)
     annotate(str(plain), "parsing", f"{file}:Labels", settings=settings, workers=0)
     assert layers(own_dancers.url) == layers(str(plain))
 
 
 @pytest.mark.slow
 def test_a_card_that_stays_lost_ends_the_run_in_a_sentence(two_gpus, own_dancers, file):
-    with only_gpus("0"), pytest.raises(EngineError, match=rf"given up after 3 attempts.*has lost its GPU.*{LOST}"):
+    with only_gpus("0"), pytest.raises(EngineError, match=rf"given up after 3 attempts.*the card failed.*{LOST}"):
         annotate(own_dancers, "parsing", f"{file}:Labels", settings=told(file, fails=99, says=LOST))
     assert not list(Path(own_dancers.url).glob("layers/parsing/labels-*/layer.json"))
     shutil.rmtree(file.parent / "notes")
@@ -308,8 +309,8 @@ def test_a_card_that_stays_lost_ends_the_run_in_a_sentence(two_gpus, own_dancers
 
 @pytest.mark.parametrize("workers", [0, pytest.param(None, marks=pytest.mark.slow)])
 def test_too_little_memory_is_said_with_what_to_do_and_not_tried_again(two_gpus, own_dancers, file, workers):
-    settings = told(file, fails=99, says="CUDA out of memory. Tried to allocate 2.00 GiB.")
-    says = r"more memory than its GPU has.*give --setting batch=N, less than 8"
+    settings = told(file, fails=99, says="CUDA error: out of memory")
+    says = r"too little memory; 8 items a batch are too many, give a smaller --setting batch="
     with only_gpus("0"), pytest.raises(EngineError, match=says):
         annotate(own_dancers, "parsing", f"{file}:Labels", settings=settings, workers=workers)
     assert len(notes(file)) <= 3  # a call a task that was begun
@@ -319,15 +320,17 @@ def test_errors_are_told_apart():
     class AcceleratorError(RuntimeError):
         pass
 
-    assert lost_gpu(RuntimeError(LOST)) and lost_gpu(AcceleratorError("unspecified launch failure"))
-    assert not lost_gpu(ValueError(LOST)) and not lost_gpu(RuntimeError("the CUDA error: is not at the beginning"))
-    assert not lost_gpu(torch.OutOfMemoryError("CUDA out of memory."))
-    assert not lost_gpu(RuntimeError("CUDA error: out of memory"))
-    job = Job("background", "temporal-median")
-    assert isinstance(_failure(job, RuntimeError("CUDA error: out of memory")), GPUMemoryError)
-    assert isinstance(_failure(job, torch.OutOfMemoryError("CUDA out of memory.")), GPUMemoryError)
-    assert isinstance(_failure(job, RuntimeError(LOST)), Spoilt)
-    assert isinstance(_failure(job, MemoryError()), DetectorError)
+    def comes_to(error: Exception) -> type[Exception] | None:
+        try:
+            check_device(error, types.SimpleNamespace(name="labels", batch=8))
+        except DeviceError as found:
+            return type(found)
+        return None
+
+    assert comes_to(RuntimeError(LOST)) is comes_to(AcceleratorError("unspecified launch failure")) is DeviceLost
+    assert comes_to(torch.OutOfMemoryError("CUDA out of memory.")) is DeviceError
+    assert comes_to(RuntimeError("CUDA error: out of memory")) is DeviceError
+    assert comes_to(RuntimeError("the words CUDA error are not at the beginning")) is comes_to(MemoryError()) is None
 
 
 # --- Which card it was --------------------------------------------------------------------------------------
@@ -335,7 +338,7 @@ def test_errors_are_told_apart():
 
 def test_a_shard_says_which_card_made_it_and_repair_that_it_was_another(own_dancers, file, monkeypatch, caplog):
     cards = {"cuda": "Card A"}
-    monkeypatch.setattr(sys.modules[annotate.__module__], "gpu_name", lambda device: cards.get(device, ""))
+    monkeypatch.setattr("remot_data.task.gpu_name", lambda device: cards.get(device, ""))
     spec = f"{file}:Labels"
     made = annotate(own_dancers, "parsing", spec, settings=told(file), workers=0)
     folder = f"layers/parsing/{made.id}"

@@ -44,8 +44,8 @@ def failing(store):
     """The store with its first clip missing in the flow layer, as where a detector failed on it."""
     clip, layer = store.clips[0], store.snapshot("main").layers["flow"]
     folder = f"layers/flow/{layer}"
-    from remot_data.annotate import encoded
     from remot_data.shards import Sample
+    from remot_data.task import encoded
 
     kept = []
     for other in store.shard_clips(clip.shard):

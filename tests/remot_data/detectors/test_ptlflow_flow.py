@@ -14,6 +14,7 @@ import pytest
 from remot_data import assets, video
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, load
+from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors
 
@@ -68,6 +69,10 @@ def test_real_networks_on_real_frames(library: Any, model: str, frames: np.ndarr
     assert first["confidence"].shape == (2, 128, 96) and first["confidence"].dtype == np.uint8
     assert not first["flow"][0].any() and first["flow"][1].any() and np.isfinite(first["flow"]).all()
     assert flow(frames[:2])["flow"].tobytes() == first["flow"].tobytes()
+    if model in ("raft_small", "pwcnet"):
+        flow = load(f"ptlflow:{model}", weights=str(path), settings={"device": "cpu", "batch": 2})
+        assert flow(frames[:2])["flow"].tobytes() == first["flow"].tobytes()
+        assert_company_changes_nothing(flow, frames)
 
 
 @pytest.mark.slow
@@ -108,7 +113,10 @@ def test_fingerprints_and_wrong_files(library: Any, monkeypatch: pytest.MonkeyPa
     mark = load("ptlflow:raft_small", weights=str(path), settings={"device": "cpu"}).fingerprint()
     assert json.loads(json.dumps(mark)) == mark
     assert mark["weights"] == base.file_sha256(path) and mark["model"] == "raft_small"
-    assert mark == load("ptlflow:raft_small", weights=str(path), settings={"device": "cpu", "batch": 1}).fingerprint()
+    settings = {"device": "cpu", "batch": 3}
+    assert mark == load("ptlflow:raft_small", weights=str(path), settings=settings).fingerprint()
+    half = load("ptlflow:raft_small", weights=str(path), settings={**settings, "precision": "bfloat16"}).fingerprint()
+    assert half == mark | {"settings": {"precision": "bfloat16"}}
 
     def raised(spec: str, weights: Path | None = path, **settings: Any) -> str:
         with pytest.raises(DetectorError) as error:

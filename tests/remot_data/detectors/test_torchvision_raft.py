@@ -14,6 +14,7 @@ import pytest
 from remot_data import assets, video
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, load
+from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors
 
@@ -58,6 +59,15 @@ def test_real_frames_give_a_flow_layer_and_the_same_one_again(weights: Path, fra
     assert not first["flow"][0].any() and first["flow"][1:].any() and np.isfinite(first["flow"]).all()
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
     assert raft(frames[[0, 0], :101, :77])["flow"].shape == (2, 50, 38, 2)
+    settings = {"device": "cpu", "updates": 3, "batch": 2}
+    raft = load("torchvision-raft:raft_small", weights=str(weights), settings=settings)
+    assert all(raft(frames)[key].tobytes() == first[key].tobytes() for key in first)
+    assert_company_changes_nothing(raft, frames)
+    raft = load("torchvision-raft:raft_small", weights=str(weights), settings={**settings, "precision": "bfloat16"})
+    assert raft.fingerprint()["settings"] == {"updates": 3, "precision": "bfloat16"}
+    half = raft(frames)
+    assert half["flow"].dtype == np.float32 and np.isfinite(half["flow"]).all()
+    assert 0 < np.abs(half["flow"] - first["flow"]).mean() < 0.1 * np.abs(first["flow"]).mean()
 
 
 @pytest.mark.slow
