@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 
 import pytest
 
@@ -44,3 +45,19 @@ def test_local_workers_do_every_task_once_in_other_processes():
             list(engine.map(double, [{"number": n} for n in range(10, 20)]))
     assert dict(os.environ) == environment
     assert os.getpid() not in processes and 1 <= len(processes) <= 2
+
+
+def doubled(tasks):
+    for task in tasks:
+        yield double(**task)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_tasks_that_are_added_while_results_come_are_done_as_well(workers):
+    work, found = {"CPU": deque({"number": n} for n in range(5))}, []
+    with open_engine(workers) as engine:
+        for result in engine.run(doubled, work):
+            found.append(result)
+            if result < 20:
+                work["CPU"].append({"number": result + 10})
+    assert sorted(found) == sorted([0, 2, 4, 6, 8, *(2 * (10 + 2 * n) for n in range(5))])

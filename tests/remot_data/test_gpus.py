@@ -313,7 +313,7 @@ def test_too_little_memory_is_said_with_what_to_do_and_not_tried_again(two_gpus,
     says = r"too little memory; 8 items a batch are too many, give a smaller --setting batch="
     with only_gpus("0"), pytest.raises(EngineError, match=says):
         annotate(own_dancers, "parsing", f"{file}:Labels", settings=settings, workers=workers)
-    assert len(notes(file)) <= 3  # a call a task that was begun
+    assert len(notes(file)) <= 5  # no clip was tried twice
 
 
 def test_errors_are_told_apart():
