@@ -7,7 +7,8 @@ prints tables, a row as soon as it is measured, in at most that many minutes:
 - card: what it is, and how fast it multiplies bfloat16 matrices of 8192 x 8192 random numbers;
 - training: a step of each stage on windows of 6 frames in memory, at the plan's own batch, and with 8 and 16 windows;
 - transfer: the networks alone, on pieces of 8 frames, of one clip and of four side by side;
-- detectors: the bare network at its best batch, and the detector's class on frames of 256x192 in memory;
+- detectors: the bare network at its best batch, the detector's class on frames of 256x192 in memory, and the whole of
+  `remot annotate --workers 0` on a store of 2,304 such frames, loading left out;
 - feeding: `remot train` on a store of drawn dancers, and the share of the time that it waits for data.
 
 All weights are fresh. Every row has a time cap, and an error ends its row only. FILE.json holds the rows; tables that
@@ -186,7 +187,28 @@ def detectors(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
         size = (64, 48) if args.tiny else (256, 192)
         frames = synthetic.dance(synthetic.Dancer.random(1), 4 if args.tiny else 128, size=size, seed=1).frames
         seconds = timed(lambda: detector(frames), device, args.seconds, warm=1)
-    return {**found, "frames_s": len(frames) / seconds, "ratio": calls * len(frames) / seconds / speeds[best]}
+        found |= {"frames_s": len(frames) / seconds, "ratio": calls * len(frames) / seconds / speeds[best]}
+        frames_s, busy = _annotated(detector.kind, row["detector"], str(weights), settings, args)
+    return {**found, "annotate_s": frames_s, "annotate_ratio": calls * frames_s / speeds[best], "annotate_busy": busy}
+
+
+def _annotated(
+    kind: str, spec: str, weights: str, settings: dict[str, Any], args: argparse.Namespace
+) -> tuple[float, float]:
+    """Frames a second of the task of `remot annotate`, and the share of its time that the network had a batch."""
+    from remot_data.annotate import plan_job
+    from remot_data.store import open_store
+    from remot_data.task import annotate_shards
+
+    store = open_store(_store(_base(args), args))
+    job = plan_job(store, kind, spec, weights, settings)
+    job.detector()
+    # The first shard warms up: memory, plans of cuDNN.
+    list(annotate_shards(store.url, [0], [job]))
+    began = time.perf_counter()
+    receipts = list(annotate_shards(store.url, range(store.shard_count), [job], retry=True))
+    seconds = time.perf_counter() - began
+    return sum(r.frames for r in receipts) / seconds, sum(r.seconds[kind] for r in receipts) / seconds
 
 
 def feeding(row: Row, args: argparse.Namespace, device: torch.device) -> Row:

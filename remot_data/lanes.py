@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -14,23 +16,27 @@ _PATIENCE = 10.0  # seconds that a native call may go on once its thread is told
 
 
 class Lane:
-    """Threads that share one queue; with none, what is given is done at once, by who gives it."""
+    """Threads that share one queue; with none, what is given is done at once, by who gives it.
+
+    Of what waits, the smallest `turn` is next, and what was given first.
+    """
 
     def __init__(self, lanes: Lanes, count: int, name: str) -> None:
         self._lanes = lanes
-        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._work: queue.PriorityQueue[Any] = queue.PriorityQueue()
+        self._given = itertools.count()
         # Daemons, since a native call that never returns must not keep the process.
         self.threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(count)]
         for thread in self.threads:
             thread.start()
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *arguments: Any, turn: int = 0) -> Future[Any]:
         """A future of ``function(*arguments)``."""
-        future = self._lanes.promise()
-        self._put(future, function, arguments)
-        return future
+        return self.after((), function, *arguments, turn=turn)
 
-    def after(self, needs: Sequence[Future[Any]], function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def after(
+        self, needs: Sequence[Future[Any]], function: Callable[..., Any], *arguments: Any, turn: int = 0
+    ) -> Future[Any]:
         """As `submit`, once all of `needs` are done, well or not: so no thread waits for another's work."""
         future = self._lanes.promise()
         left, lock = len(needs), threading.Lock()
@@ -41,29 +47,30 @@ class Lane:
                 left -= 1
                 ready = not left
             if ready:
-                self._put(future, function, arguments)
+                self._put(turn, future, function, arguments)
 
         for need in needs:
             need.add_done_callback(done)
         if not needs:
-            self._put(future, function, arguments)
+            self._put(turn, future, function, arguments)
         return future
 
     def end(self) -> None:
         """Let the threads go once they have done what they were given."""
         for _ in self.threads:
-            self._work.put(None)
+            self._work.put((math.inf, next(self._given), None))
 
-    def _put(self, future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def _put(self, turn: int, future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         if self.threads:
-            self._work.put((future, function, arguments))
+            self._work.put((turn, next(self._given), (future, function, arguments)))
         else:
             self._lanes.settle(future, function, arguments)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            self._lanes.settle(*work)
-            del work  # its arrays, while this thread waits for more
+        with suppress(SystemExit):
+            while (work := self._work.get()[-1]) is not None:
+                self._lanes.settle(*work)
+                del work  # its arrays, while this thread waits for more
 
 
 class Lanes:
@@ -136,9 +143,6 @@ class Lanes:
 
 
 def _stop(thread: threading.Thread) -> None:
-    """Raise SystemExit in a thread, as Ctrl-C does KeyboardInterrupt in the main one: after the native call it is in.
-
-    A thread ends by it without a word.
-    """
+    """Raise SystemExit in a thread, as Ctrl-C raises KeyboardInterrupt in the main one: between native calls."""
     if thread.ident is not None and thread.is_alive():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

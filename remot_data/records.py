@@ -241,7 +241,8 @@ class Reject(Record):
 class Receipt(Record):
     """What a finished task returns: small, and enough to account for its time and output.
 
-    `made` holds, by folder of the store, the metadata of the shard written there, without its seal.
+    `made` holds, by folder of the store, the metadata of the shard written there, without its seal. `seconds` are those
+    that a stage was busy, added up over threads: stages may overlap.
     """
 
     task: str

@@ -160,6 +160,7 @@ class _Stages:
         self._own: dict[int, Lane] = {}
         self._batches: dict[str, _Batches] = {}
         self._ahead = 0
+        self._started = 0
 
     def begin(self, part: _Part) -> None:
         """Load the detectors and start the threads with the first shard that needs them."""
@@ -205,28 +206,31 @@ class _Stages:
         return self._lanes.result(part.receipt)
 
     def start(self, part: _Part, clip: Clip) -> None:
-        """Give a clip to the lanes."""
+        """Give a clip to the lanes. Where threads are short, older clips come first."""
+        turn = self._started = self._started + 1
         frames: dict[int, Future[np.ndarray]] = {}
         for source in dict.fromkeys(job.source for job in part.todo):
             lane = self._sources if source else self._pool
-            frames[source] = lane.submit(_read, self._store, part, clip, source)
+            frames[source] = lane.submit(_read, self._store, part, clip, source, turn=turn)
         work = _Work(part, clip, sum(_bytes(self._store, clip, source) for source in frames))
         made: dict[str, Future[Arrays]] = {}
         for job in part.todo:
             needs = {
-                kind: made[kind] if kind in made else self._pool.submit(_stored, self._store, part, clip, kind, layer)
+                kind: made[kind]
+                if kind in made
+                else self._pool.submit(_stored, self._store, part, clip, kind, layer, turn=turn)
                 for kind, layer in job.inputs.items()
             }
             given = _Given(self._store, part, job, clip, self._detectors[job.kind], frames[job.source], needs)
             if (batches := self._batches.get(job.kind)) is not None:
-                items = self._pool.after([given.frames, *needs.values()], given.split)
+                items = self._pool.after([given.frames, *needs.values()], given.split, turn=turn)
                 found: Future[Arrays] = self._lanes.promise()
                 is_last = clip is part.clips[-1]
                 self._own[id(given.detector)].submit(batches.feed, given, items, found, is_last)
             else:
                 found = self._own[id(given.detector)].submit(given.call)
-            made[job.kind] = self._pool.after([found], given.finish, found)
-            work.samples[job.kind] = self._pool.after([made[job.kind]], given.encode, made[job.kind])
+            made[job.kind] = self._pool.after([found], given.finish, found, turn=turn)
+            work.samples[job.kind] = self._pool.after([made[job.kind]], given.encode, made[job.kind], turn=turn)
         self._clips.append(work)
 
     def _finish(self, work: _Work) -> None:

@@ -263,7 +263,7 @@ def times(view: View) -> Html:
     ]
     total = sum(seconds for seconds, _ in spent.values())
     return table(
-        f"Seconds of all workers together, {total:,.1f} in all, by stage",
+        f"Seconds of all workers and threads together, {total:,.1f} in all, by stage",
         ["stage", "seconds", "frames", "frames/s", ""],
         rows,
         (1, 2, 3),
