@@ -7,9 +7,11 @@ detector that needs another's output gets its arrays without a detour over the d
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +19,8 @@ from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data.detectors import base
-from remot_data.engine import Engine, Progress, open_engine, processors
+from remot_data.detectors._torch import visible_gpus
+from remot_data.engine import Engine, Progress, Spoilt, open_engine, processors
 from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json
 from remot_data.store import Store, StoreError, open_store
 from remot_data.task import annotate_shards, sources
@@ -98,6 +101,9 @@ def annotate(
             a copy of ``main``.
         retry: try again the clips that the detector failed on before.
         wait: if somebody else is making this layer, wait until they are done.
+        workers: local worker processes for a detector that runs on processors, one each by default. One that runs on
+            a GPU gets a worker for each GPU of ``CUDA_VISIBLE_DEVICES``, or of this machine. 0: everything runs in
+            this process, on the first of them.
 
     Raises:
         StoreError, DetectorError, EngineError, Busy: with what to do about it.
@@ -106,7 +112,7 @@ def annotate(
     started = time.monotonic()
     current = store.snapshots.get("main", Snapshot("main", {}))
     job = plan_job(store, layer, detector, weights, settings, {**current.layers, **(inputs or {})}, source)
-    with open_engine(workers, scheduler) as engine:
+    with open_engine(workers, scheduler, visible_gpus) as engine:
         receipts = run_jobs(engine, store, [job], progress, retry, wait)
     if snapshot is not None:
         switch(store, snapshot, {layer: job.id})
@@ -169,16 +175,24 @@ def plan_job(
     return Job(kind, spec, base.short_id(detector, seen), weights, job.settings, inputs, source)
 
 
-def plan_jobs(store: Store, specs: Mapping[str, str]) -> list[Job]:
-    """Jobs for several kinds at once, ordered so that each comes after what it needs."""
-    jobs: dict[str, Job] = {}
-    waiting = dict(specs)
+def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] = ()) -> list[Job]:
+    """Jobs for several kinds at once, ordered so that each comes after what it needs.
+
+    Args:
+        specs: kind -> detector, or a job of which the detector and what it is given count.
+        kept: jobs that were planned before.
+    """
+    jobs = {job.kind: job for job in kept}
+    waiting = {kind: Job(kind, spec) if isinstance(spec, str) else spec for kind, spec in specs.items()}
+    for kind in waiting:
+        layer_kinds.kind(kind)
     while waiting:
         have = {kind: job.id for kind, job in jobs.items()}
-        ready = [k for k in layer_kinds.KINDS if k in waiting and set(Job(k, waiting[k]).detector().needs) <= set(have)]
+        ready = [k for k in layer_kinds.KINDS if k in waiting and set(waiting[k].detector().needs) <= set(have)]
         if not ready:
             raise StoreError(f"the layers {', '.join(waiting)} need layers that are not being made")
-        jobs[ready[0]] = plan_job(store, ready[0], waiting.pop(ready[0]), available=have)
+        job = waiting.pop(ready[0])
+        jobs[job.kind] = plan_job(store, job.kind, job.spec, job.weights, job.settings, have, job.source)
     return list(jobs.values())
 
 
@@ -226,6 +240,9 @@ def run_jobs(
 ) -> list[Receipt]:
     """Run jobs over every shard that lacks one of them, then make the finished layers visible.
 
+    Jobs that run on processors and jobs that run on GPUs take passes of their own over a shard, side by side where
+    none reads what another makes.
+
     `known` is what `known_shards` gives, to spare reading the indexes; without it, each shard's own index tells.
 
     A clip that a detector fails on costs that clip: the layer is made without it, and says so.
@@ -233,29 +250,27 @@ def run_jobs(
     Raises:
         DetectorError: if a detector fails on every clip.
     """
-    label = "+".join(job.kind for job in jobs)
     with ExitStack() as locks:
         for job in jobs:
             locks.enter_context(store.lock(job.id, wait))
             store.sweep(job.folder)
         log = locks.enter_context(store.log("receipts"))
         state = _State(store, jobs, known or {})
-        todo = [s for s in range(store.shard_count) if not all(state.is_current(job, s, retry) for job in jobs)]
-        need = "GPU" if any(_on_gpu(job) for job in jobs) else "CPU"
-        common = {"url": store.url, "jobs": [j.to_json() for j in jobs], "retry": retry}
-        tasks = [{**common, "shard": s, "threads": engine.threads(len(todo), need)} for s in todo]
-        if tasks:
+        plan = _Plan(store, _passes(engine, jobs), state, retry, engine)
+        if plan.total:
             with store.log("jobs") as made:
                 for job in jobs:
                     made.add(job.to_json())
-        done = []
-        receipts = locks.enter_context(closing(engine.map_many(annotate_tasks, tasks, f"annotate {label}", need)))
-        for receipt in receipts:
+        done, counts = [], Counter[str]()
+        what = f"annotate {'+'.join(job.kind for job in jobs)}"
+        for receipt in locks.enter_context(closing(engine.run(annotate_tasks, plan.work, what))):
             log.add(receipt.to_json())
             done.append(receipt)
             state.add(receipt)
+            label = plan.finish(receipt)
+            counts[label] += 1
             if progress:
-                progress(label, len(done), len(tasks))
+                progress(label, counts[label], plan.total[label])
         for job in jobs:
             failed = state.failed(job)
             if failed and len(failed) == len(store.planned):
@@ -264,6 +279,82 @@ def run_jobs(
             made_by = dataclasses.replace(info(store, job), failed=failed)
             store.write_json(f"{job.folder}/layer.json", made_by.to_json())
     return done
+
+
+@dataclass(eq=False)
+class _Pass:
+    """Jobs that are done together on one look at a shard, and the passes whose layers they read."""
+
+    need: str
+    jobs: list[Job]
+    after: list[_Pass] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        return "+".join(job.kind for job in self.jobs)
+
+    def makes(self, folders: Iterable[str]) -> bool:
+        return not {job.folder for job in self.jobs}.isdisjoint(folders)
+
+    def waits_for(self, others: Sequence[_Pass]) -> bool:
+        return any(other in self.after for other in others)
+
+
+def _passes(engine: Engine, jobs: Sequence[Job]) -> list[_Pass]:
+    """Jobs by where they run: each in the first pass of its kind that does not come before one whose layer it reads.
+
+    In this process one pass does it all, since frames are then decoded once.
+    """
+    passes: list[_Pass] = []
+    for job in jobs:
+        need = _need(job, engine)
+        reads = [n for n, earlier in enumerate(passes) if earlier.makes(job.reads.values())]
+        found = next((p for p in passes[max(reads, default=0) :] if p.need == need), None)
+        if found is None:
+            passes.append(found := _Pass(need, []))
+        found.jobs.append(job)
+        found.after += [p for n in reads if (p := passes[n]) is not found and p not in found.after]
+    return passes
+
+
+class _Plan:
+    """The tasks of passes over every shard that lacks one of their layers.
+
+    `work` holds those that can begin, by what they need; `total` counts all of them by the label of their pass.
+    """
+
+    def __init__(self, store: Store, passes: Sequence[_Pass], state: _State, retry: bool, engine: Engine) -> None:
+        self._common, self._engine = {"url": store.url, "retry": retry}, engine
+        self.work: dict[str, deque[dict[str, Any]]] = {p.need: deque() for p in passes}
+        self.total: Counter[str] = Counter()
+        self._unfinished: dict[int, list[_Pass]] = {}
+        for shard in range(store.shard_count):
+            todo: list[_Pass] = []
+            for p in passes:
+                if p.waits_for(todo) or not all(state.is_current(job, shard, retry) for job in p.jobs):
+                    todo.append(p)
+            if todo:
+                self._unfinished[shard] = todo
+                self.total.update(p.label for p in todo)
+        for shard, todo in self._unfinished.items():
+            for p in todo:
+                if not p.waits_for(todo):
+                    self._begin(p, shard)
+
+    def _begin(self, which: _Pass, shard: int) -> None:
+        jobs = [(job if self._engine.here else _without_number(job)).to_json() for job in which.jobs]
+        threads = self._engine.threads(len(self._unfinished), which.need)
+        self.work[which.need].append({**self._common, "shard": shard, "jobs": jobs, "threads": threads})
+
+    def finish(self, receipt: Receipt) -> str:
+        """Add to the work what waited for this receipt; returns the label of its pass."""
+        todo = self._unfinished[receipt.shard]
+        finished = next(p for p in todo if p.makes(receipt.made))
+        todo.remove(finished)
+        for p in todo:
+            if finished in p.after and not p.waits_for(todo):
+                self._begin(p, receipt.shard)
+        return finished.label
 
 
 class _State:
@@ -289,8 +380,26 @@ class _State:
         return {clip: why for shard in sorted(metas) for clip, why in sorted(metas[shard]["failed"].items())}
 
 
-def _on_gpu(job: Job) -> bool:
-    return str(getattr(job.detector(), "device", "cpu")).startswith("cuda")
+def _device(job: Job) -> str:
+    return str(getattr(job.detector(), "device", ""))
+
+
+def _need(job: Job, engine: Engine) -> str:
+    """Whether a job asks for a ``GPU`` or a ``CPU``."""
+    if engine.here:
+        return "CPU"
+    if _device(job).startswith("cuda"):
+        return "GPU"
+    # Who starts a run on a cluster may have no GPU where workers have: there the detector chooses again.
+    chose = _device(job) and job.settings.get("device") is None
+    return "GPU" if chose and engine.offers("GPU") else "CPU"
+
+
+def _without_number(job: Job) -> Job:
+    """The job as a worker is given it that sees one GPU, whatever number the GPU has elsewhere."""
+    if not str(job.settings.get("device")).startswith("cuda:"):
+        return job
+    return dataclasses.replace(job, settings={**job.settings, "device": "cuda"})
 
 
 def info(store: Store, job: Job) -> LayerInfo:
@@ -326,7 +435,12 @@ def annotate_shard(
 
 
 def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Receipt]:
-    """Several tasks of one run, whose stages overlap; a receipt each, in order."""
-    first, shards = tasks[0], [task["shard"] for task in tasks]
-    jobs = list(map(Job.from_json, first["jobs"]))
-    return annotate_shards(first["url"], shards, jobs, first["threads"] or processors(), first["retry"])
+    """Several tasks of one run, whose stages overlap where they make the same layers; a receipt each, in order."""
+    for jobs, alike in itertools.groupby(tasks, lambda task: task["jobs"]):
+        same = list(alike)
+        url, retry, threads = (same[0][name] for name in ("url", "retry", "threads"))
+        shards = [task["shard"] for task in same]
+        try:
+            yield from annotate_shards(url, shards, list(map(Job.from_json, jobs)), threads or processors(), retry)
+        except base.DeviceLost as error:
+            raise Spoilt(str(error)) from error

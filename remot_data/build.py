@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from remot_data import child, people, video
 from remot_data.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
+from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.inputs import Input, find_inputs
@@ -64,6 +65,7 @@ def build(
     *,
     policy: Policy | None = None,
     layers: Mapping[str, str] | None = None,
+    instead: Sequence[Job] = (),
     snapshot: str = "main",
     split: str | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -84,6 +86,8 @@ def build(
         policy: None for that of the store that is there, or the defaults for a new one.
         layers: kind -> detector. None: those of the snapshot that is there, or else the defaults of
             `remot_data.detectors.base.DEFAULTS`. Empty for frames only.
+        instead: layers to make in place of those of their kind, or besides: ``Job(kind, detector)``, with weights and
+            settings. The snapshot has them from then on, with new layers of those that read the ones replaced.
         split: split policy of the snapshot, see `Snapshot`.
         root: folder of the data, in place of the ``root`` of a manifest.
         retry: reason codes; videos and clips refused for these are tried again.
@@ -107,9 +111,10 @@ def build(
     store = check_store(out, config)
     seconds: dict[str, float] = {}
     bounds = (limits or child.Limits()).to_json()
-    with store.lock(wait=wait), open_engine(workers, scheduler) as engine:
+    with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
         store = create_store(out, config)
         store.sweep("", "ledger", "frames")
+        jobs = _jobs(store, snapshot, layers, instead)  # before anything is decoded, for what cannot be done
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)
         seconds["look through"] = time.monotonic() - started
@@ -132,12 +137,11 @@ def build(
                 _drop(store, inputs, made, found)
             seconds["frames"] = time.monotonic() - started
             started = time.monotonic()
-            jobs = _jobs(store, snapshot, layers)
             if jobs:
                 run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
                 chosen = {job.kind: job.id for job in jobs}
             seconds["layers"] = time.monotonic() - started
-            if layers is not None or split is not None or snapshot not in store.snapshots:
+            if layers is not None or instead or split is not None or snapshot not in store.snapshots:
                 switch(store, snapshot, chosen, split=split)
         store.compact_log("videos", lambda line: line["input"]["path"])
         store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
@@ -155,12 +159,19 @@ def stored_policy(out: str) -> Policy | None:
     return Policy.from_json(store.config["policy"])
 
 
-def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None) -> list[Job]:
+def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead: Sequence[Job]) -> list[Job]:
     """What to annotate with: what was asked for, or what the snapshot holds, or the defaults."""
-    known = store.snapshots
+    known, wanted = store.snapshots, {job.kind: job for job in instead}
     if layers is not None or snapshot not in known:
-        return plan_jobs(store, DEFAULTS if layers is None else layers)
-    return [recorded_job(store.layer(kind, layer_id)) for kind, layer_id in _ordered(store, known[snapshot].layers)]
+        return plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
+    kept = []
+    for kind, layer_id in _ordered(store, known[snapshot].layers):
+        made_by = store.layer(kind, layer_id)
+        if kind not in wanted and wanted.keys().isdisjoint(made_by.inputs):
+            kept.append(recorded_job(made_by))
+        elif kind not in wanted:
+            wanted[kind] = recorded_job(made_by)
+    return plan_jobs(store, wanted, kept) if wanted else kept
 
 
 def _ordered(store: Store, layers: Mapping[str, str]) -> list[tuple[str, str]]:

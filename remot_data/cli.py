@@ -10,11 +10,11 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,17 +23,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from remot_data import assets as asset_table
+from remot_data.detectors._torch import only_gpus
 from remot_data.detectors.base import DetectorError
 from remot_data.engine import EngineError
 from remot_data.layers import LayerError
 from remot_data.schemas import SchemaError
 from remot_data.store import StoreError
 
+if TYPE_CHECKING:
+    from remot_data.annotate import Job
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 out, err = (Console(highlight=False, soft_wrap=True, stderr=stderr) for stderr in (False, True))
 
-Workers = Annotated[int | None, typer.Option(help="Local worker processes; 0 runs everything in this one.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Local worker processes, besides one a GPU; 0 runs everything in this one.")
+]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a running dask scheduler, tcp://host:port.")]
+Gpus = Annotated[str | None, typer.Option(help="GPUs to use, as 0,1 or their UUIDs, or none; all by default.")]
 Wait = Annotated[bool, typer.Option("--wait", help="If somebody else is writing, wait until they are done.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
 
@@ -62,8 +69,12 @@ def build(
     timeout: Annotated[float, typer.Option(help="Seconds without a frame after which a video is given up.")] = 120.0,
     memory: Annotated[float, typer.Option(help="GiB that reading one video may take.")] = 4.0,
     no_layers: Annotated[bool, typer.Option("--no-layers", help="Write frames only.")] = False,
+    layer: Annotated[list[str] | None, typer.Option(help="kind=detector, in place of the default; repeat it.")] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="kind=FILE, weights of a detector of --layer.")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="kind.name=value, a setting of one of --layer.")] = None,
     wait: Wait = False,
     workers: Workers = None,
+    gpus: Gpus = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
@@ -71,6 +82,7 @@ def build(
 
     On a store that is there, it goes on where it was, and adds the videos that are new; what is not given is as it was.
     """
+    from remot_data.annotate import Job
     from remot_data.build import build as run
     from remot_data.build import stored_policy
     from remot_data.child import Limits
@@ -100,18 +112,22 @@ def build(
     for path in (p for p in videos if p.suffix in (".yaml", ".yml") and p.exists()):
         for sentence in load_manifest(path, root).shortfall():
             err.print(f"note: {sentence}")
+    instead = _chosen_layers(layer or [], weights or [], setting or [])
+    if no_layers and instead:
+        raise typer.BadParameter("--no-layers makes none: leave it or --layer out")
     stored = stored_policy(to)
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
-    if not no_layers and stored is None:
-        for kind, spec in DEFAULTS.items():
-            _say_approximate(kind, spec)
-    with _progress() as progress:
+    with only_gpus(gpus), _progress() as progress:
+        if not no_layers:
+            defaults = [Job(kind, spec) for kind, spec in DEFAULTS.items()] if stored is None else []
+            _say_approximate({job.kind: job for job in (*defaults, *instead)}.values())
         summary = run(
             videos,
             to,
             policy=dataclasses.replace(stored or Policy(), **given),
             layers={} if no_layers else None,
+            instead=instead,
             split=split,
             root=root,
             retry=[code for code in retry.split(",") if code],
@@ -139,20 +155,27 @@ def annotate(
     retry: Annotated[bool, typer.Option("--retry", help="Try the clips again that the detector failed on.")] = False,
     wait: Wait = False,
     workers: Workers = None,
+    gpus: Gpus = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
+    from remot_data.annotate import Job
     from remot_data.annotate import annotate as run
 
-    _say_approximate(layer, detector, str(weights) if weights else None, _settings(setting or []))
-    with _progress() as progress:
+    settings = _settings(setting or [])
+    if workers != 0 and str(settings.get("device")).startswith("cuda:"):
+        raise typer.BadParameter(
+            f"--setting device={settings['device']} is for --workers 0; a worker sees one GPU, and --gpus says which"
+        )
+    with only_gpus(gpus), _progress() as progress:
+        _say_approximate([Job(layer, detector, weights=str(weights) if weights else None, settings=settings)])
         summary = run(
             store,
             layer,
             detector,
             weights=str(weights) if weights else None,
-            settings=_settings(setting or []),
+            settings=settings,
             source=_rows(read),
             snapshot=snapshot,
             retry=retry,
@@ -251,6 +274,7 @@ def verify(
     store: str,
     repair: Annotated[bool, typer.Option("--repair", help="Make again exactly what is broken.")] = False,
     workers: Workers = None,
+    gpus: Gpus = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
@@ -265,7 +289,7 @@ def verify(
     out.print(f"{store}: {len(problems)} problems" if problems else f"{store} is sound")
     left = [str(problem) for problem in problems]
     if problems and repair:
-        with _progress() as progress:
+        with only_gpus(gpus), _progress() as progress:
             left = mend(Store(store), problems, workers, scheduler, progress)
         left += [str(problem) for problem in run(Store(store))]
         for sentence in left:
@@ -642,12 +666,30 @@ def _print_failed(failed: dict[str, dict[str, str]]) -> None:
             out.print(escape(f"no {kind} for clip {clip}: {why}"))
 
 
-def _say_approximate(kind: str, spec: str, weights: str | None = None, settings: dict[str, Any] | None = None) -> None:
+def _say_approximate(jobs: Iterable[Job]) -> None:
     """Say once, at the start, where a detector only approximates."""
-    from remot_data.detectors.base import load
+    for job in jobs:
+        if job.detector().approximate:
+            err.print(f"note: the {job.kind} detector {job.spec!r} is approximate; see docs for what it stands in for")
 
-    if load(spec, weights=weights, settings=settings).approximate:
-        err.print(f"note: the {kind} detector {spec!r} is approximate; see docs for what it stands in for")
+
+def _chosen_layers(layers: list[str], weights: list[str], settings: list[str]) -> list[Job]:
+    """The layers of --layer, --weights and --setting of `remot build`."""
+    from remot_data.annotate import Job
+
+    told = {"--layer kind=detector": layers, "--weights kind=FILE": weights, "--setting kind.name=value": settings}
+    for form, items in told.items():
+        wrong = [item for item in items if not all(item.partition("=")[::2])]
+        if wrong:
+            raise typer.BadParameter(f"{wrong[0]!r} is not of the form {form}")
+    specs, files = (dict(item.partition("=")[::2] for item in items) for items in (layers, weights))
+    given: dict[str, dict[str, Any]] = {}
+    for name, value in _settings(settings).items():
+        kind, _, own = name.partition(".")
+        given.setdefault(kind, {})[own] = value
+    if spare := sorted((files.keys() | given.keys()) - specs.keys()):
+        raise typer.BadParameter(f"--weights or --setting for {', '.join(spare)}, but no --layer {spare[0]}=detector")
+    return [Job(kind, spec, weights=files.get(kind), settings=given.get(kind, {})) for kind, spec in specs.items()]
 
 
 def _settings(items: list[str]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def compact_shard(url: str, shard: int) -> Receipt:
     made = dict(metas)  # also of what an interrupted run had done, which kept no receipt
     for folder in reversed(holds):
         samples = list(_kept(store, folder, kinds[folder], shard, gone))
-        made[folder] = store.write_shard(folder, shard, samples, *plans[folder])
+        made[folder] = store.write_shard(folder, shard, samples, *plans[folder], metas[folder].get("gpu", ""))
     return Receipt("compact", shard=shard, made=made)
 
 

@@ -169,7 +169,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _processors() -> int:
-    from remot_data.engine import processors
+    from remot_data.cluster import processors
 
     return processors()
 

@@ -1,4 +1,4 @@
-"""The only import of dask: runs plain functions over tiny task arguments and hands back tiny results.
+"""Runs plain functions over tiny task arguments and hands back tiny results.
 
 Tasks know nothing of the engine, and the engine nothing of the tasks. With ``workers=0`` everything runs in
 this process, in order, without dask.
@@ -7,141 +7,169 @@ this process, in order, without dask.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import os
 import queue
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
+
+from remot_data.cluster import EngineError, LocalWorkers, OtherWorkers, connected, processors, quiet
 
 log = logging.getLogger(__name__)
 
 Task = dict[str, Any]
+Many = Callable[[Sequence[Task]], Generator[Any]]
 Progress = Callable[[str, int, int], None]
-_SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
-_CONNECT = 10.0  # seconds to reach a scheduler
-_TOGETHER = 4  # tasks that a GPU's worker takes at once
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
+_TOGETHER = 4  # tasks that a GPU's worker takes at once
+_ATTEMPTS = 3  # at a task that spoils its worker
 
 
-class EngineError(RuntimeError):
-    """The cluster cannot be used, or a task failed; the message names the task."""
+class Spoilt(RuntimeError):
+    """What a task raises whose process is of no more use, as one that has lost its GPU.
+
+    Its worker is then started again, and the task tried again.
+    """
+
+    worker = ""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    tasks: list[Task]
+    need: str
+    number: int = 1
 
 
 class Engine:
-    """Runs functions over tasks; `connect` gives a dask client, called at the first task. None: in this process.
+    """Runs functions over tasks, on the workers it is given; None: in this process."""
 
-    `workers` is how many there are on this machine alone; 0 where they are elsewhere.
-    """
-
-    def __init__(self, connect: Callable[[], Any] | None = None, workers: int = 0) -> None:
-        self._connect, self._workers = connect, workers
+    def __init__(self, workers: LocalWorkers | OtherWorkers | None = None) -> None:
+        self._workers = workers
         self._waits = False
+        self._renewed: set[str] = set()
 
-    @cached_property
+    @property
+    def here(self) -> bool:
+        """Whether tasks run in this process."""
+        return self._workers is None
+
+    @property
     def client(self) -> Any:
-        assert self._connect is not None
-        return self._connect()
+        assert self._workers is not None
+        return self._workers.client
+
+    def offers(self, need: str) -> bool:
+        """Whether a worker of a scheduler declares the dask resource `need`."""
+        return isinstance(self._workers, OtherWorkers) and need in self._workers.offered()
 
     def map(
         self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
     ) -> Iterator[Any]:
-        """Results of ``function(**task)`` in the order they complete.
+        """Results of ``function(**task)`` in the order they complete; see `run`."""
+        return self.run(partial(_one_by_one, function), {need: deque(tasks)}, label)
+
+    def run(self, function: Many, work: Mapping[str, deque[Task]], label: str = "") -> Iterator[Any]:
+        """Results of a function that takes some tasks and gives a result for each, in their order.
+
+        It is given those that it may overlap: in this process all that can begin, on a worker with a GPU a few, on
+        others one, since processes overlap by themselves. Results come as they complete, until no task is left.
 
         No more tasks than a few a worker are with the scheduler at a time, so its memory does not grow with
-        their number; a worker that dies loses the tasks it had, which others take up. Each task asks for one unit of
-        the dask resource `need`, where any worker declares that resource.
+        their number; a worker that dies loses the tasks it had, which others take up.
+
+        Args:
+            work: ``CPU`` or ``GPU`` -> tasks that ask for one unit of that dask resource, where any worker declares
+                it. Tasks of both kinds run side by side; those that the caller adds while it takes results are done
+                as well.
 
         Raises:
             EngineError: for a task that raised, with its arguments (the tasks after it are given up), when the
-                scheduler is gone, or when GPUs are needed and no worker declares one.
+                scheduler is gone, or when GPUs are needed and there is none.
         """
-        if self._connect is None:
-            for task in tasks:
-                try:
-                    yield function(**task)
-                except Exception as error:
-                    raise _failed(label, task, error) from error
+        if self._workers is not None:
+            if any(work.values()):
+                yield from self._run_dask(function, work, label)
             return
-        if tasks:
-            yield from self._map_dask(function, tasks, label, self._resources(need))
-
-    def map_many(
-        self, function: Callable[[Sequence[Task]], Iterator[Any]], tasks: Sequence[Task], label: str, need: str
-    ) -> Iterator[Any]:
-        """As `map`, for a function that overlaps tasks: it takes several, and gives their results in order.
-
-        In this process it takes all of them; a worker takes a few if it has the only GPU, and else one, since
-        processes overlap by themselves.
-        """
-        if not tasks:
-            return
-        if self._connect is None:
-            done = 0
+        while waiting := next((tasks for tasks in work.values() if tasks), None):
+            taken, done = _taken(waiting, len(waiting)), 0
             try:
-                with closing(function(tasks)) as results:  # type: ignore[type-var]
+                with closing(function(taken)) as results:
                     for result in results:
                         done += 1
                         yield result
             except Exception as error:
-                raise _failed(label, tasks[min(done, len(tasks) - 1)], error) from error
-            return
-        size = self._together(len(tasks), need)
-        lots = [tasks[at : at + size] for at in range(0, len(tasks), size)]
-        given = [{"function": function, "tasks": lot, **_short(lot[0])} for lot in lots]
-        for results in self.map(_all_of, given, label, need):
-            yield from results
-
-    def _together(self, tasks: int, need: str) -> int:
-        """How many tasks a worker takes at a time: few enough that all workers have some, several times."""
-        if need == "CPU":
-            return 1
-        with self._reaching():
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        units = sum(worker.get("resources", {}).get(need, 0) for worker in workers)
-        return max(1, min(_TOGETHER, int(tasks / max(2 * units, 1))))
+                raise _failed(label, taken[min(done, len(taken) - 1)], error) from error
 
     def threads(self, tasks: int, need: str = "CPU") -> int:
         """Processors for each of so many tasks: 0 for all that its process may use."""
-        if self._connect is None or need != "CPU":
+        if self._workers is None or need != "CPU":
             return 0
-        return max(1, processors() // max(1, min(self._workers, tasks))) if self._workers else 1
+        return max(1, processors() // max(1, min(self._workers.wanted, tasks))) if self._workers.wanted else 1
 
-    def _map_dask(
-        self, function: Callable[..., Any], tasks: Sequence[Task], label: str, resources: dict[str, float] | None
-    ) -> Iterator[Any]:
-        waiting = iter(tasks)
-        running: dict[Any, Task] = {}
+    def _run_dask(self, function: Many, work: Mapping[str, deque[Task]], label: str) -> Iterator[Any]:
+        assert self._workers is not None
+        with self._reaching():
+            resources = self._workers.ready(work)
+            gpus = self._workers.gpus if "GPU" in work else 0
+        running: dict[Any, _Attempt] = {}
+        flying: Counter[str] = Counter()
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-        def submit(count: int) -> None:
-            for task in itertools.islice(waiting, max(0, count)):
-                with self._reaching():
-                    future = self.client.submit(function, **task, pure=False, resources=resources)
-                running[future] = task
-                future.add_done_callback(done.put)
+        def submit(attempt: _Attempt) -> None:
+            options = {"resources": resources[attempt.need], "priority": attempt.number, "pure": False}
+            with self._reaching():
+                name = f"{label or 'task'}-{uuid.uuid4().hex}"
+                future = self.client.submit(_attempted, function, attempt.tasks, key=name, **options)
+            running[future] = attempt
+            flying[attempt.need] += 1
+            future.add_done_callback(done.put)
+
+        def fill(room: int) -> None:
+            for need, tasks in work.items():
+                while tasks and flying[need] < room:
+                    submit(_Attempt(_taken(tasks, _together(len(tasks), need, gpus)), need))
 
         try:
-            submit(self._room())
-            counted = time.monotonic()
+            room, counted = self._room(), time.monotonic()
+            fill(room)
             while running:
-                future, more = self._next(done), 0
-                if future is not None:
-                    task, more = running.pop(future), 1
-                    yield self._result(future, label, task)
+                if (future := self._next(done)) is not None:
+                    attempt = running.pop(future)
+                    flying[attempt.need] -= 1
+                    try:
+                        results = self._result(future, label, attempt.tasks[0])
+                    except Spoilt as error:
+                        submit(self._again(attempt, label, error))
+                        continue
+                    yield from results
                 if time.monotonic() - counted > _COUNT_EVERY:
-                    more, counted = self._room() - len(running), time.monotonic()
-                submit(more)
+                    room, counted = self._room(), time.monotonic()
+                fill(room)
         finally:
             with suppress(Exception):
                 self.client.cancel(list(running))
+
+    def _again(self, attempt: _Attempt, label: str, error: Spoilt) -> _Attempt:
+        """The next attempt at a task that spoilt its worker, which is started again."""
+        if attempt.number == _ATTEMPTS:
+            raise EngineError(
+                f"{label or 'task'} {_short(attempt.tasks[0])} was given up after {_ATTEMPTS} attempts, each by a "
+                f"fresh worker: {error}"
+            ) from error
+        log.warning("%s; its worker is started again and the task is tried again", error)
+        if error.worker not in self._renewed:
+            self._renewed.add(error.worker)
+            with self._reaching():
+                self.client.run(_renew, workers=[error.worker], on_error="ignore")
+        return replace(attempt, number=attempt.number + 1)
 
     def _next(self, done: queue.SimpleQueue[Any]) -> Any:
         """The next task that is done; None after a while without one, if the scheduler is still there."""
@@ -160,6 +188,8 @@ class Engine:
                 raise CancelledError
             # Where the worker has died with the result, this waits until another has made it again.
             return future.result()
+        except Spoilt:
+            raise
         except KilledWorker as error:
             raise EngineError(
                 f"{label or 'task'} {_short(task)} was given up: every worker that took it up died "
@@ -202,6 +232,8 @@ class Engine:
         """Say so when the scheduler cannot be reached."""
         try:
             yield
+        except EngineError:
+            raise
         except Exception as error:
             if isinstance(error, (OSError, asyncio.TimeoutError)) or self.client.status != "running":
                 raise self._gone() from error
@@ -226,24 +258,41 @@ class Engine:
             log.warning("the scheduler%s has no worker now; waiting for one (%s)", self._where, hint)
         return max(8, 3 * threads)
 
-    def _resources(self, need: str) -> dict[str, float] | None:
-        with self._reaching():
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        offered = {name for worker in workers for name in worker.get("resources", {})}
-        if need == "GPU" and workers and need not in offered:
-            raise EngineError(
-                "this detector runs on a GPU and no worker declares one; start workers with --resources GPU=1, "
-                "or run the detector with --setting device=cpu"
-            )
-        return {need: 1} if need in offered or need == "GPU" else None
+
+def _one_by_one(function: Callable[..., Any], tasks: Sequence[Task]) -> Iterator[Any]:
+    for task in tasks:
+        yield function(**task)
 
 
-def _all_of(function: Callable[[Sequence[Task]], Iterator[Any]], tasks: Sequence[Task], **shown: Any) -> list[Any]:
-    """The task of `Engine.map_many`; what is `shown` is for error messages."""
-    return list(function(tasks))
+def _together(tasks: int, need: str, gpus: int) -> int:
+    """How many tasks a worker takes at a time: few enough that all GPUs have some, several times."""
+    return max(1, min(_TOGETHER, tasks // (2 * gpus))) if need == "GPU" and gpus else 1
+
+
+def _taken(waiting: deque[Task], count: int) -> list[Task]:
+    """The first of the tasks that wait."""
+    return [waiting.popleft() for _ in range(min(count, len(waiting)))]
+
+
+def _attempted(function: Many, tasks: Sequence[Task]) -> list[Any]:
+    """What a worker runs: some tasks, where an error that spoils the process says in which worker that is."""
+    try:
+        return list(function(tasks))
+    except Spoilt as error:
+        from dask.distributed import get_worker
+
+        error.worker = get_worker().address
+        raise
+
+
+def _renew(dask_worker: Any) -> None:
+    """End a worker, whose tasks others take up; its nanny starts it again."""
+    dask_worker.loop.add_callback(dask_worker.close_gracefully, restart=True, reason="its process is spoilt")
 
 
 def _failed(label: str, task: Task, error: BaseException | None) -> EngineError:
+    if isinstance(error, Spoilt):
+        return EngineError(f"{label or 'task'} {_short(task)} was given up: {error}; run the same command again")
     return EngineError(f"{label or 'task'} {_short(task)} failed: {type(error).__name__}: {error}")
 
 
@@ -251,18 +300,18 @@ def _short(task: Task) -> dict[str, Any]:
     return {k: v for k, v in task.items() if isinstance(v, (str, int, float))}
 
 
-def processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
-def open_engine(workers: int | None = None, scheduler: str | None = None) -> Iterator[Engine]:
+def open_engine(
+    workers: int | None = None, scheduler: str | None = None, gpus: Callable[[], Sequence[str]] = tuple
+) -> Iterator[Engine]:
     """An engine on a local cluster, on an existing one, or on nothing.
 
     Args:
-        workers: local worker processes with one thread each; as many as processors by default, 0 for none.
-        scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` is then ignored.
+        workers: local worker processes with one thread each for tasks that need no GPU; as many as processors by
+            default, less those that feed GPUs. 0: no processes, everything runs in this one.
+        scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` and `gpus` are then ignored.
+        gpus: gives the GPUs of this machine, each as ``CUDA_VISIBLE_DEVICES`` names it, when a task first needs one;
+            each then has one more worker process, which sees no other.
 
     Raises:
         EngineError: if the scheduler cannot be reached; at the first task, if worker processes do not start.
@@ -271,105 +320,10 @@ def open_engine(workers: int | None = None, scheduler: str | None = None) -> Ite
         yield Engine()
         return
     if scheduler is not None:
-        with _quiet(), _connected(scheduler) as client:
-            engine = Engine(lambda: client)
+        with quiet(), connected(scheduler) as client:
+            engine = Engine(OtherWorkers(client))
             engine.check_workers()
             yield engine
         return
     with ExitStack() as running:
-        # Starting workers takes seconds: where nothing is left to do, they are never started.
-        count = workers or processors()
-        yield Engine(lambda: _started(count, running), count)
-
-
-def _started(count: int, running: ExitStack) -> Any:
-    """A client of a new local cluster, which `running` ends."""
-    import dask
-    from dask.distributed import Client
-
-    running.enter_context(dask.config.set({f"{_SPAWN}.DASK_LOGGING__DISTRIBUTED": "critical"}))
-    running.enter_context(_quiet())
-    cluster = running.enter_context(_local_cluster(count))
-    return running.enter_context(Client(cluster))
-
-
-def _local_cluster(count: int) -> Any:
-    from dask.distributed import LocalCluster
-
-    options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
-    with _no_interrupt(), _own_environment():
-        try:
-            return LocalCluster(n_workers=count, threads_per_worker=1, **options)
-        except (OSError, RuntimeError, asyncio.TimeoutError) as error:
-            raise EngineError(
-                f"the worker processes do not start ({error}); run the same command again, or, in a script of your "
-                'own, call this under `if __name__ == "__main__":`, because every worker imports the script'
-            ) from error
-
-
-def _connected(scheduler: str) -> Any:
-    """A client of a scheduler. What takes connections and says nothing could keep dask waiting for ever."""
-    from dask.distributed import Client
-
-    answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def connect() -> None:
-        try:
-            answer.put(Client(scheduler, timeout=f"{_CONNECT}s"))
-        except Exception as error:
-            answer.put(error)
-
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        client = answer.get(timeout=2 * _CONNECT)
-    except queue.Empty:
-        client = TimeoutError("it takes connections, but is no scheduler")
-    if isinstance(client, Exception):
-        raise EngineError(f"no dask scheduler answers at {scheduler} ({client})") from client
-    return client
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What goes wrong, and Ctrl-C, is told in one sentence, not by the logs of dask with their tracebacks."""
-    import dask.distributed  # noqa: F401 - sets levels of its own, once
-
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _own_environment() -> Iterator[None]:
-    """Keep this process's environment: starting workers sets theirs in ours, which would leave torch one thread."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Threads and processes started here do not see Ctrl-C: a terminal sends it to all, and the driver ends the work.
-
-    One that comes meanwhile reaches the driver afterwards.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # it would let Ctrl-C through when the first process starts it
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        yield Engine(LocalWorkers(workers, gpus, running))

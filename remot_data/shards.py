@@ -54,12 +54,14 @@ def write(
     samples: Iterable[Sample],
     saw: Mapping[str, str] | None = None,
     failed: Mapping[str, str] | None = None,
+    gpu: str = "",
 ) -> pa.Table:
     """Write samples to a tar and return its index table, metadata included.
 
     Keys must come in ascending order and hold no dot; a clip's samples follow each other. The metadata keeps `saw`,
     the sha256 of each shard that this one was made from, and `failed`, the clips that are not in it and why; both are
-    read after the last sample, so they may grow while samples are made.
+    read after the last sample, so they may grow while samples are made. `gpu` is the name of the card that computed
+    it, kept where there was one.
 
     Raises:
         ShardError: for a key out of order, twice, or with a dot.
@@ -94,6 +96,7 @@ def write(
         "keys": digest(keys),
         "saw": dict(saw or {}),
         "failed": dict(failed or {}),
+        **({"gpu": gpu} if gpu else {}),
     }
     return table.replace_schema_metadata({META: json.dumps(meta, sort_keys=True)})
 
@@ -112,7 +115,7 @@ def table_bytes(table: pa.Table, group: int | None = None) -> bytes:
 
 
 def index_meta(table: pa.Table) -> dict[str, Any]:
-    """sha256, bytes, samples, members, keys (digest of the key list), saw and failed of the shard of an index."""
+    """sha256, bytes, samples, members, keys (digest of the key list), saw, failed and gpu of the shard of an index."""
     return _meta(table.schema.metadata)
 
 

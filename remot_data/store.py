@@ -332,6 +332,7 @@ class Store:
         samples: Iterable[shards.Sample],
         saw: Mapping[str, str] | None = None,
         failed: Mapping[str, str] | None = None,
+        gpu: str = "",
     ) -> dict[str, Any]:
         """Write one shard, tar before index, and return the index metadata; see `shards.write`.
 
@@ -341,7 +342,7 @@ class Store:
         index, coming = index_name(folder, shard), index_name(folder, shard) + _NEXT
         replaces = self.files.exists(index)
         with self.files.writing(shard_name(folder, shard)) as file:
-            table = shards.write(file, samples, saw, failed)
+            table = shards.write(file, samples, saw, failed, gpu)
             data = shards.table_bytes(table)
             if replaces:
                 self.files.write(coming, data)

@@ -21,6 +21,7 @@ from remot_data import layers as layer_kinds
 from remot_data import native
 from remot_data.child import ChildError
 from remot_data.detectors import base
+from remot_data.detectors._torch import gpu_name
 from remot_data.detectors.base import Arrays, Batched, Detector
 from remot_data.lanes import Lane, Lanes
 from remot_data.records import Clip, Receipt
@@ -127,7 +128,9 @@ class _Part:
                 else:
                     seen = saw(self.store, job.inputs, self.shard)
                     samples, failed = self.samples.pop(job.kind), self.failed[job.kind]
-                    written[job.folder] = self.store.write_shard(job.folder, self.shard, samples, seen, failed)
+                    written[job.folder] = self.store.write_shard(
+                        job.folder, self.shard, samples, seen, failed, gpu_name(getattr(job.detector(), "device", ""))
+                    )
         return Receipt(
             "annotate",
             shard=self.shard,

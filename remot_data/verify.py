@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, shards_of
 from remot_data.build import write_frames
+from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DetectorError
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.files import TEMPORARY
@@ -22,6 +24,8 @@ from remot_data.scan import Policy, content_sha256
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name
 from remot_data.synthetic_store import draw_missing
 from remot_data.task import saw
+
+log = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"(frames|layers/(\w+)/([^/]+))/shard-(\d+)\.(tar|parquet)")
 _LAYER = re.compile(r"layers/(\w+)/([^/]+)/layer\.json")
@@ -177,7 +181,8 @@ def repair(
     """Make again exactly what is broken; returns a sentence for each problem that it can do nothing about.
 
     Frames are decoded again from the source videos, layers computed again by the detector that made them, each only
-    where it has the same content or fingerprint as before.
+    where it has the same content or fingerprint as before. Where that is done on another card than before, a warning
+    says so.
 
     Raises:
         StoreError, EngineError, Busy: when it cannot run.
@@ -195,7 +200,7 @@ def repair(
         store = open_store(store.url)
         if any(p.cure == "clips" for p in problems):
             _mend_clips(store)
-        with open_engine(workers, scheduler) as engine:
+        with open_engine(workers, scheduler, visible_gpus) as engine:
             left += _mend_shards(engine, store, problems, progress)
     return left
 
@@ -231,11 +236,10 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
         if match:
             broken.setdefault(match[1], set()).add(int(match[4]))
     if "synthetic" in store.config:
-        for folder, shards_ in broken.items():
-            for shard in shards_:
+        for folder in [name for name in broken if name == "frames" or "/synthetic-" in name]:
+            for shard in broken.pop(folder):
                 _discard(store, folder, shard)
         draw_missing(engine, store, progress)
-        broken = {}
     left = _mend_frames(engine, store, broken.pop("frames", set()), progress)
     wanted = {*broken, *(p.name.removesuffix("/layer.json") for p in problems if p.cure == "layer")}
     jobs, sentences = _jobs(store, wanted)
@@ -243,7 +247,21 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
         for shard in broken.get(job.folder, ()):
             _discard(store, job.folder, shard)
         run_jobs(engine, store, [job], progress)
+        _say_of_other_gpus(store, job, broken.get(job.folder, set()))
     return left + sentences
+
+
+def _say_of_other_gpus(store: Store, job: Job, repaired: Collection[int]) -> None:
+    """Say where shards were made again by another card than the rest of their layer."""
+    metas = shards_of(store, job.folder, {})
+    now = {metas[shard].get("gpu", "") for shard in repaired if shard in metas}
+    before = {meta.get("gpu", "") for shard, meta in metas.items() if shard not in repaired}
+    if before and now - before:
+        cards = [", ".join(sorted(name or "a processor" for name in names)) for names in (now, before)]
+        log.warning(
+            "%s: %d shards were made again on %s, the others on %s: their values may differ in the last digits",
+            *(job.folder, len(repaired), *cards),
+        )
 
 
 def _mend_frames(engine: Engine, store: Store, broken: set[int], progress: Progress | None) -> list[str]:

@@ -25,14 +25,18 @@ class _OneThread:
 
 
 @contextmanager
-def inference(device: str) -> Iterator[None]:
+def inference(device: str, *networks: torch.nn.Module) -> Iterator[None]:
     """No gradients; and on the processor one thread, since sums that are split over threads round differently.
 
-    Work is spread over processes, and over detectors.
+    Work is spread over processes, and over detectors. Networks that are not on the device yet are put there: a detector
+    is made with its weights in main memory, so that a process that only asks for its fingerprint leaves GPUs alone.
     """
     import torch
 
     if device != "cpu":
+        for network in networks:
+            if next(network.parameters()).device.type == "cpu":
+                network.to(device)
         with torch.inference_mode():
             yield
         return
@@ -79,6 +83,7 @@ class Runner:
         self.device, self.precision = device, precision
         self.batch = at_least_one(batch if batch is not None else 1 if device == "cpu" else on_card, detector)
         self._mixed = False
+        self._networks: list[torch.nn.Module] = []
 
     @property
     def settings(self) -> dict[str, str]:
@@ -93,18 +98,19 @@ class Runner:
         return torch.float32 if self._mixed else getattr(torch, self.precision)
 
     def place(self, network: Any, mixed: bool = True) -> Any:
-        """The network on its device, for inference.
+        """The network, made ready for inference; it goes to the device when it is first used.
 
         `mixed`: with bfloat16 only convolutions and products are in it (torch's autocast), not the network as a whole.
         """
         import torch
 
-        network, kind = network.eval().requires_grad_(False).to(self.device), getattr(torch, self.precision)
+        network, kind = network.eval().requires_grad_(False), getattr(torch, self.precision)
         self._mixed = mixed
         heavy = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
         # Converted once: autocast alone would convert weights again at every call.
         for module in [m for m in network.modules() if isinstance(m, heavy)] if mixed else [network]:
             module.to(kind)
+        self._networks.append(network)
         return network
 
     def __call__(
@@ -119,7 +125,7 @@ class Runner:
 
         kind = self.device.partition(":")[0]
         half = self._mixed and self.precision == "bfloat16"
-        with inference(self.device), torch.autocast(kind, torch.bfloat16) if half else nullcontext():
+        with inference(self.device, *self._networks), torch.autocast(kind, torch.bfloat16) if half else nullcontext():
             if kind == "cpu":
                 found = [function(torch.from_numpy(items[i : i + 1])) for i in range(len(items))]
                 return {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -53,7 +57,83 @@ def choose_device(wanted: str | None, detector: str, on_cpu: str) -> str:
 
 @lru_cache
 def _warn_of_cpu(detector: str, on_cpu: str) -> None:
-    log.warning("%s runs on the processor, since torch sees no CUDA device: expect %s", detector, on_cpu)
+    if multiprocessing.parent_process() is None:  # a worker need not repeat it
+        log.warning("%s runs on the processor, since torch sees no CUDA device: expect %s", detector, on_cpu)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, each as ``CUDA_VISIBLE_DEVICES`` names it; without touching one.
+
+    They are those that torch counts, or, where torch knows no CUDA, those that ``nvidia-smi`` lists.
+    """
+    try:
+        import torch
+
+        count, asked = torch.cuda.device_count(), torch.version.cuda is not None
+    except ImportError:
+        count, asked = 0, False
+    count = count if count or asked else _listed_gpus()
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if told is None else _parted(told)[:count]
+
+
+def _listed_gpus() -> int:
+    binary = shutil.which("nvidia-smi")
+    if binary is None:
+        return 0
+    listed = subprocess.run([binary, "-L"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def _parted(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@contextmanager
+def only_gpus(wanted: str | None) -> Iterator[None]:
+    """With no other GPUs to be seen by this process, if it has not used one, and by the processes it starts.
+
+    Args:
+        wanted: with commas, numbers as torch counts the GPUs that are seen now, or names as
+            ``CUDA_VISIBLE_DEVICES`` takes them; ``none`` for none at all, None for those that are seen now.
+
+    Raises:
+        DetectorError: if one of them is not there.
+    """
+    if wanted is None:
+        yield
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = None if before is None else _parted(before)
+    names = [] if wanted == "none" else _parted(wanted)
+    if seen is not None:
+        names = [seen[int(name)] if name.isdigit() and int(name) < len(seen) else name for name in names]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    try:
+        known = visible_gpus() if names else []
+        if known != names or len(set(names)) < len(names) or (seen is not None and not set(names) <= set(seen)):
+            raise DetectorError(
+                f"--gpus {wanted}: not all of these are there; give numbers from 0, or names as `nvidia-smi -L` lists "
+                "them, or none"
+            )
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def gpu_name(device: str) -> str:
+    """The name of the card that a detector with this `device` runs on here; empty for ``cpu``, or unknown to torch."""
+    if not str(device).startswith("cuda"):
+        return ""
+    try:
+        import torch
+
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
+    except ImportError:
+        return ""
 
 
 def read_checkpoint(path: str | Path, detector: str, expected: str, allowed: Sequence[Any] = ()) -> Any:

@@ -136,18 +136,24 @@ def landed(outputs: Arrays | Pending) -> Arrays:
     return outputs if isinstance(outputs, Mapping) else outputs.result()
 
 
+class DeviceLost(DeviceError):
+    """The card has failed, and this process cannot use it any more."""
+
+
 def check_device(error: Exception, detector: Any) -> None:
     """Raise `DeviceError` where an error of torch says that the card of a detector is too small, or has failed.
 
     Nothing is tried again with smaller batches: then how a layer was made would depend on what else was on the card.
     """
     name, said = detector.name, f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    if type(error).__name__ == "OutOfMemoryError":
+    text, kind = str(error), type(error).__name__
+    of_cuda = kind == "AcceleratorError" or text.startswith(("CUDA error", "CUDA driver error", "cuDNN error"))
+    if kind == "OutOfMemoryError" or (of_cuda and ("out of memory" in text or "ALLOC_FAILED" in text)):
         size = getattr(detector, "batch", None)
         cure = f"{size} items a batch are too many, give a smaller --setting batch=" if size else "give it a larger one"
         raise DeviceError(f"{name}: the card has too little memory; {cure} ({said})") from error
-    if type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error):
-        raise DeviceError(f"{name}: the card failed ({said}); run the same command again") from error
+    if of_cuda:
+        raise DeviceLost(f"{name}: the card failed ({said}); see what `nvidia-smi` says") from error
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Network:
     ):
         self.model, self._d2, self._device = model.removesuffix(".yaml"), d2, device
         config = configured(d2, self.model, makes)
-        config.MODEL.DEVICE = device
+        config.MODEL.DEVICE = "cpu"
         config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
         config.MODEL.WEIGHTS = ""
         self.path = Path(weights) if weights is not None else download(d2, self.model)
@@ -145,7 +145,7 @@ class Network:
     def __call__(self, frames: np.ndarray) -> list[dict[str, Any]]:
         """For each frame `boxes` float32 [N, 4] of people, `keypoints` float32 [N, 17, 3] from a network that makes
         them, and from one of masks `paste`, which gives the mask uint8 [H, W] of the person with a number."""
-        with inference(self._device), without_warnings():
+        with inference(self._device, self._network), without_warnings():
             results = self._network.inference([self._input(frame) for frame in frames], do_postprocess=False)
             return [self._found(result, frames.shape[1:3]) for result in results]
 

@@ -93,7 +93,7 @@ class MMPose:
         self.schema = schema_of(self._network.dataset_meta, self.model)
         self.path = Path(weights) if weights is not None else download(self._config_path)
         _load(self._network, _read(self.path, trust), self.path, self.model)
-        self._network.requires_grad_(False).to(self.device)
+        self._network.requires_grad_(False)
         self._pipeline = mm.Compose(config.test_dataloader.dataset.pipeline)
         self._collate, self._mmpose = mm.pseudo_collate, mm.version
         self._finder = _finder() if detect else None
@@ -121,7 +121,7 @@ class MMPose:
 
     def _keypoints(self, frames: np.ndarray) -> np.ndarray:
         samples = [self._sample(frame) for frame in frames]
-        with inference(self.device), without_warnings():
+        with inference(self.device, self._network), without_warnings():
             found = [result.pred_instances for result in self._network.test_step(self._collate(samples))]
         points = np.stack([np.asarray(f.keypoints, np.float32)[0] for f in found])
         scores = np.stack([np.asarray(f.keypoint_scores, np.float32)[0] for f in found])

@@ -10,6 +10,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -260,19 +261,24 @@ class _Model:
     """A model of one task with the library's own way in and out."""
 
     def __init__(self, task: str, weights: str | Path, size: int, person: float, device: str, batch: int):
-        import torch
-
         ultralytics = _ultralytics()
-        from ultralytics.models import yolo
-
         self.library, self.batch, self.device = ultralytics.__version__, batch, device
         self.path = _weights_file(weights, task)
         self.network = _network(self.path, task)
-        options = {"imgsz": size, "conf": person, "classes": [0], "retina_masks": True, "verbose": False}
+        self._task, self._options = task, {"imgsz": size, "conf": person, "classes": [0]}
+
+    @cached_property
+    def _predictor(self) -> Any:
+        """The library's way in and out, which puts the network on its device."""
+        import torch
+        from ultralytics.models import yolo
+
+        options = {**self._options, "retina_masks": True, "verbose": False, "save": False}
         predictors = {"pose": yolo.pose, "segment": yolo.segment, "detect": yolo.detect}
-        self._predictor = getattr(predictors[task], _TASKS[task])(overrides={**options, "save": False})
-        self._predictor.args.device = torch.device(device)
-        self._predictor.setup_model(self.network, verbose=False)
+        predictor = getattr(predictors[self._task], _TASKS[self._task])(overrides=options)
+        predictor.args.device = torch.device(self.device)
+        predictor.setup_model(self.network, verbose=False)
+        return predictor
 
     def __call__(self, frames: np.ndarray) -> list[Any]:
         """A result of Ultralytics for each of frames uint8 [T, H, W, 3], RGB."""

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from dask.distributed import Client, LocalCluster
 
-from remot_data import engine
+from remot_data import cluster as cluster_module
 from remot_data.engine import EngineError, open_engine
 from remot_data.inputs import Input
 from remot_data.scan import Policy, scan, stamp
@@ -159,14 +159,14 @@ def refused_within(seconds: float, address: str) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"])
 def test_what_is_no_scheduler_is_an_error_within_a_bound(answer, monkeypatch):
-    monkeypatch.setattr(engine, "_CONNECT", 1.0)
+    monkeypatch.setattr(cluster_module, "_CONNECT", 1.0)
     with listening(answer) as address:
         refused_within(10, address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "tcp://no-such-host.invalid:8786"])
 def test_a_scheduler_that_is_not_there_is_an_error(address, monkeypatch):
-    monkeypatch.setattr(engine, "_CONNECT", 1.0)
+    monkeypatch.setattr(cluster_module, "_CONNECT", 1.0)
     refused_within(10, address)
 
 

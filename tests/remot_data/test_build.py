@@ -328,3 +328,58 @@ def test_one_worker_and_two_write_the_same_bytes(person, tmp_path):
     one, two = (digests(tmp_path / str(n)) for n in (1, 2))
     assert sum(name.endswith(".tar") for name in one) == 12
     assert {k: v for k, v in one.items() if "ledger" not in k} == {k: v for k, v in two.items() if "ledger" not in k}
+
+
+@pytest.mark.slow
+def test_layers_by_other_detectors_take_the_place_of_the_defaults(person, other, tmp_path, capsys):
+    from remot_data.detectors.base import DEFAULTS
+    from tests.remot_data.test_annotate import DETECTOR
+
+    (tmp_path / "mine.py").write_text(DETECTOR)
+    weights = tmp_path / "weights"
+    weights.touch()
+    out = str(tmp_path / "store")
+    common = ["--out", out, "--size", "128x96", "--shard-frames", "20", "--workers", "0"]
+    mine = ["--layer", f"parsing={tmp_path / 'mine.py'}:Bright", "--setting", "parsing.threshold=100"]
+    assert cli._invoke(["build", str(person), *common, *mine, "--weights", f"parsing={weights}"]) == 0
+    assert f"the parsing detector '{tmp_path / 'mine.py'}:Bright' is approximate" in capsys.readouterr().err
+
+    def chosen() -> dict[str, str]:
+        return {k: i.rsplit("-", 1)[0] for k, i in open_store(out).snapshot("main").layers.items()}
+
+    store = open_store(out)
+    assert chosen() == {**DEFAULTS, "parsing": "bright"}
+    first = store.snapshot("main").layers
+    made_by = store.layer("parsing", first["parsing"])
+    assert made_by.settings == {"threshold": 100} and made_by.weights == str(weights)
+    assert store.layer("background", first["background"]).inputs == {"parsing": first["parsing"]}
+    assert len(store.layers) == 5  # no default parser has run
+    # A store that grows keeps its layers; with another of one kind, those that read it are made again.
+    before = {k: v for k, v in digests(out).items() if k.startswith(("layers/", "frames/"))}
+    assert cli._invoke(["build", str(person), str(other), *common]) == 0
+    assert open_store(out).snapshot("main").layers == first
+    assert cli._invoke(["build", str(other), *common, "--layer", "parsing=pose-guided"]) == 0
+    assert chosen() == DEFAULTS
+    second = open_store(out).snapshot("main").layers
+    assert {kind for kind in second if second[kind] != first[kind]} == {"parsing", "background"}
+    tars = {k: v for k, v in before.items() if k.endswith(".tar")}
+    assert {k: v for k, v in digests(out).items() if k in tars} == tars
+    assert list(verify(open_store(out))) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--layer", "parsing"], "is not of the form --layer kind=detector"),
+        (["--setting", "parsing.batch=3"], "but no --layer parsing=detector"),
+        (["--layer", "flow=dis", "--weights", "pose=x"], "for pose, but no --layer pose=detector"),
+        (["--layer", "flow=dis", "--no-layers"], "leave it or --layer out"),
+        (["--layer", "flow=nobody"], "no detector is called 'nobody'"),
+        (["--layer", "parsing=dis"], "makes a flow layer, not parsing"),
+        (["--layer", "smell=dis"], "known: frames, pose"),
+    ],
+)
+def test_a_wrong_choice_of_layers_is_said_before_anything_is_decoded(person, tmp_path, capsys, options, says):
+    assert cli._invoke(["build", str(person), "--out", str(tmp_path / "store"), "--workers", "0", *options]) == 2
+    assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "store/clips.parquet").exists()

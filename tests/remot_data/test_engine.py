@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from contextlib import ExitStack
 
 import pytest
 
-from remot_data.engine import Engine, EngineError, open_engine, processors
+from remot_data.cluster import LocalWorkers, OtherWorkers, processors
+from remot_data.engine import Engine, EngineError, _together, open_engine
 
 
 def double(number: int) -> int:
@@ -34,20 +37,18 @@ def test_a_failed_task_is_named():
 
 
 def test_a_worker_with_a_gpu_is_handed_a_few_tasks_at_a_time():
-    class Client:
-        def scheduler_info(self, n_workers):
-            return {"workers": {name: {"resources": {"GPU": 1}} for name in "ab"} | {"c": {}}}
-
-    engine = Engine(Client)
-    assert [engine._together(count, "GPU") for count in (1, 4, 8, 15, 16, 1000)] == [1, 1, 2, 3, 4, 4]
-    assert engine._together(1000, "CPU") == 1
+    assert [_together(count, "GPU", 2) for count in (1, 4, 8, 15, 16, 1000)] == [1, 1, 2, 3, 4, 4]
+    assert _together(1000, "CPU", 2) == _together(1000, "GPU", 0) == 1
 
 
 def test_processors_are_shared_among_the_tasks_of_one_machine():
-    assert Engine().threads(8) == Engine(object, workers=2).threads(8, "GPU") == 0
-    assert Engine(object).threads(8) == 1  # on a cluster nobody knows who else is there
-    assert Engine(object, workers=4).threads(1) == processors()
-    assert Engine(object, workers=2 * processors()).threads(9999) == 1
+    def local(count: int | None) -> Engine:
+        return Engine(LocalWorkers(count, tuple, ExitStack()))
+
+    assert Engine().threads(8) == local(2).threads(8, "GPU") == 0
+    assert Engine(OtherWorkers(None)).threads(8) == 1  # on a cluster nobody knows who else is there
+    assert local(4).threads(1) == processors()
+    assert local(2 * processors()).threads(9999) == local(None).threads(9999) == 1
 
 
 @pytest.mark.slow
@@ -61,11 +62,22 @@ def test_local_workers_do_every_task_once_in_other_processes():
     environment = dict(os.environ)
     with open_engine(2) as engine:
         assert sorted(engine.map(double, [{"number": n} for n in range(12)])) == [2 * n for n in range(12)]
-        assert sorted(engine.map_many(doubles, [{"number": n} for n in range(5)], "", "CPU")) == [0, 2, 4, 6, 8]
+        assert sorted(engine.run(doubles, {"CPU": deque({"number": n} for n in range(5))})) == [0, 2, 4, 6, 8]
         with pytest.raises(EngineError, match=r"pairs \{'number': 13\} failed.*unlucky"):
-            list(engine.map_many(doubles, [{"number": 13}], "pairs", "CPU"))
+            list(engine.run(doubles, {"CPU": deque([{"number": 13}])}, "pairs"))
         processes = set(engine.map(process, [{"number": n} for n in range(12)]))
         with pytest.raises(EngineError, match="unlucky"):
             list(engine.map(double, [{"number": n} for n in range(10, 20)]))
     assert dict(os.environ) == environment
     assert os.getpid() not in processes and 1 <= len(processes) <= 2
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_tasks_that_are_added_while_results_come_are_done_as_well(workers):
+    work, found = {"CPU": deque({"number": n} for n in range(5))}, []
+    with open_engine(workers) as engine:
+        for result in engine.run(doubles, work):
+            found.append(result)
+            if result < 20:
+                work["CPU"].append({"number": result + 10})
+    assert sorted(found) == sorted([0, 2, 4, 6, 8, *(2 * (10 + 2 * n) for n in range(5))])
