@@ -222,7 +222,8 @@ class _Stages:
                 else self._pool.submit(_stored, self._store, part, clip, kind, layer, turn=turn)
                 for kind, layer in job.inputs.items()
             }
-            given = _Given(self._store, part, job, clip, self._detectors[job.kind], frames[job.source], needs)
+            detector = self._detectors[job.kind]
+            given = _Given(self._store, part, job, clip, detector, frames[job.source], needs, frozenset(made))
             if (batches := self._batches.get(job.kind)) is not None:
                 items = self._pool.after([given.frames, *needs.values()], given.split, turn=turn)
                 found: Future[Arrays] = self._lanes.promise()
@@ -259,9 +260,11 @@ class _Given:
         detector: Any,
         frames: Future[np.ndarray],
         needs: Mapping[str, Future[Arrays]],
+        fresh: frozenset[str],
     ) -> None:
+        """`fresh` are the kinds of `needs` that are made in this pass."""
         self.job, self.detector, self.frames, self.seconds = job, detector, frames, part.seconds
-        self._store, self._clip, self._needs = store, clip, needs
+        self._store, self._clip, self._needs, self._fresh = store, clip, needs, fresh
         self._needed: dict[str, Arrays] = {}
 
     def call(self) -> Arrays:
@@ -302,6 +305,8 @@ class _Given:
                 arrays = future.result()
             except base.DetectorError as error:
                 raise base.DetectorError(f"it reads the {kind} layer, which failed") from error
+            if kind in self._fresh:  # as another pass would read it
+                arrays = layer_kinds.stored(kind, arrays)
             self._needed[kind] = _detect(self, native.at_size, kind, arrays, self._store.size, frames.shape[1:3])
         return frames
 

@@ -18,6 +18,11 @@ def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
     return {"jpg": to_jpeg(arrays["image"]), "seen.png": to_png(arrays["seen"])}
 
 
+def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with the picture as JPEG leaves it."""
+    return {**arrays, "image": from_jpeg(to_jpeg(arrays["image"]))}
+
+
 def decode(extension: str, data: Any, into: np.ndarray | None = None) -> np.ndarray:
     return from_jpeg(data, into) if extension == "jpg" else from_png(data)
 

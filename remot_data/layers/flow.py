@@ -40,6 +40,11 @@ def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
     return {"npz": out.getvalue()}
 
 
+def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with the flow in steps of 1/64 pixel."""
+    return {**arrays, "flow": np.rint(arrays["flow"] * SCALE) / np.float32(SCALE)}
+
+
 def decode(extension: str, data: Any) -> np.ndarray:
     """float32 [3, h, w]: dx and dy in pixels of the flow's grid, and the confidence bits."""
     out = unpack(extension, data).astype(np.float32)

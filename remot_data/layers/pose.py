@@ -22,9 +22,18 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
     members = {"npy": to_npy(arrays["keypoints"][t])}
     if "mask" in arrays:
-        levels = (arrays["mask"][t].astype(np.uint16) * 15 + 127) // 255
-        members["mask.png"] = to_png((levels * 17).astype(np.uint8))
+        members["mask.png"] = to_png(_in_levels(arrays["mask"][t]))
     return members
+
+
+def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with the mask in its 16 levels."""
+    return {name: _in_levels(x) if name == "mask" else x for name, x in arrays.items()}
+
+
+def _in_levels(mask: np.ndarray) -> np.ndarray:
+    levels = (np.arange(256) * 15 + 127) // 255 * 17
+    return levels.astype(np.uint8)[mask]
 
 
 def decode(extension: str, data: Any) -> np.ndarray:

@@ -21,7 +21,16 @@ def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
 
 def columns(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, float]:
     """The scores of one frame, rounded to what means something."""
-    return {name: round(float(values[t]), 4) for name, values in sorted(arrays.items())}
+    return {name: _rounded(values[t]) for name, values in sorted(arrays.items())}
+
+
+def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scores as they are rounded, float32."""
+    return {name: np.array([_rounded(x) for x in values], np.float32) for name, values in sorted(arrays.items())}
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)
 
 
 def decode(extension: str, data: Any) -> Any:

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from remot_data.layers import KINDS, LayerError, _images, flow, pose
+from remot_data.layers import KINDS, LayerError, _images, flow, pose, stored
+from remot_data.records import Clip
+from remot_data.store import create_store
+from remot_data.task import encoded
 
 
 def _members(kind, values, t=0):
@@ -49,6 +52,34 @@ def test_flow_comes_back_within_half_a_step_and_numpy_reads_it(values, confidenc
 def test_labels_come_back_exactly(labels):
     data = _members("parsing", {"labels": labels})["png"]
     assert np.array_equal(KINDS["parsing"].decode("png", data), labels[0])
+
+
+def _random(kind):
+    """Arrays of two frames of 8x6 with values that storing rounds."""
+    rng = np.random.default_rng(1)
+    byte = rng.integers(0, 256, (2, 8, 6), dtype=np.uint8)
+    return {
+        "pose": {"keypoints": rng.random((2, 25, 3), np.float32), "mask": byte},
+        "parsing": {"labels": byte % 18},
+        "flow": {"flow": rng.normal(0, 3, (2, 4, 3, 2)).astype(np.float32), "confidence": byte[:, :4, :3] % 4},
+        "background": {"image": rng.integers(0, 256, (8, 6, 3), dtype=np.uint8), "seen": byte[0]},
+        "scores": {name: rng.random(2).astype(np.float32) for name in ("sharpness", "motion")},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "frames"])
+def test_what_is_stored_is_what_comes_back(kind, tmp_path):
+    """So that a layer made from another does not depend on whether both are made in one pass."""
+    values = _random(kind)
+    clip = Clip("c", "v", "", "", 0, (0, 1), (1, 30), 30.0, (1, 1), (0.0, 0.0, 1.0, 1.0), "p", "", shard=0)
+    store = create_store(str(tmp_path / "store"), {"size": (8, 6)})
+    store.write_clips([clip])
+    store.write_shard(f"layers/{kind}/x", 0, encoded(kind, clip, values), {})
+    read = store.read_arrays(f"layers/{kind}/x", kind, clip)
+    found = stored(kind, values)
+    assert found.keys() == read.keys() == values.keys()
+    for name, array in found.items():
+        assert array.dtype == read[name].dtype and np.array_equal(array, read[name]), name
 
 
 def test_encoding_twice_gives_the_same_bytes():

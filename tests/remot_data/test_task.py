@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from remot_data import task
-from remot_data.annotate import annotate, plan_job, plan_jobs
+from remot_data.annotate import annotate, plan_job, plan_jobs, run_jobs
 from remot_data.detectors.base import DEFAULTS, Arrays, Batched, load
 from remot_data.engine import EngineError, open_engine
 from remot_data.layers import frames as frames_layer
@@ -93,6 +93,46 @@ class Moves(Batched):
         if outputs:
             flow[1:] = outputs["mean"][:, None, None, None]
         return {"flow": flow, "confidence": np.zeros(grid, np.uint8)}
+
+
+class Flowing:
+    """Flow and a mask of values that storing rounds."""
+
+    name, version, schema = "flowing", "1", "backward"
+    needs: tuple[str, ...] = ()
+    licence, approximate = "", True
+
+    def __init__(self, kind: str = "flow"):
+        self.kind, self.schema = kind, {"flow": "backward", "pose": "body25"}[kind]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"detector": self.name, "kind": self.kind}
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        rng, (count, h, w) = np.random.default_rng(len(frames)), frames.shape[:3]
+        if self.kind == "pose":
+            return {
+                "keypoints": np.zeros((count, 25, 3), np.float32),
+                "mask": rng.integers(0, 256, (count, h, w), dtype=np.uint8),
+            }
+        flow = rng.normal(0, 3, (count, h // 2, w // 2, 2)).astype(np.float32)
+        return {"flow": flow, "confidence": np.zeros(flow.shape[:3], np.uint8)}
+
+
+class Reading(Flowing):
+    """Labels that depend on the last bits of a flow and a mask."""
+
+    name, kind, schema = "reading", "parsing", "atr18"
+    needs = ("flow", "pose")
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        fine = (needed["flow"]["flow"] * 1000).astype(np.int64).sum(-1) % 3
+        labels = needed["pose"]["mask"] % 13
+        labels[:, ::2, ::2] += fine.astype(np.uint8)
+        return {"labels": labels}
 
 
 class Plain:
@@ -186,6 +226,18 @@ def test_threads_change_no_byte(own_dancers):
         made.append((layers(own_dancers), [receipt.made for receipt in receipts]))
     assert made[0] == made[1]
     assert all(f"{job.folder}/shard-00002.tar" in made[0][0] for job in jobs)
+
+
+def test_a_layer_does_not_depend_on_whether_what_it_reads_was_made_in_the_same_pass(own_dancers, tmp_path):
+    other = Store(shutil.copytree(own_dancers.url, tmp_path / "other"))
+    for store, passes in ((own_dancers, [3]), (other, [2, 1])):
+        pose, flow = (plan_job(store, kind, f"{HERE}Flowing", settings={"kind": kind}) for kind in ("pose", "flow"))
+        reading = plan_job(store, "parsing", f"{HERE}Reading", available={"pose": pose.id, "flow": flow.id})
+        jobs = [pose, flow, reading]
+        with open_engine(0) as engine:
+            for count in passes:
+                run_jobs(engine, store, [jobs.pop(0) for _ in range(count)])
+    assert layers(own_dancers) == layers(other) and any(name.endswith(".tar") for name in layers(other))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
