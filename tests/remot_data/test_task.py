@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import weakref
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -380,9 +381,12 @@ def test_tasks_are_handed_out_together_and_an_error_names_the_one_that_was_due()
         for one in tasks:
             yield 12 / one["number"]
 
+    def run(*numbers: int) -> list[Any]:
+        return list(engine.run(halves, {"CPU": deque({"number": n} for n in numbers)}, "halve"))
+
     with open_engine(0) as engine:
-        assert list(engine.map_many(halves, [{"number": n} for n in (3, 1)], "halve", "CPU")) == [4, 12]
-        assert list(engine.map_many(halves, [], "halve", "CPU")) == []
+        assert run(3, 1) == [4, 12]
+        assert run() == []
         with pytest.raises(EngineError, match=r"halve \{'number': 0\} failed: ZeroDivisionError"):
-            list(engine.map_many(halves, [{"number": n} for n in (3, 0, 1)], "halve", "CPU"))
+            run(3, 0, 1)
         assert engine.threads(5) == 0
