@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from remot_data.schemas import convert_keypoints, keypoint_set
-from remot_model.warping import constant
+from remot_model.networks.warping import constant
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from remot_model.config import Config, ConfigError
 from remot_model.cropping import Crop, crops_of, grown, on_crops
 from remot_model.devices import infers_in_bfloat16
 from remot_model.networks.layout import LayoutFrame
+from remot_model.networks.warping import constant
 from remot_model.networks.whole import WholeFrame
-from remot_model.warping import constant
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from remot_model.networks import gpu  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON, HAS_GPU = find_spec("triton") is not None, torch.cuda.is_available()
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed; torch for CUDA brings it along")
 on_gpu = pytest.mark.skipif(not HAS_GPU or INTERPRETED, reason="there is no GPU that torch can use")
 # What runs either in the interpreter or on a GPU.

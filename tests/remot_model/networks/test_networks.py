@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from remot_model import networks, rollout
+from remot_model import devices, networks, rollout
 from remot_model.config import ConfigError, preset
 from remot_model.networks.whole import attention, texture_alignment
 from remot_model.rollout import one_hot
@@ -195,7 +195,7 @@ def test_transfer_in_bfloat16_where_the_device_has_it(monkeypatch):
         ("emulated", "bfloat16", False),
         ("half", "bfloat16", True),
     ):
-        monkeypatch.setattr(rollout, "has_bfloat16", lambda device, has=has: has)
+        monkeypatch.setattr(devices, "has_bfloat16", lambda device, has=has: has)
         config = small_config(precision=precision)
         torch.manual_seed(0)
         generators = {s: networks.generator(s, config).eval() for s in config.stages}
