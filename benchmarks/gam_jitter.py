@@ -21,7 +21,7 @@ import torch
 from remot_data.assets import fetch
 from remot_model import metrics
 from remot_model.checkpoint import load_run
-from remot_model.inference import Runner
+from remot_model.generating.inference import Runner
 from remot_model.transfer_inputs import find_background, find_driving, find_source, load_eyes, read_pieces
 from remot_model.transfer_views import Renderer
 

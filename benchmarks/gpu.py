@@ -48,9 +48,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import _counting
-from remot_model import checkpoint, data, devices, inference, networks, rollout
+from remot_model import checkpoint, data, devices, networks
 from remot_model.config import AUTO_FIELDS, Config, StagePlan, preset
 from remot_model.features import VGG19, Features
+from remot_model.generating import inference, rollout
 from remot_model.train import train
 
 Row = dict[str, Any]

@@ -31,7 +31,7 @@ from torch import nn
 from remot_model import networks
 from remot_model.config import STAGES, Config, ConfigError
 from remot_model.devices import resolved
-from remot_model.inference import Networks
+from remot_model.generating.inference import Networks
 
 # What may be changed of a trained run: how its networks are computed, not what they are.
 COMPUTED = ("precision", "channels_last", "gpu_kernels", "cuda_graphs", "cpu_kernels")

@@ -19,10 +19,11 @@ import torch
 
 from remot_data.store import open_store
 from remot_data.stream import Plan, Window, schemas, to_torch
-from remot_model import devices, metrics, rollout
+from remot_model import devices, metrics
 from remot_model import evaluation_report as report_of
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
-from remot_model.inference import Runner
+from remot_model.generating import rollout
+from remot_model.generating.inference import Runner
 from remot_model.motion_transfer import network_digests, untrained
 from remot_model.transfer_views import to_uint8
 

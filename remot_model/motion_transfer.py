@@ -32,7 +32,7 @@ from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
 from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, write_atomically
-from remot_model.inference import Runner
+from remot_model.generating.inference import Runner
 from remot_model.metrics import versions
 from remot_model.transfer_files import Output, Work
 from remot_model.transfer_inputs import (
@@ -131,7 +131,7 @@ def transfer(
         save: views to write beside `out`, each as a video of its own at the run's size, ``OUT.layout.mp4``, ...
         png: write those as folders of PNG instead, ``OUT.layout/000000.png``, ...
         stages: a second video, of pose, layout, aligned source, regions and result.
-        gam: ``paper``, or ``steady``: by joints and smoothed, see `remot_model.alignment.Steady`.
+        gam: ``paper``, or ``steady``: by joints and smoothed, see `remot_model.generating.alignment.Steady`.
         regions: region (top, bottom, head, limbs, shoes) -> another source to take it from.
         scale: the result is enlarged so many times, bicubic.
         start, end: seconds of the driving video.

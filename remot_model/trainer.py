@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from remot_model import devices, networks, processes
 from remot_model.apart import Apart
 from remot_model.config import STAGES as STAGE_NAMES
-from remot_model.graphs import Recorded
+from remot_model.generating.graphs import Recorded
 from remot_model.losses import Pair, Pairs, judge
 from remot_model.networks.cpu import InstanceNorm
 from remot_model.stages import STAGES, Carried, Chunk, Setting, Stage, history

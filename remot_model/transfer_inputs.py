@@ -19,8 +19,8 @@ from remot_data import people, video
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector
 from remot_data.schemas import REGIONS, convert_keypoints, convert_labels, keypoint_set
-from remot_model.alignment import align, boxes, centres, placement
 from remot_model.checkpoint import Run
+from remot_model.generating.alignment import align, boxes, centres, placement
 
 # Room round the person as a share of its height, as the default of `remot build`.
 _MARGIN = 0.1

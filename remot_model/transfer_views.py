@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from remot_data import render
-from remot_model import rollout
-from remot_model.alignment import Steady
 from remot_model.checkpoint import Run
-from remot_model.inference import Runner
+from remot_model.generating import rollout
+from remot_model.generating.alignment import Steady
+from remot_model.generating.inference import Runner
 from remot_model.transfer_inputs import Eyes, Piece, Source, TransferError, resized
 
 # Frames that go through the networks at once, of a GPU with one launch. On a CPU more are no faster, and take memory.
@@ -74,12 +74,12 @@ class Renderer:
         who: the source person.
         background: uint8 [H, W, 3] at the networks' size.
         runner: of the run's networks; those of `run` run here in any case.
-        gam: ``paper``, or ``steady`` for `remot_model.alignment.Steady`.
+        gam: ``paper``, or ``steady`` for `remot_model.generating.alignment.Steady`.
         fps: driving frames a second.
 
     Attributes:
         without_pose: frames so far in which nobody was found; they repeat the pose before, if there is one.
-        plain: as of `remot_model.inference.Networks`.
+        plain: as of `remot_model.generating.inference.Networks`.
 
     Raises:
         TransferError: if the steady GAM is asked for and the source's trunk was not seen.

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from remot_data import video
 from remot_data.verify import Content
-from remot_model import checkpoint, data, devices, networks, rollout, train
+from remot_model import checkpoint, data, devices, networks, train
 from remot_model.checkpoint import CheckpointError
 from remot_model.config import STAGES, ConfigError, StagePlan
+from remot_model.generating import rollout
 from remot_model.journal import sample_grid
 from remot_model.stages import STAGES as STAGE_CLASSES
 from remot_model.stages import Setting, needed_generators

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remot_model import networks, rollout
+from remot_model import networks
+from remot_model.generating import rollout
 from remot_model.networks import cpu
 from tests.remot_model.windows import small_config
 

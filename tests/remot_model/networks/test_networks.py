@@ -2,10 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from remot_model import devices, networks, rollout
+from remot_model import devices, networks
 from remot_model.config import ConfigError, preset
+from remot_model.generating import rollout
+from remot_model.generating.rollout import one_hot
 from remot_model.networks.whole import attention, texture_alignment
-from remot_model.rollout import one_hot
 from tests.remot_model.windows import SIZE, small_config
 
 

@@ -12,10 +12,11 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from remot_model import checkpoint, devices, inference, networks, rollout  # noqa: E402
+from remot_model import checkpoint, devices, networks  # noqa: E402
 from remot_model.config import ConfigError  # noqa: E402
-from remot_model.graphs import Lanes  # noqa: E402
-from remot_model.inference import Networks, Runner  # noqa: E402
+from remot_model.generating import inference, rollout  # noqa: E402
+from remot_model.generating.graphs import Lanes  # noqa: E402
+from remot_model.generating.inference import Networks, Runner  # noqa: E402
 from tests.remot_model.red_people import CONFIG  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from remot_data.schemas import REGIONS, label_table
-from remot_model.alignment import Aligned, align
 from remot_model.config import Config, ConfigError
-from remot_model.cropping import Crop, crops_of, grown, on_crops
 from remot_model.devices import infers_in_bfloat16
+from remot_model.generating.alignment import Aligned, align
+from remot_model.generating.cropping import Crop, crops_of, grown, on_crops
 from remot_model.networks.layout import LayoutFrame
 from remot_model.networks.warping import constant
 from remot_model.networks.whole import WholeFrame

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_model import networks, rollout
-from remot_model.cropping import Crop, by_size, crops_of, grown, on_crops
+from remot_model import networks
+from remot_model.generating import rollout
+from remot_model.generating.cropping import Crop, by_size, crops_of, grown, on_crops
 from tests.remot_model.windows import small_config
 
 

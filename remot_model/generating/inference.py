@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from remot_model import devices, networks, rollout
+from remot_model import devices, networks
 from remot_model.config import Config
-from remot_model.graphs import Lanes, Recorded
-from remot_model.rollout import State, Transferred
+from remot_model.generating import rollout
+from remot_model.generating.graphs import Lanes, Recorded
+from remot_model.generating.rollout import State, Transferred
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Runner:
         states: dict[str, State] | None = None,
         placed: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Transferred, dict[str, State]]:
-        """All stages over a piece of a clip, as `remot_model.rollout.transfer`; its arguments and results.
+        """All stages over a piece of a clip, as `remot_model.generating.rollout.transfer`; its arguments and results.
 
         On a GPU the results may be overwritten by the next call, which takes the states as they are.
         """

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remot_data.schemas import keypoint_set
-from remot_model.alignment import Steady, align, body_lengths, boxes, placement
+from remot_model.generating.alignment import Steady, align, body_lengths, boxes, placement
 from remot_model.networks.warping import chain_flow, warp
 
 H, W = 40, 30
