@@ -29,8 +29,8 @@ from remot_data.schemas import convert_labels as convert
 from remot_data.stream import Window, to_torch
 from remot_model.config import Config, preset
 from remot_model.generating import rollout
-from remot_model.stages import Setting
-from remot_model.trainer import Trainer
+from remot_model.training.stages import Setting
+from remot_model.training.trainer import Trainer
 
 TRAINED, TESTED, FRAMES = 24, 8, 24
 

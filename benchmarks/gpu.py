@@ -48,11 +48,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import _counting
-from remot_model import checkpoint, data, devices, networks
+from remot_model import checkpoint, devices, networks
 from remot_model.config import AUTO_FIELDS, Config, StagePlan, preset
-from remot_model.features import VGG19, Features
 from remot_model.generating import inference, rollout
-from remot_model.train import train
+from remot_model.training import data
+from remot_model.training.features import VGG19, Features
+from remot_model.training.train import train
 
 Row = dict[str, Any]
 

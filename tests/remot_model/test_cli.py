@@ -151,7 +151,7 @@ def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, 
 
 @pytest.fixture
 def trained(monkeypatch):
-    module = pytest.importorskip("remot_model.train")
+    module = pytest.importorskip("remot_model.training.train")
     calls = []
 
     def fake(stores, run, **options):
@@ -200,7 +200,7 @@ def test_training_without_a_run_folder_is_refused_in_one_sentence(trained):
 
 
 def test_reading_alone_needs_no_run_folder_and_trains_nothing(trained, monkeypatch):
-    module = pytest.importorskip("remot_model.train")
+    module = pytest.importorskip("remot_model.training.train")
     calls = []
     rates = {
         "size": [64, 48], "batch": 2, "length": 4, "device": "cpu", "workers": 0, "frames_per_second": 812.5,

@@ -349,7 +349,7 @@ class TestOnAGpu:
         assert not _differing(through.state(), resumed.state())
 
     def test_a_spoilt_batch_leaves_everything_as_it_was(self):
-        from remot_model.trainer import TrainingError
+        from remot_model.training.trainer import TrainingError
 
         trainer, batch = self._trainer("region", True)
         for _ in range(4):

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_model import features  # noqa: E402
+from remot_model.training import features  # noqa: E402
 
 # Shapes of torchvision's official vgg19 file, features and classifier.
 _WIDTHS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 16: 256}

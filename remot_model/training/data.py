@@ -88,7 +88,7 @@ def batches(plan: Plan, config: Config, stage: str, **reading: Any) -> Iterator[
     """Endless batches as `stored` reads them, as tensors on the CPU.
 
     Each batch is what `remot_data.stream.to_torch` gives: ``frames`` float32 [N, T, 3, H, W] and so on.
-    `remot_model.feeding.Feeder` gives the same on a device.
+    `remot_model.training.feeding.Feeder` gives the same on a device.
     """
     with closing(stored(plan, config, stage, **reading)) as found:
         for batch in found:

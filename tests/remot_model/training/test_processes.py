@@ -16,19 +16,20 @@ import torch
 
 from remot_data.store import Store
 from remot_data.stream import to_torch
-from remot_model import checkpoint, networks, processes
+from remot_model import checkpoint, networks
 from remot_model.config import STAGES, StagePlan
-from remot_model.stages import Setting, needed_generators
-from remot_model.trainer import Trainer
+from remot_model.training import processes
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.trainer import Trainer
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Trains on the store given, with the configuration given as JSON.
 SCRIPT = """
 import json, sys
 import torch
 from remot_model.config import Config
-from remot_model.train import train
+from remot_model.training.train import train
 torch.set_num_threads(1)
 store, run, config, options = sys.argv[1:]
 train(store, run, config=Config.from_json(json.loads(config)), device="cpu", **json.loads(options))

@@ -1,6 +1,7 @@
 """Training: the stages one after the other into a run folder, each by a loop of batches, logs and saves.
 
-What the stages differ in, `remot_model.stages` declares by name; one step of any of them is `remot_model.trainer`.
+What the stages differ in, `remot_model.training.stages` declares by name; one step of any of them is
+`remot_model.training.trainer`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, distributed
 
 from remot_data.store import StoreError
-from remot_model import checkpoint, data, devices, features
+from remot_model import checkpoint, devices
 from remot_model.checkpoint import CheckpointError, write_atomically
 from remot_model.config import Config, ConfigError
-from remot_model.feeding import Feeder, readers
-from remot_model.journal import Journal, Pace
-from remot_model.stages import STAGES, Setting, needed_generators
-from remot_model.trainer import Losses, Trainer, TrainingError
+from remot_model.training import data, features
+from remot_model.training.feeding import Feeder, readers
+from remot_model.training.journal import Journal, Pace
+from remot_model.training.stages import STAGES, Setting, needed_generators
+from remot_model.training.trainer import Losses, Trainer, TrainingError
 
 _SAMPLED_WINDOWS, _SAMPLED_LENGTHS = 2, (16, 8)
 _WEIGHED_WINDOWS = 16  # whose bytes are counted where reading is measured
@@ -102,7 +104,7 @@ def train(
         resume: go on from the last save; a run that was killed and resumed equals one that never was.
         save_every: steps from one save and sample grid to the next.
         workers: processes that read and decode for each process that trains; 0 for threads. ``auto`` is threads for a
-            CPU, and processes for a GPU (see `remot_model.feeding.readers`).
+            CPU, and processes for a GPU (see `remot_model.training.feeding.readers`).
         say: where status lines go.
 
     Raises:
@@ -111,7 +113,7 @@ def train(
         ConfigError: for a stage that the configuration has not, batches that the processes cannot share, or a device
             that is not there.
         TrainingError: if a loss or gradient is not finite, or a stage is missing that a later one needs.
-        remot_model.data.DataError: if the stores do not fit together or lack a layer.
+        remot_model.training.data.DataError: if the stores do not fit together or lack a layer.
     """
     from accelerate import PartialState
 
@@ -232,7 +234,7 @@ def read_only(
 
     Raises:
         ConfigError: for a stage that the configuration has not.
-        StoreError, remot_model.data.DataError: if a layer is missing that the stage needs.
+        StoreError, remot_model.training.data.DataError: if a layer is missing that the stage needs.
     """
     ranks = SimpleNamespace(
         process_index=int(os.environ.get("RANK", 0)), num_processes=int(os.environ.get("WORLD_SIZE", 1))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from remot_model import losses, networks
-from remot_model.losses import Motion, Pair, crops, gram, judge, layout_nll, photometric_confidence, triplets
+from remot_model import networks
+from remot_model.training import losses
+from remot_model.training.losses import Motion, Pair, crops, gram, judge, layout_nll, photometric_confidence, triplets
 from tests.remot_model.windows import SIZE, small_config
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from remot_data.stream import to_torch
 from remot_model import networks
-from remot_model.apart import Apart
 from remot_model.config import STAGES, StagePlan
-from remot_model.stages import Setting, needed_generators
-from remot_model.trainer import Trainer
+from remot_model.training.apart import Apart
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.trainer import Trainer
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
 

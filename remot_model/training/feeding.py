@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from remot_data.stream import to_torch
-from remot_model.data import DataError, needed
+from remot_model.training.data import DataError, needed
 
 Batch = dict[str, Tensor]
 
@@ -39,11 +39,11 @@ class Slot(Protocol):
 
 
 class Feeder:
-    """The batches of `remot_model.data.stored`, as tensors on a device; iterate it, and close it at the end.
+    """The batches of `remot_model.training.data.stored`, as tensors on a device; iterate it, and close it at the end.
 
-    Each has the names, shapes, types and values that `remot_model.data.batches` gives. For CUDA a thread reads on and
-    copies up to two batches ahead, as they are stored, on a stream beside the one of the step; floating point is made
-    of them on the device. Nothing in the thread that trains waits for the device. For any other device they are
+    Each has the names, shapes, types and values that `remot_model.training.data.batches` gives. For CUDA a thread reads
+    on and copies up to two batches ahead, as they are stored, on a stream beside the one of the step; floating point is
+    made of them on the device. Nothing in the thread that trains waits for the device. For any other device they are
     converted on the CPU when they are asked for, and moved there.
 
     Args:

@@ -10,8 +10,8 @@ import torch
 from remot_data.stream import to_torch
 from remot_model import networks
 from remot_model.config import StagePlan
-from remot_model.stages import Setting, needed_generators
-from remot_model.trainer import Trainer, TrainingError
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.trainer import Trainer, TrainingError
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
 CPU = torch.device("cpu")

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from remot_model import devices, networks, processes
-from remot_model.apart import Apart
+from remot_model import devices, networks
 from remot_model.config import STAGES as STAGE_NAMES
 from remot_model.generating.graphs import Recorded
-from remot_model.losses import Pair, Pairs, judge
 from remot_model.networks.cpu import InstanceNorm
-from remot_model.stages import STAGES, Carried, Chunk, Setting, Stage, history
+from remot_model.training import processes
+from remot_model.training.apart import Apart
+from remot_model.training.losses import Pair, Pairs, judge
+from remot_model.training.stages import STAGES, Carried, Chunk, Setting, Stage, history
 
 Tensors = dict[str, Tensor]
 # Steps that run plainly before a graph is recorded: they allocate, choose kernels and compile.

@@ -19,10 +19,10 @@ import torch
 
 from remot_data.loader import Loader
 from remot_data.stream import to_torch
-from remot_model import data, feeding, train
 from remot_model.config import ConfigError
-from remot_model.data import DataError
-from remot_model.feeding import Feeder, PinnedSlot, readers
+from remot_model.training import data, feeding, train
+from remot_model.training.data import DataError
+from remot_model.training.feeding import Feeder, PinnedSlot, readers
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
 CPU = torch.device("cpu")

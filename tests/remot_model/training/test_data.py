@@ -9,8 +9,8 @@ import torch
 
 from remot_data import render
 from remot_data.schemas import MIRROR_11
-from remot_model import data
-from remot_model.data import DataError, augmented, batches
+from remot_model.training import data
+from remot_model.training.data import DataError, augmented, batches
 from tests.remot_model.windows import SIZE, Windows, clip_arrays, small_config
 
 

@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 
 from remot_data import video
 from remot_data.verify import Content
-from remot_model import checkpoint, data, devices, networks, train
+from remot_model import checkpoint, devices, networks
 from remot_model.checkpoint import CheckpointError
 from remot_model.config import STAGES, ConfigError, StagePlan
 from remot_model.generating import rollout
-from remot_model.journal import sample_grid
-from remot_model.stages import STAGES as STAGE_CLASSES
-from remot_model.stages import Setting, needed_generators
-from remot_model.train import Budget
-from remot_model.trainer import Trainer, TrainingError
+from remot_model.training import data, train
+from remot_model.training.journal import sample_grid
+from remot_model.training.stages import STAGES as STAGE_CLASSES
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.train import Budget
+from remot_model.training.trainer import Trainer, TrainingError
 from tests.remot_model.windows import SCHEMAS, SIZE, Windows, clip_arrays, small_config
 
 

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from remot_data.schemas import label_set
 from remot_model.config import Config, temporal_spacings
-from remot_model.features import Features
 from remot_model.generating import rollout
 from remot_model.generating.alignment import boxes
 from remot_model.generating.cropping import Crop, by_size, cut_all
 from remot_model.generating.rollout import State, align_clip, background_of, convert_labels, one_hot, region_masks
-from remot_model.losses import (
+from remot_model.networks.layout import LayoutFrame
+from remot_model.networks.whole import WholeFrame
+from remot_model.training.features import Features
+from remot_model.training.losses import (
     Motion,
     Pair,
     Pairs,
@@ -33,8 +35,6 @@ from remot_model.losses import (
     photometric_confidence,
     triplets,
 )
-from remot_model.networks.layout import LayoutFrame
-from remot_model.networks.whole import WholeFrame
 
 Tensors = dict[str, Tensor]
 _MOTION_TERMS = ("flow", "flow_warp", "warp", "weight")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remot_model.config import Config
-from remot_model.features import Features
 from remot_model.networks import gpu
 from remot_model.networks.warping import chain_flow, constant, warp
+from remot_model.training.features import Features
 
 PHOTOMETRIC_LIMIT = 0.02
 # The smooth L1 has a kernel that subtracts, takes the mean and its gradient at once; so sharp it is the plain one.
