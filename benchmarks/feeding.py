@@ -2,7 +2,7 @@
 
 For each stage, windows as the preset trains on them, of a store of drawn dancers at its size, are read one after the
 other in one thread, with the processor's clock around each part; of some rounds the fastest counts. Beside it, what
-`remot_model.training.train.read_only` says of the whole path, by seconds of processors.
+`remot_model.training.reading.read_only` says of the whole path, by seconds of processors.
 
     python benchmarks/feeding.py [--preset paper] [--windows 100] [--rounds 5] [--store URL]
 """
@@ -29,7 +29,7 @@ from remot_data.stream import to_torch
 from remot_data.synthetic_store import build_synthetic
 from remot_model.config import STAGES, Config, preset
 from remot_model.training import data
-from remot_model.training.train import read_only
+from remot_model.training.reading import read_only
 
 stream = importlib.import_module("remot_data.stream")  # the package calls its function so too
 

@@ -81,7 +81,7 @@ def train(
     On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
     """
     with _reported(), _together() as first:
-        from remot_model.training.train import read_only
+        from remot_model.training.reading import read_only
         from remot_model.training.train import train as run_training
 
         config = _config(out, preset, {"perceptual": features}, batch, settings or [])

@@ -200,7 +200,7 @@ def test_training_without_a_run_folder_is_refused_in_one_sentence(trained):
 
 
 def test_reading_alone_needs_no_run_folder_and_trains_nothing(trained, monkeypatch):
-    module = pytest.importorskip("remot_model.training.train")
+    module = pytest.importorskip("remot_model.training.reading")
     calls = []
     rates = {
         "size": [64, 48], "batch": 2, "length": 4, "device": "cpu", "workers": 0, "frames_per_second": 812.5,

@@ -20,7 +20,7 @@ import torch
 from remot_data.loader import Loader
 from remot_data.stream import to_torch
 from remot_model.config import ConfigError
-from remot_model.training import data, feeding, train
+from remot_model.training import data, feeding, reading, train
 from remot_model.training.data import DataError
 from remot_model.training.feeding import Feeder, PinnedSlot, readers
 from tests.remot_model.windows import Windows, clip_arrays, small_config
@@ -345,7 +345,7 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("workers", ["auto", 1])
 def test_reading_alone_says_how_fast(store, workers):
     config = small_config(whole=dataclasses.replace(small_config().whole, batch=3))
-    found = train.read_only(store, config=config, stage="whole", seconds=0.3, device="cpu", workers=workers)
+    found = reading.read_only(store, config=config, stage="whole", seconds=0.3, device="cpu", workers=workers)
     assert (found["stage"], found["batch"], found["length"], found["size"]) == ("whole", 3, 4, [32, 24])
     assert (found["device"], found["workers"], found["preset"]) == ("cpu", 0 if workers == "auto" else 1, "tiny")
     assert found["windows"] % 3 == 0 and found["windows"] > 0 and found["seconds"] >= 0.3
@@ -358,11 +358,11 @@ def test_reading_alone_says_how_fast(store, workers):
 
 
 def test_processors_are_counted_with_those_of_the_children():
-    before = train._processor_seconds()
+    before = reading._processor_seconds()
     spin = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ntime.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "done\n"
-        assert train._processor_seconds() - before >= 0.45
+        assert reading._processor_seconds() - before >= 0.45
         child.kill()
 
 
@@ -374,11 +374,11 @@ def test_every_process_reads_its_share(store, monkeypatch):
         data, "Loader", lambda *args, **options: told.append((args[1], options)) or Loader(*args, **options)
     )
     config = small_config(whole=dataclasses.replace(small_config().whole, batch=6))
-    train.read_only(store, config=config, stage="whole", seconds=0.01, device="cpu")
+    reading.read_only(store, config=config, stage="whole", seconds=0.01, device="cpu")
     assert (told[0][0], told[0][1]["rank"], told[0][1]["world_size"]) == (2, 1, 3)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="4 processes .* evenly"):
-        train.read_only(store, config=config, stage="whole", seconds=0.01, device="cpu")
+        reading.read_only(store, config=config, stage="whole", seconds=0.01, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -390,12 +390,12 @@ def test_reading_alone_names_a_layer_that_is_missing(store, stage, gone):
     store.write_snapshot(dataclasses.replace(snapshot, name=f"without-{gone}", layers=some))
     config = small_config(source_frame="frontal")
     with pytest.raises(DataError, match=f"{stage} stage needs the {gone} layer, which snapshot 'without-{gone}' of "):
-        train.read_only(store, config=config, stage=stage, snapshot=f"without-{gone}", device="cpu")
+        reading.read_only(store, config=config, stage=stage, snapshot=f"without-{gone}", device="cpu")
 
 
 def test_a_stage_that_the_configuration_has_not_cannot_be_read(store):
     with pytest.raises(ConfigError, match="no whole stage"):
-        train.read_only(store, config=small_config(use_wcn=False), stage="whole", device="cpu")
+        reading.read_only(store, config=small_config(use_wcn=False), stage="whole", device="cpu")
 
 
 @pytest.mark.parametrize(("workers", "line"), [("auto", "reading: threads"), (2, "reading: 2 processes")])
@@ -411,7 +411,7 @@ def test_training_says_once_what_reads(store, tmp_path, monkeypatch, workers, li
         def go(self, resume):
             return train.StageResult("layout", 0, 0.0, 0.0, 0.0, {})
 
-    monkeypatch.setattr(train, "_Loop", Loop)
+    monkeypatch.setattr(train, "Loop", Loop)
     told = {"stages": ["layout", "region"], "device": "cpu", "workers": workers, "say": said.append}
     train.train(store, tmp_path / "run", config=small_config(), **told)
     assert [said_line for said_line in said if "reading" in said_line] == [line]

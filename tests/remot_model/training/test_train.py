@@ -15,11 +15,11 @@ from remot_model import checkpoint, devices, networks
 from remot_model.checkpoint import CheckpointError
 from remot_model.config import STAGES, ConfigError, StagePlan
 from remot_model.generating import rollout
-from remot_model.training import data, train
+from remot_model.training import data, loop, train
 from remot_model.training.journal import sample_grid
+from remot_model.training.loop import Budget
 from remot_model.training.stages import STAGES as STAGE_CLASSES
 from remot_model.training.stages import Setting, needed_generators
-from remot_model.training.train import Budget
 from remot_model.training.trainer import Trainer, TrainingError
 from tests.remot_model.windows import SCHEMAS, SIZE, Windows, clip_arrays, small_config
 
@@ -320,7 +320,7 @@ def test_a_bad_step_that_is_found_late_is_told_as_if_found_at_once(tmp_path, mon
     config, bad = small_config(layout=StagePlan(9, 1, length=4, chunk=4, lr=1e-3)), 5
     batches = []
 
-    def begin(self, *args, original=train._Loop.__init__):
+    def begin(self, *args, original=loop.Loop.__init__):
         original(self, *args)
         self.unread = deque(maxlen=4)
 
@@ -337,7 +337,7 @@ def test_a_bad_step_that_is_found_late_is_told_as_if_found_at_once(tmp_path, mon
             hook.remove()
         return found
 
-    monkeypatch.setattr(train._Loop, "__init__", begin)
+    monkeypatch.setattr(loop.Loop, "__init__", begin)
     monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(TrainingError, match=f"step {bad}: .*{wrong} .*not finite.*batch is saved as"):
         train.train("s", tmp_path, config=config, stages=["layout"], save_every=4, say=quiet)
@@ -360,13 +360,13 @@ def test_losses_are_read_before_a_save_and_at_the_end(tmp_path, monkeypatch):
     """Whenever they are read, the files are the same."""
     config, files = small_config(layout=StagePlan(3, 1, length=4, chunk=4, lr=1e-3)), []
 
-    def begin(self, *args, original=train._Loop.__init__):
+    def begin(self, *args, original=loop.Loop.__init__):
         original(self, *args)
         self.unread = deque(maxlen=4)
 
     for late in (False, True):
         if late:
-            monkeypatch.setattr(train._Loop, "__init__", begin)
+            monkeypatch.setattr(loop.Loop, "__init__", begin)
         run = tmp_path / str(late)
         train.train("s", run, config=config, stages=["layout"], save_every=2, say=quiet)
         files.append((run / "layout" / "stats.jsonl").read_bytes())
