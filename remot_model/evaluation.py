@@ -21,11 +21,9 @@ from remot_data.store import open_store
 from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import devices, metrics
 from remot_model import evaluation_report as report_of
-from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically
+from remot_model.checkpoint import Run, check_schemas, load_run, versions, write_atomically
 from remot_model.generating import rollout
 from remot_model.generating.inference import Runner
-from remot_model.motion_transfer import network_digests, untrained
-from remot_model.transfer_views import to_uint8
 
 METHODS = ("model", "source copied", "source after GAM")
 _SHOWN, _WORST = 6, 8  # rows of the two sheets of frames
@@ -220,7 +218,7 @@ def evaluate(
     began = time.monotonic()
     device = devices.pick(device)
     run = run if isinstance(run, Run) else load_run(run, device)
-    if lacks := untrained(run):
+    if lacks := run.untrained():
         raise EvaluationError(lacks)
     stores = [store] if isinstance(store, str) else list(store)
     for one in stores:
@@ -277,11 +275,11 @@ def _protocol(run: Run, seen: Seen, stores: Sequence[str], snapshot: str, skip: 
         "looked at",
         "skipped": skip,
         "scored_frames": seen.scored,
-        "networks": network_digests(run),
+        "networks": run.digests(),
         "config": run.config.digest(),
         "layers": {one: _layers(one, snapshot) for one in stores},
         "learned": seen.tallies["model"].learned.networks,
-        "versions": metrics.versions(),
+        "versions": versions(),
     }
 
 
@@ -352,8 +350,8 @@ def _methods(
     moved = rollout.align_clip(dataclasses.replace(run.config, use_gam=True), source, *six)
     pasted = torch.where(moved.labels[:, :, None] > 0, moved.image, background[:, None])
     made = {
-        "model": to_uint8(done.images[0]),
+        "model": rollout.to_uint8(done.images[0]).cpu().numpy(),
         "source copied": np.repeat(window.arrays["source"][None], len(window.arrays["frames"]), 0),
-        "source after GAM": to_uint8(pasted[0]),
+        "source after GAM": rollout.to_uint8(pasted[0]).cpu().numpy(),
     }
     return made, states

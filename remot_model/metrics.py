@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -236,13 +234,3 @@ _LEARNED = {
     "lpips": (("torch", "torchmetrics", "torchvision"), "alexnet-owt-7be5be79.pth", _lpips),
     "fid": (("torch", "torchmetrics", "torch_fidelity"), "weights-inception-2015-12-05-6726825d.pth", _fid),
 }
-
-
-def versions() -> dict[str, str]:
-    """The versions of what numbers and frames depend on, of the packages that are installed."""
-    names = "remot numpy opencv-python-headless scikit-image torch torchmetrics torchvision torch-fidelity"
-    found = {}
-    for name in names.split():
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

@@ -6,7 +6,6 @@ Memory does not grow with the length of the video, every frame comes out, and wh
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +21,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from remot_data import video
 from remot_data.assets import AssetError
@@ -31,9 +29,8 @@ from remot_data.files import FilesError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
 from remot_model import devices
-from remot_model.checkpoint import CheckpointError, Run, load_run, write_atomically
+from remot_model.checkpoint import CheckpointError, Run, load_run, versions, write_atomically
 from remot_model.generating.inference import Runner
-from remot_model.metrics import versions
 from remot_model.transfer_files import Output, Work
 from remot_model.transfer_inputs import (
     Driving,
@@ -358,7 +355,7 @@ class _Transfer:
             "request": {k: v for k, v in dataclasses.asdict(request).items() if k not in ("out", "stages")},
             "outputs": [[str(o.path.absolute()), *o.views, o.height, o.png] for o in self.outputs],
             "files": {str(path): _content(path) for path in _inputs(request)},
-            "networks": network_digests(run),
+            "networks": run.digests(),
             "config": run.config.to_json(),
             "detectors": [self.eyes.pose.fingerprint(), self.eyes.parsing.fingerprint()],
             "device": device,
@@ -474,31 +471,8 @@ class _Transfer:
         }
 
 
-def network_digests(run: Run) -> dict[str, str]:
-    """Stage -> sha256 over the names and values of its generator's tensors."""
-    found = {}
-    for stage, net in run.generators.items():
-        sha = hashlib.sha256()
-        for name, value in sorted(net.state_dict().items()):
-            sha.update(name.encode())
-            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        found[stage] = sha.hexdigest()
-    return found
-
-
-def untrained(run: Run) -> str:
-    """A sentence on the stages that the run has not been trained in; empty where it has every one."""
-    missing = [stage for stage in run.config.stages if stage not in run.generators]
-    if not missing:
-        return ""
-    return (
-        f"{run.path} has no trained {' and '.join(missing)} stage; train it with "
-        f"`remot train STORE --stage {missing[0]} --out {run.path}`"
-    )
-
-
 def _check(run: Run, request: Request) -> None:
-    if lacks := untrained(run):
+    if lacks := run.untrained():
         raise TransferError(lacks)
     if request.scale < 1:
         raise TransferError(f"a scale of {request.scale} leaves no picture; give 1 or more")

@@ -21,6 +21,7 @@ from remot_data.detectors.base import Detector
 from remot_data.schemas import REGIONS, convert_keypoints, convert_labels, keypoint_set
 from remot_model.checkpoint import Run
 from remot_model.generating.alignment import align, boxes, centres, placement
+from remot_model.generating.rollout import to_uint8
 
 # Room round the person as a share of its height, as the default of `remot build`.
 _MARGIN = 0.1
@@ -206,7 +207,7 @@ def dressed(who: Source, other: Source, region: str) -> Source:
     layouts = (torch.from_numpy(x.labels).long()[None] for x in (other, who))
     moved = align(image, *layouts, placed=(scale, offset))
     labels = moved.labels[0].numpy().astype(np.uint8)
-    picture = ((moved.image[0].movedim(0, -1).numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+    picture = to_uint8(moved.image[0]).numpy()
     left = np.where(_region(who.labels, region), np.uint8(0), who.labels)
     new = _region(labels, region) & ~_region(left, "head")  # clothes may cover arms, never the head
     return replace(

@@ -252,18 +252,18 @@ def _taken(done: rollout.Transferred, views: Collection[str]) -> dict[str, torch
     whole = done.whole
     make = {
         "labels": lambda: done.labels[0].to(torch.uint8),
-        "aligned": lambda: _bytes(done.aligned.image[0]),
+        "aligned": lambda: rollout.to_uint8(done.aligned.image[0]),
         "moved": lambda: done.aligned.labels[0].to(torch.uint8),
         "scale": lambda: done.aligned.scale[0],
         "offset": lambda: done.aligned.offset[0],
-        "regions": lambda: _bytes(done.regions[0]),
-        "coarse": lambda: _bytes(done.coarse[0]),
-        "foreground": lambda: _bytes(whole.foreground[0]),
-        "shade": lambda: _bytes(whole.shade[0] * 2 - 1),
-        "raw": lambda: _bytes(whole.raw[0]),
+        "regions": lambda: rollout.to_uint8(done.regions[0]),
+        "coarse": lambda: rollout.to_uint8(done.coarse[0]),
+        "foreground": lambda: rollout.to_uint8(whole.foreground[0]),
+        "shade": lambda: rollout.to_uint8(whole.shade[0] * 2 - 1),
+        "raw": lambda: rollout.to_uint8(whole.raw[0]),
         "flow": lambda: whole.flow[0].float().movedim(1, -1),
-        "weight": lambda: _bytes(whole.weight[0] * 2 - 1),
-        "result": lambda: _bytes(done.images[0]),
+        "weight": lambda: rollout.to_uint8(whole.weight[0] * 2 - 1),
+        "result": lambda: rollout.to_uint8(done.images[0]),
     }
     wanted = {name for view in views for name in _NEEDS.get(view, ())}
     return {name: make[name]() for name in make if name in wanted}
@@ -280,17 +280,6 @@ def check_views(names: Collection[str], run: Run) -> None:
         raise TransferError(f"there is no view {', '.join(unknown)}; there are {', '.join(VIEWS)}")
     if not run.config.use_wcn and (absent := [name for name in names if name in _OF_WHOLE]):
         raise TransferError(f"{run.path} has no composition network, so there is no {', '.join(absent)} to see")
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """float [T, 3, H, W] in [-1, 1] -> uint8 [T, H, W, 3], rounded."""
-    return _bytes(images).cpu().numpy()
-
-
-def _bytes(images: torch.Tensor) -> torch.Tensor:
-    """float [..., c, H, W] in [-1, 1] -> uint8 [..., H, W, c], rounded."""
-    scaled = (images.float().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).movedim(-3, -1)
 
 
 def _each(state: rollout.State, act: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | None]:

@@ -42,6 +42,12 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return (labels.unsqueeze(-3) == constant(_classes, classes, labels.device)).float()
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """float [..., c, H, W] in [-1, 1] -> uint8 [..., H, W, c], rounded, on their device."""
+    scaled = (images.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).movedim(-3, -1)
+
+
 def convert_labels(labels: Tensor, source: str, target: str) -> Tensor:
     """int64 label maps of one schema as those of another; the schemas must convert, see `remot_data.schemas`."""
     if source == target:

@@ -17,6 +17,7 @@ from torch import Tensor
 from remot_data import render
 from remot_data.video import VideoWriter
 from remot_model.checkpoint import write_atomically
+from remot_model.generating.rollout import to_uint8
 
 _SAMPLED_FRAMES = 3
 _VIDEO_FPS = 8
@@ -128,12 +129,8 @@ def sample_grid(pictures: Mapping[str, Tensor], moment: int | None = None) -> np
     count, length = next(iter(pictures.values())).shape[:2]
     moments = sorted({round(i * (length - 1) / max(_SAMPLED_FRAMES - 1, 1)) for i in range(_SAMPLED_FRAMES)})
     moments = moments if moment is None else [moment]
-    rows = [[_to_uint8(p[n, t]) for p in pictures.values()] for n in range(count) for t in moments]
+    rows = [[to_uint8(p[n, t]).numpy() for p in pictures.values()] for n in range(count) for t in moments]
     return render.grid(rows, list(pictures), height=max(128, rows[0][0].shape[0]))
-
-
-def _to_uint8(image: Tensor) -> np.ndarray:
-    return image.add(1).mul(127.5).round().to(torch.uint8).movedim(0, -1).numpy()
 
 
 def _add(path: Path, row: Mapping[str, float]) -> None:

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from remot_model import transfer_inputs as inputs  # noqa: E402
 from remot_model import transfer_views as views  # noqa: E402
+from remot_model.generating import rollout  # noqa: E402
 from remot_model.generating.inference import Runner  # noqa: E402
 from remot_model.transfer_inputs import TransferError  # noqa: E402
 from tests.remot_model.red_people import CONFIG, picture, write_video  # noqa: E402
@@ -103,4 +104,4 @@ def test_the_steady_gam_needs_the_trunk_of_the_source(run, files):
 
 def test_images_are_rounded_to_bytes():
     images = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]).reshape(1, 1, 1, 6).expand(1, 3, 1, 6)
-    assert views.to_uint8(images)[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
+    assert rollout.to_uint8(images)[0, 0, :, 0].tolist() == [0, 0, 128, 191, 255, 255]
