@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remot_model.evaluation import evaluate
+    from remot_model.evaluating.evaluate import evaluate
     from remot_model.motion_transfer import transfer
 
 __all__ = ["evaluate", "transfer"]
 
-_HOME = {"evaluate": "evaluation", "transfer": "motion_transfer"}
+_HOME = {"evaluate": "evaluating.evaluate", "transfer": "motion_transfer"}
 
 
 def __getattr__(name: str) -> Any:

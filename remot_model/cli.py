@@ -220,7 +220,7 @@ def evaluate(
 ) -> None:
     """Measure a run by self-reenactment: SSIM, PSNR, LPIPS, FID, TCM and the masked ones, beside two baselines."""
     with _reported():
-        from remot_model.evaluation import evaluate as run_evaluation
+        from remot_model.evaluating.evaluate import evaluate as run_evaluation
 
         with _progress("evaluate", "windows") as progress:
             report = run_evaluation(

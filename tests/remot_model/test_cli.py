@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_run_is_one_sentence_and_status_2(tmp_path):
 
 
 def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
-    evaluation = pytest.importorskip("remot_model.evaluation")
+    evaluation = pytest.importorskip("remot_model.evaluating.evaluate")
 
     def broken(*args, **options):
         raise ZeroDivisionError("bug")
@@ -270,7 +270,7 @@ def test_settings_that_do_not_exist_are_refused(tmp_path, trained, setting, word
 
 
 def test_evaluate_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.evaluation")
+    module = pytest.importorskip("remot_model.evaluating.evaluate")
     report = {
         "frames": 32,
         "clips": 2,

@@ -19,9 +19,10 @@ import torch
 
 from remot_data.store import open_store
 from remot_data.stream import Plan, Window, schemas, to_torch
-from remot_model import devices, metrics
-from remot_model import evaluation_report as report_of
+from remot_model import devices
 from remot_model.checkpoint import Run, check_schemas, load_run, versions, write_atomically
+from remot_model.evaluating import metrics
+from remot_model.evaluating import report as report_of
 from remot_model.generating import rollout
 from remot_model.generating.inference import Runner
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remot_model import metrics
+from remot_model.evaluating import metrics
 
 
 def frames(seed: int, count: int = 3, height: int = 24, width: int = 16) -> np.ndarray:

@@ -13,9 +13,11 @@ torch = pytest.importorskip("torch")
 
 from remot_data.render import pose_map  # noqa: E402
 from remot_data.stream import Window  # noqa: E402
-from remot_model import evaluation, evaluation_report, networks  # noqa: E402
+from remot_model import networks  # noqa: E402
 from remot_model.checkpoint import CheckpointError, Run  # noqa: E402
 from remot_model.config import preset  # noqa: E402
+from remot_model.evaluating import evaluate as evaluation  # noqa: E402
+from remot_model.evaluating import report as report_of  # noqa: E402
 
 SIZE, LENGTH = (32, 24), 4
 CONFIG = dataclasses.replace(preset("tiny"), name="test", size=SIZE, ngf=4, n_blocks=2, decoder_blocks=1)
@@ -165,7 +167,7 @@ def test_means_by_clip_rows_by_frame_and_the_worst_frames_agree(store, tmp_path)
 
 
 def test_the_published_tables_are_those_of_the_paper():
-    tables = evaluation_report.PUBLISHED
+    tables = report_of.PUBLISHED
     assert [len(rows) for rows in tables.values()] == [5, 5, 4, 4]
     assert tables["Table 1, iPER"]["C2F"] == {"ssim": 0.849, "psnr": 24.27, "lpips": 0.072, "fid": 55.07, "tcm": 0.687}
     assert tables["Table 2, SoloDance"]["REMOT"]["mask_psnr"] == 27.89
