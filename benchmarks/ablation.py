@@ -39,9 +39,9 @@ from remot_data.shards import Sample
 from remot_data.store import Store, create_store, open_store
 from remot_data.stream import Plan, Window, to_torch
 from remot_data.task import encoded, saw
-from remot_model import metrics
 from remot_model.checkpoint import load_generator, write_atomically
 from remot_model.config import STAGES, Config, StagePlan, preset
+from remot_model.evaluating import metrics
 from remot_model.generating import rollout
 from remot_model.networks import whole as whole_network
 from remot_model.training.train import train

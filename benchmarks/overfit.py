@@ -21,9 +21,9 @@ import torch
 from remot_data.store import Store
 from remot_data.stream import Plan, to_torch
 from remot_data.synthetic_store import build_synthetic
-from remot_model import metrics
 from remot_model.checkpoint import load_run
 from remot_model.config import STAGES, Config, StagePlan, preset
+from remot_model.evaluating import metrics
 from remot_model.generating import rollout
 from remot_model.training.train import train
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from remot_model.evaluating.evaluate import evaluate
-    from remot_model.motion_transfer import transfer
+    from remot_model.transferring.transfer import transfer
 
 __all__ = ["evaluate", "transfer"]
 
-_HOME = {"evaluate": "evaluating.evaluate", "transfer": "motion_transfer"}
+_HOME = {"evaluate": "evaluating.evaluate", "transfer": "transferring.transfer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -161,7 +161,7 @@ def transfer(
 ) -> None:
     """Make the person of an image move as the person of a video does; repeated, goes on where it stopped."""
     with _reported():
-        from remot_model import motion_transfer
+        from remot_model.transferring import transfer as motion_transfer
 
         options = {
             "background": background,

@@ -83,7 +83,7 @@ def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
 
 
 def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.motion_transfer")
+    module = pytest.importorskip("remot_model.transferring.transfer")
     seen = {}
 
     def fake(*args, progress, **options):
@@ -127,7 +127,7 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
 
 
 def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.motion_transfer")
+    module = pytest.importorskip("remot_model.transferring.transfer")
     failed = [{"source": "b.png", "driving": "x.mp4", "out": "b--x.mp4", "error": "no person was found"}]
     report = {"done": [{}], "kept": [], "failed": failed, "passed_over": []}
     seen = {}

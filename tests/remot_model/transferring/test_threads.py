@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_model.transfer_threads import Behind, ahead, mapped
+from remot_model.transferring.threads import Behind, ahead, mapped
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 4), st.integers(0, 2))

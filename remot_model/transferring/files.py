@@ -29,7 +29,7 @@ import torch
 from remot_data import video
 from remot_data.files import Busy, Files, Lock
 from remot_model.checkpoint import write_atomically
-from remot_model.transfer_inputs import Driving, TransferError, resized
+from remot_model.transferring.source import Driving, TransferError, resized
 
 log = logging.getLogger(__name__)
 

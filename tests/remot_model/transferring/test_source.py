@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from remot_data import people  # noqa: E402
-from remot_model import transfer_inputs as inputs  # noqa: E402
-from remot_model.transfer_inputs import TransferError  # noqa: E402
+from remot_model.transferring import source as inputs  # noqa: E402
+from remot_model.transferring.source import TransferError  # noqa: E402
 from tests.remot_model import red_people  # noqa: E402
 from tests.remot_model.red_people import CONFIG, Seer, picture, write_image, write_video  # noqa: E402
 

@@ -15,7 +15,7 @@ from remot_model.checkpoint import Run
 from remot_model.generating import rollout
 from remot_model.generating.alignment import Steady
 from remot_model.generating.inference import Runner
-from remot_model.transfer_inputs import Eyes, Piece, Source, TransferError, resized
+from remot_model.transferring.source import Eyes, Piece, Source, TransferError, resized
 
 # Frames that go through the networks at once, of a GPU with one launch. On a CPU more are no faster, and take memory.
 _PIECE, _PIECE_ON_CPU = 16, 1

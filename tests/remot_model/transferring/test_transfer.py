@@ -16,9 +16,11 @@ torch = pytest.importorskip("torch")
 
 from remot_data import video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
-from remot_model import devices, networks, transfer_inputs, transfer_views  # noqa: E402
-from remot_model import motion_transfer as transfer  # noqa: E402
-from remot_model.motion_transfer import TransferError  # noqa: E402
+from remot_model import devices, networks  # noqa: E402
+from remot_model.transferring import source as transfer_inputs  # noqa: E402
+from remot_model.transferring import transfer  # noqa: E402
+from remot_model.transferring import views as transfer_views  # noqa: E402
+from remot_model.transferring.transfer import TransferError  # noqa: E402
 from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("seers"), pytest.mark.slow]

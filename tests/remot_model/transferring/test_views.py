@@ -8,11 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_model import transfer_inputs as inputs  # noqa: E402
-from remot_model import transfer_views as views  # noqa: E402
 from remot_model.generating import rollout  # noqa: E402
 from remot_model.generating.inference import Runner  # noqa: E402
-from remot_model.transfer_inputs import TransferError  # noqa: E402
+from remot_model.transferring import source as inputs  # noqa: E402
+from remot_model.transferring import views  # noqa: E402
+from remot_model.transferring.source import TransferError  # noqa: E402
 from tests.remot_model.red_people import CONFIG, picture, write_video  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seers")

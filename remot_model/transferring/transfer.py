@@ -31,8 +31,8 @@ from remot_data.schemas import REGIONS, SchemaError
 from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, versions, write_atomically
 from remot_model.generating.inference import Runner
-from remot_model.transfer_files import Output, Work
-from remot_model.transfer_inputs import (
+from remot_model.transferring.files import Output, Work
+from remot_model.transferring.source import (
     Driving,
     Eyes,
     Piece,
@@ -46,8 +46,8 @@ from remot_model.transfer_inputs import (
     load_eyes,
     read_pieces,
 )
-from remot_model.transfer_threads import Behind, ahead, mapped
-from remot_model.transfer_views import Made, Renderer, check_views
+from remot_model.transferring.threads import Behind, ahead, mapped
+from remot_model.transferring.views import Made, Renderer, check_views
 
 __all__ = ["TransferError", "transfer", "transfer_all"]
 
@@ -123,8 +123,8 @@ def transfer(
         out: the video to write, ``.mp4``, ``.mkv`` or ``.mov``.
         background: ``source`` (the source picture without its person, inpainted), ``driving`` (what the driving
             video shows beside its person), ``black``, or an image file.
-        show: what `out` shows side by side, of `remot_model.transfer_views.VIEWS`; if it is more than the result, at
-            least 256 pixels high.
+        show: what `out` shows side by side, of `remot_model.transferring.views.VIEWS`; if it is more than the result,
+            at least 256 pixels high.
         save: views to write beside `out`, each as a video of its own at the run's size, ``OUT.layout.mp4``, ...
         png: write those as folders of PNG instead, ``OUT.layout/000000.png``, ...
         stages: a second video, of pose, layout, aligned source, regions and result.
