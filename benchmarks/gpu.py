@@ -169,7 +169,7 @@ def transfer(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
 
 def _transfer_of_files(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
     """`remot transfer` with its defaults: files that are read, people looked for, poses found, videos written."""
-    from remot_model.transferring.transfer import transfer_all
+    from remot_model.transferring.batch import transfer_all
 
     config, schemas = configured(args, device, row["fields"]), {"pose": "body25", "labels": "remot11"}
     with tempfile.TemporaryDirectory() as name, _peak(device) as memory:

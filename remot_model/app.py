@@ -16,7 +16,8 @@ import cv2
 from remot_data import assets, video
 from remot_model import devices
 from remot_model.checkpoint import Run, load_run
-from remot_model.transferring.transfer import GAMS, TransferError, transfer
+from remot_model.transferring.request import GAMS, TransferError
+from remot_model.transferring.transfer import transfer
 
 # Gradio looks at these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -161,7 +161,9 @@ def transfer(
 ) -> None:
     """Make the person of an image move as the person of a video does; repeated, goes on where it stopped."""
     with _reported():
-        from remot_model.transferring import transfer as motion_transfer
+        from remot_model.transferring import batch
+        from remot_model.transferring import transfer as single
+        from remot_model.transferring.request import TransferError
 
         options = {
             "background": background,
@@ -178,22 +180,20 @@ def transfer(
             "computed": {n: _value(v) for n, v in (_assigned(s, "--set takes FIELD=VALUE") for s in settings or [])},
             "device": device,
         }
-        is_folder = motion_transfer.is_folder_of_many
+        is_folder = batch.is_folder_of_many
         many = is_folder(source, videos_only=False) or is_folder(driving, videos_only=True)
         with _progress("transfer", "frames") as progress:
             if many:
                 if stages is not None:
-                    raise motion_transfer.TransferError("--stages names one video; for folders use --save")
+                    raise TransferError("--stages names one video; for folders use --save")
                 say = lambda line: typer.echo(line, err=True)  # noqa: E731
-                summary = motion_transfer.transfer_all(
+                summary = batch.transfer_all(
                     run, source, driving, out, pairing=pairs, parallel=parallel, progress=progress, say=say, **options
                 )
             else:
                 if parallel > 1:
-                    raise motion_transfer.TransferError("--parallel makes pairs of folders at once; this is one pair")
-                summary = motion_transfer.transfer(
-                    run, source, driving, out, stages=stages, progress=progress, **options
-                )
+                    raise TransferError("--parallel makes pairs of folders at once; this is one pair")
+                summary = single.transfer(run, source, driving, out, stages=stages, progress=progress, **options)
         if many:
             counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("done", "kept", "failed"))
             failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]

@@ -18,7 +18,6 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +28,11 @@ import torch
 from remot_data import video
 from remot_data.files import Busy, Files, Lock
 from remot_model.checkpoint import write_atomically
-from remot_model.transferring.source import Driving, TransferError, resized
+from remot_model.transferring.driving import Driving
+from remot_model.transferring.pictures import resized
+from remot_model.transferring.request import Output, TransferError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Output:
-    """A video to write, or a folder of PNG: the `views` its pictures show side by side, each `height` pixels high."""
-
-    path: Path
-    views: tuple[str, ...]
-    height: int
-    png: bool = False
-
-    def picture(self, pictures: Mapping[str, np.ndarray], t: int) -> np.ndarray:
-        """Frame `t` as uint8 [h, w, 3]."""
-        row = []
-        for name in self.views:
-            image = pictures[name][t]
-            row.append(resized(image, (self.height, round(image.shape[1] * self.height / image.shape[0]))))
-        return np.hstack(row)
 
 
 class Work:
@@ -118,13 +101,13 @@ class Work:
             folder.mkdir(exist_ok=True)
             if output.png:
                 for t in range(count):
-                    image = cv2.cvtColor(output.picture(pictures, t), cv2.COLOR_RGB2BGR)
+                    image = cv2.cvtColor(_picture(output, pictures, t), cv2.COLOR_RGB2BGR)
                     cv2.imwrite(str(folder / f"{self.frames + t:06d}.png"), image)
                 continue
-            first = output.picture(pictures, 0)
+            first = _picture(output, pictures, 0)
             with video.VideoWriter(folder / f"{self._segments:05d}.mp4", fps, first.shape[:2]) as out:
                 for t in range(count):
-                    out.write(output.picture(pictures, t))
+                    out.write(_picture(output, pictures, t))
         self._segments, self.frames, self.progress = self._segments + 1, self.frames + count, progress
         saved = {"segments": self._segments, "frames": self.frames, "progress": progress}
         buffer = io.BytesIO()
@@ -154,6 +137,15 @@ class Work:
     def remove(self) -> None:
         """Remove the folder on leaving: after `finish`, or where nothing can come of the job."""
         self._over = True
+
+
+def _picture(output: Output, pictures: Mapping[str, np.ndarray], t: int) -> np.ndarray:
+    """Frame `t` of an output, its views side by side, as uint8 [h, w, 3]."""
+    row = []
+    for name in output.views:
+        image = pictures[name][t]
+        row.append(resized(image, (output.height, round(image.shape[1] * output.height / image.shape[0]))))
+    return np.hstack(row)
 
 
 def _add_sound(part: Path, drive: Driving) -> str:

@@ -12,14 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import cv2
 import numpy as np
 
 from remot_data import video
@@ -29,61 +26,23 @@ from remot_data.files import FilesError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
 from remot_model import devices
-from remot_model.checkpoint import CheckpointError, Run, load_run, versions, write_atomically
+from remot_model.checkpoint import CheckpointError, Run, load_run, versions
 from remot_model.generating.inference import Runner
-from remot_model.transferring.files import Output, Work
-from remot_model.transferring.source import (
-    Driving,
-    Eyes,
-    Piece,
-    Source,
-    TransferError,
-    dressed,
-    find_background,
-    find_driving,
-    find_source,
-    has_hands,
-    load_eyes,
-    read_pieces,
-)
+from remot_model.transferring.background import find_background
+from remot_model.transferring.driving import Driving, Piece, find_driving, read_pieces
+from remot_model.transferring.eyes import Eyes, has_hands, load_eyes
+from remot_model.transferring.files import Work
+from remot_model.transferring.request import Request, TransferError, checked, inputs
+from remot_model.transferring.source import Source, dressed, find_source
 from remot_model.transferring.threads import Behind, ahead, mapped
-from remot_model.transferring.views import Made, Renderer, check_views
-
-__all__ = ["TransferError", "transfer", "transfer_all"]
+from remot_model.transferring.views import Made, Renderer
 
 log = logging.getLogger(__name__)
-
-GAMS = ("paper", "steady")
-PAIRINGS = ("all", "zip")
-STAGES = ("driving", "pose", "layout", "aligned", "regions", "coarse", "result")
-_CONTAINERS = (".mp4", ".mkv", ".mov")
-_VIDEOS = (*_CONTAINERS, ".avi", ".m4v", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 
 # Pieces that a pose detector on the CPU looks at at once, where the networks are on a GPU and wait for it.
 _MOST_EYES = 4
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One transfer that is asked for; the fields are the arguments of `transfer`."""
-
-    source: Path
-    driving: Path
-    out: Path
-    background: str = "source"
-    show: tuple[str, ...] = ("result",)
-    save: tuple[str, ...] = ()
-    png: bool = False
-    stages: Path | None = None
-    gam: str = "paper"
-    regions: Mapping[str, str] = field(default_factory=dict)
-    scale: int = 1
-    start: float | None = None
-    end: float | None = None
-    pose: str = "blazepose"
-    parsing: str = "pose-guided"
 
 
 def transfer(
@@ -123,7 +82,7 @@ def transfer(
         out: the video to write, ``.mp4``, ``.mkv`` or ``.mov``.
         background: ``source`` (the source picture without its person, inpainted), ``driving`` (what the driving
             video shows beside its person), ``black``, or an image file.
-        show: what `out` shows side by side, of `remot_model.transferring.views.VIEWS`; if it is more than the result,
+        show: what `out` shows side by side, of `remot_model.transferring.request.VIEWS`; if it is more than the result,
             at least 256 pixels high.
         save: views to write beside `out`, each as a video of its own at the run's size, ``OUT.layout.mp4``, ...
         png: write those as folders of PNG instead, ``OUT.layout/000000.png``, ...
@@ -164,74 +123,12 @@ def transfer(
         pose,
         parsing,
     )
-    with _clearly():
-        run, place = _opened(run, device, computed)
-        return _Transfer(run, request, place).make(progress)
+    with clearly():
+        run, place = opened(run, device, computed)
+        return Transfer(run, request, place).make(progress)
 
 
-def transfer_all(
-    run: str | Path | Run,
-    sources: str | Path,
-    drivings: str | Path,
-    out: str | Path,
-    *,
-    pairing: str = "all",
-    parallel: int = 1,
-    computed: Mapping[str, bool | str] | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Transfer between folders of sources and driving videos: a video ``SOURCE--DRIVING.mp4`` a pair.
-
-    A pair that fails does not stop the others. Called again, it goes on: pairs that are there, of the same files and
-    options, are kept. ``OUT/transfers.json`` holds what was returned.
-
-    Args:
-        run: the run folder, with every stage trained, or an opened run.
-        sources: a folder of images and videos, or one of them.
-        drivings: a folder of videos, or one of them; a folder of pictures alone is one video.
-        out: the folder to write to.
-        pairing: ``all``, every source with every driving video, or ``zip``, in the order of their names.
-        parallel: pairs that are made at once, each as it would be alone; on a GPU that its networks do not fill.
-        computed, device: as for `transfer`.
-        progress: called with the frames done and their number, of the pair at work, or of all that began where they are
-            made at once.
-        say: called with a line about each pair when it is over.
-        options: of `transfer`, but `stages`.
-
-    Returns:
-        `done`, `kept` and `failed` pairs, each a list of records with `source`, `driving`, `out`, and the summary of
-        `transfer` or `error`, in the order of the pairs; and `passed_over`, files that are neither images nor videos.
-
-    Raises:
-        TransferError: if a folder holds nothing, the numbers do not match for ``zip``, or two pairs have one name.
-    """
-    if parallel < 1:
-        raise TransferError(f"{parallel} pairs at once make nothing; give 1 or more")
-    with _clearly():
-        run, place = _opened(run, device, computed)
-        pairs, passed_over = _pairs(Path(sources), Path(drivings), pairing)
-        requests = _requests(pairs, Path(out), options)
-        record = Path(out) / "transfers.json"
-        made = _made_before(record)
-        before = [made.get(str(request.out), {}) for request in requests]
-        found: list[tuple[str, dict[str, Any]] | None] = [None] * len(requests)
-        report = {}
-        for number, result in _all(run, requests, before, place, parallel, progress):
-            found[number], (kind, told) = result, result
-            say(f"{requests[number].out.name}: {kind}{': ' + told['error'] if 'error' in told else ''}")
-            report = {name: [x[1] for x in found if x and x[0] == name] for name in ("done", "kept", "failed")}
-            report["passed_over"] = passed_over
-            # An interruption must not forget the pairs of an earlier call that were not looked at yet.
-            waiting = [old for old, new in zip(before, found, strict=True) if old and not new]
-            written = {**report, "kept": [*report["kept"], *waiting]}
-            write_atomically(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
-    return report
-
-
-def _opened(run: str | Path | Run, device: str, computed: Mapping[str, bool | str] | None) -> tuple[Run, str]:
+def opened(run: str | Path | Run, device: str, computed: Mapping[str, bool | str] | None) -> tuple[Run, str]:
     """The run and where it is."""
     place = str(devices.pick(device))
     if not isinstance(run, Run):
@@ -241,76 +138,8 @@ def _opened(run: str | Path | Run, device: str, computed: Mapping[str, bool | st
     return run, place
 
 
-Result = tuple[str, dict[str, Any]]
-
-
-def _all(
-    run: Run,
-    requests: Sequence[Request],
-    before: Sequence[Mapping[str, Any]],
-    place: str,
-    parallel: int,
-    progress: Progress | None,
-) -> Iterator[tuple[int, Result]]:
-    """The number of each pair and what `_one` gives for it, as they end."""
-    if min(parallel, len(requests)) == 1:
-        for number, (request, old) in enumerate(zip(requests, before, strict=True)):
-            yield number, _one(run, request, place, old, progress)
-        return
-    _ = run.networks  # made once, before threads ask for them
-    stop, frames = threading.Event(), _Sum(progress)
-    with ThreadPoolExecutor(parallel, "remot-pair") as pool:
-        futures = {
-            pool.submit(_one, run, request, place, old, frames.part(number), parallel, stop): number
-            for number, (request, old) in enumerate(zip(requests, before, strict=True))
-        }
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:  # at the end there is nothing left to stop
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-
-
-class _Sum:
-    """The progress of several at once as one."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._parts, self._lock = progress, {}, threading.Lock()
-
-    def part(self, number: int) -> Progress:
-        def report(done: int, total: int) -> None:
-            with self._lock:
-                self._parts[number] = done, total
-                if self._progress:
-                    self._progress(*map(sum, zip(*self._parts.values(), strict=True)))
-
-        return report
-
-
-def _one(
-    run: Run,
-    request: Request,
-    place: str,
-    before: Mapping[str, Any],
-    progress: Progress | None,
-    parallel: int = 1,
-    stop: threading.Event | None = None,
-) -> Result:
-    """A pair of a folder: ``done``, ``kept`` or ``failed``, and its record."""
-    told = {name: str(getattr(request, name)) for name in ("source", "driving", "out")}
-    try:
-        with _clearly():
-            one = _Transfer(run, request, place, parallel, stop)
-            if before.get("job") == one.job_digest and all(output.path.exists() for output in one.outputs):
-                return "kept", dict(before)
-            return "done", {**told, **one.make(progress)}
-    except TransferError as error:
-        return "failed", {**told, "error": str(error)}
-
-
 @contextmanager
-def _clearly() -> Iterator[None]:
+def clearly() -> Iterator[None]:
     """Errors of the parts as one kind, each message a clear sentence."""
     try:
         yield
@@ -339,7 +168,7 @@ class _Looks:
             self._free.put(eyes)
 
 
-class _Transfer:
+class Transfer:
     """A request that was looked at, and what its result depends on."""
 
     def __init__(
@@ -347,14 +176,12 @@ class _Transfer:
     ) -> None:
         """`parallel`: how many are made at once. Where `stop` is set, `make` ends as by Ctrl-C."""
         self.run, self.request, self.device, self.parallel, self.stop = run, request, device, parallel, stop
-        _check(run, request)
-        self.outputs = _outputs(run, request)
-        _check_files(request, self.outputs)
+        self.outputs = checked(run, request)
         self.eyes = load_eyes(run, request.pose, request.parsing)
         self.job = {
             "request": {k: v for k, v in dataclasses.asdict(request).items() if k not in ("out", "stages")},
             "outputs": [[str(o.path.absolute()), *o.views, o.height, o.png] for o in self.outputs],
-            "files": {str(path): _content(path) for path in _inputs(request)},
+            "files": {str(path): _content(path) for path in inputs(request)},
             "networks": run.digests(),
             "config": run.config.to_json(),
             "detectors": [self.eyes.pose.fingerprint(), self.eyes.parsing.fingerprint()],
@@ -471,49 +298,6 @@ class _Transfer:
         }
 
 
-def _check(run: Run, request: Request) -> None:
-    if lacks := run.untrained():
-        raise TransferError(lacks)
-    if request.scale < 1:
-        raise TransferError(f"a scale of {request.scale} leaves no picture; give 1 or more")
-    if request.gam not in GAMS:
-        raise TransferError(f"there is no GAM {request.gam!r}; there are {', '.join(GAMS)}")
-    if unknown := [name for name in request.regions if name not in REGIONS]:
-        raise TransferError(f"there is no region {', '.join(unknown)}; there are {', '.join(REGIONS)}")
-    if not request.show:
-        raise TransferError("nothing is to be shown; name a view at least")
-    check_views((*request.show, *request.save), run)
-
-
-def _outputs(run: Run, request: Request) -> list[Output]:
-    out, height = request.out, run.config.size[0]
-    upto256 = -(-256 // height)
-    factor = max(request.scale, upto256 if request.show != ("result",) else 1)
-    outputs = [Output(out, request.show, height * factor)]
-    if request.stages is not None:
-        outputs.append(Output(request.stages, STAGES, height * upto256))
-    for name in dict.fromkeys(request.save):
-        path = out.with_name(f"{out.stem}.{name}" if request.png else f"{out.stem}.{name}{out.suffix}")
-        outputs.append(Output(path, (name,), height * request.scale, request.png))
-    return outputs
-
-
-def _check_files(request: Request, outputs: Sequence[Output]) -> None:
-    taken = {path.resolve() for path in _inputs(request)}
-    for output in outputs:
-        path = output.path
-        if not output.png and path.suffix.lower() not in _CONTAINERS:
-            raise TransferError(f"{path} would be no video: end its name with {', '.join(_CONTAINERS)}")
-        if path.resolve() in taken:
-            raise TransferError(f"{path} is named twice; name another file to write")
-        taken.add(path.resolve())
-
-
-def _inputs(request: Request) -> list[Path]:
-    named = [request.source, request.driving, *map(Path, request.regions.values())]
-    return named + [path for path in [Path(request.background)] if path.is_file()]
-
-
 def _content(path: Path) -> Any:
     """What the result depends on of an input: the digest of the file, or of each file of a folder."""
     if path.is_dir():
@@ -543,63 +327,3 @@ def _notes(who: Source, renderer: Renderer, drive: Driving, silence: str) -> lis
     for note in notes:
         log.warning("%s", note)
     return notes
-
-
-# Folders
-
-
-def is_folder_of_many(path: Path, videos_only: bool) -> bool:
-    """Whether a path is a folder of inputs: for `videos_only`, one with videos (pictures alone are one video)."""
-    return path.is_dir() and (not videos_only or bool(_listed(path, True)[0]))
-
-
-def _listed(folder: Path, videos_only: bool) -> tuple[list[Path], list[str]]:
-    """The files of a folder that serve, by name, and the names of those that do not."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    serve = [p for p in files if p.suffix.lower() in _VIDEOS or (not videos_only and cv2.haveImageReader(str(p)))]
-    return serve, [path.name for path in files if path not in serve]
-
-
-def _pairs(sources: Path, drivings: Path, pairing: str) -> tuple[list[tuple[Path, Path]], list[str]]:
-    if pairing not in PAIRINGS:
-        raise TransferError(f"there is no pairing {pairing!r}; there are {', '.join(PAIRINGS)}")
-    found, passed_over = [], []
-    for path, videos_only in ((sources, False), (drivings, True)):
-        serve = [path]
-        if is_folder_of_many(path, videos_only):
-            serve, others = _listed(path, videos_only)
-            passed_over += others
-        if not serve:
-            raise TransferError(f"the folder {path} holds no image and no video")
-        found.append(serve)
-    if pairing == "all":
-        return [(source, driving) for driving in found[1] for source in found[0]], passed_over
-    if len(found[0]) != len(found[1]):
-        raise TransferError(
-            f"{len(found[0])} sources and {len(found[1])} driving videos make no pairs; give as many, or pair all"
-        )
-    return list(zip(*found, strict=True)), passed_over
-
-
-def _requests(pairs: Sequence[tuple[Path, Path]], out: Path, options: Mapping[str, Any]) -> list[Request]:
-    if out.suffix.lower() in _CONTAINERS or out.is_file():
-        raise TransferError(f"{out} would be one file for {len(pairs)} pairs; name a folder")
-    plain = {name: tuple(value) if name in ("show", "save") else value for name, value in options.items()}
-    requests = {}
-    for source, driving in pairs:
-        path = out / f"{source.stem}--{driving.stem}.mp4"
-        if path in requests:
-            raise TransferError(f"{requests[path].source} and {source} would both be written to {path}; rename one")
-        requests[path] = Request(source, driving, path, **plain)
-    return list(requests.values())
-
-
-def _made_before(record: Path) -> dict[str, dict[str, Any]]:
-    """Output -> record of the pairs that an earlier call made."""
-    try:
-        report = json.loads(record.read_text())
-        return {pair["out"]: pair for pair in (*report["done"], *report["kept"])}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise TransferError(f"{record} is damaged ({error}); remove it to make every pair anew") from error

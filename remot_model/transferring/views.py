@@ -15,18 +15,14 @@ from remot_model.checkpoint import Run
 from remot_model.generating import rollout
 from remot_model.generating.alignment import Steady
 from remot_model.generating.inference import Runner
-from remot_model.transferring.source import Eyes, Piece, Source, TransferError, resized
+from remot_model.transferring.driving import Piece
+from remot_model.transferring.eyes import Eyes
+from remot_model.transferring.pictures import resized
+from remot_model.transferring.request import TransferError
+from remot_model.transferring.source import Source
 
 # Frames that go through the networks at once, of a GPU with one launch. On a CPU more are no faster, and take memory.
 _PIECE, _PIECE_ON_CPU = 16, 1
-# What can be shown and saved: the source crop, the driving crop, the drawn pose, the layout, the source after GAM, the
-# same over the driving crop, the five regions side by side, their sum; of the composition network the foreground,
-# the background mask, the image before and its flow and weight; the result.
-VIEWS = (
-    "source", "driving", "pose", "layout", "aligned", "gam", "regions", "coarse", "foreground", "mask", "raw", "flow",
-    "weight", "result",
-)  # fmt: skip
-_OF_WHOLE = ("foreground", "mask", "raw", "flow", "weight")
 _CYAN, _YELLOW, _WHITE, _BLACK = (0, 220, 255), (255, 220, 0), (255, 255, 255), (0, 0, 0)
 
 Pictures = dict[str, np.ndarray]
@@ -272,14 +268,6 @@ def _taken(done: rollout.Transferred, views: Collection[str]) -> dict[str, torch
 def _home(x: torch.Tensor) -> torch.Tensor:
     """The tensor on the CPU; from a GPU it is on its way there, to page-locked memory."""
     return x.to("cpu", non_blocking=True)
-
-
-def check_views(names: Collection[str], run: Run) -> None:
-    """`TransferError` for a view that does not exist, or that the run has not."""
-    if unknown := [name for name in names if name not in VIEWS]:
-        raise TransferError(f"there is no view {', '.join(unknown)}; there are {', '.join(VIEWS)}")
-    if not run.config.use_wcn and (absent := [name for name in names if name in _OF_WHOLE]):
-        raise TransferError(f"{run.path} has no composition network, so there is no {', '.join(absent)} to see")
 
 
 def _each(state: rollout.State, act: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | None]:

@@ -127,7 +127,7 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
 
 
 def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.transferring.transfer")
+    module = pytest.importorskip("remot_model.transferring.batch")
     failed = [{"source": "b.png", "driving": "x.mp4", "out": "b--x.mp4", "error": "no person was found"}]
     report = {"done": [{}], "kept": [], "failed": failed, "passed_over": []}
     seen = {}

@@ -1,70 +1,33 @@
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from remot_data import people  # noqa: E402
-from remot_model.transferring import source as inputs  # noqa: E402
-from remot_model.transferring.source import TransferError  # noqa: E402
+from remot_model.transferring import source  # noqa: E402
+from remot_model.transferring.eyes import load_eyes  # noqa: E402
+from remot_model.transferring.pictures import cut  # noqa: E402
+from remot_model.transferring.request import TransferError  # noqa: E402
 from tests.remot_model import red_people  # noqa: E402
-from tests.remot_model.red_people import CONFIG, Seer, picture, write_image, write_video  # noqa: E402
+from tests.remot_model.red_people import Seer, picture, write_image  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seers")
 
 
-def test_pieces_end_at_cuts(tmp_path):
-    shots = [picture(40 + t) for t in range(12)] + [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
-    drive = inputs.find_driving(write_video(tmp_path / "cut.mp4", shots), CONFIG.size, None, None)
-    assert drive.shots == {0, 12}
-    pieces = [(piece.begins, len(piece.frames)) for piece in inputs.read_pieces(drive, (256, 192))]
-    assert pieces == [(True, 12), (True, 9)]
-
-
-def test_a_part_of_the_driving_video(run, files):
-    whole = inputs.find_driving(files.driving, CONFIG.size, None, None)
-    part = inputs.find_driving(files.driving, CONFIG.size, 0.4, 1.2)
-    assert (whole.frames, part.frames) == (21, 10)
-    first = next(inputs.read_pieces(dataclasses.replace(part, crop=whole.crop), (64, 48))).frames[0]
-    np.testing.assert_array_equal(first, next(inputs.read_pieces(whole, (64, 48))).frames[5])
-    with pytest.raises(TransferError, match="no frame from 9 s"):
-        inputs.find_driving(files.driving, CONFIG.size, 9, None)
-
-
-def test_backgrounds(run, files, tmp_path):
-    eyes = inputs.load_eyes(run, "blazepose", "pose-guided")
-    who = inputs.find_source(files.source, eyes)
-    drive = inputs.find_driving(files.driving, CONFIG.size, None, None)
-    blue = write_image(tmp_path / "blue.png", np.full((50, 90, 3), (10, 20, 200), np.uint8))
-
-    def found(choice):
-        return inputs.find_background(choice, who, drive, eyes, CONFIG.size)
-
-    for choice in ("source", "driving"):
-        assert found(choice).shape == (32, 24, 3)
-        assert np.abs(found(choice).astype(int) - 90).max() < 12, choice
-    assert not found("black").any()
-    assert (found(str(blue)) == (10, 20, 200)).all()
-    with pytest.raises(TransferError, match="nor one of source, driving, black"):
-        found("somewhere")
-
-
 def test_the_source_person_is_as_tall_in_its_crop_as_the_driving_person(run, files):
-    eyes = inputs.load_eyes(run, "blazepose", "pose-guided")
+    eyes = load_eyes(run, "blazepose", "pose-guided")
     heights = {}
     for share in (0.3, 0.6):
-        labels = inputs.find_source(files.source, eyes, share).labels
+        labels = source.find_source(files.source, eyes, share).labels
         heights[share] = np.flatnonzero(labels.any(1)).size / labels.shape[0]
     assert heights == pytest.approx({0.3: 0.3, 0.6: 0.6}, abs=0.05)
 
 
 def test_a_video_can_be_the_source(run, files):
-    eyes = inputs.load_eyes(run, "blazepose", "pose-guided")
-    who = inputs.find_source(files.driving, eyes)
+    eyes = load_eyes(run, "blazepose", "pose-guided")
+    who = source.find_source(files.driving, eyes)
     assert who.image.shape == (256, 192, 3)
     assert set(np.unique(who.labels)) == {0, 1, 2, 4, 5, 7} and who.notes == ()
 
@@ -72,49 +35,29 @@ def test_a_video_can_be_the_source(run, files):
 def test_cut_repeats_the_border_outside():
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     want = np.pad(image, ((1, 2), (2, 0), (0, 0)), mode="edge")
-    np.testing.assert_array_equal(inputs.cut(image, (-2, -1, 7, 7), (7, 7)), want)
-    np.testing.assert_array_equal(inputs.cut(image, (1, 1, 3, 2), (2, 3)), image[1:3, 1:4])
-
-
-def test_reading_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "_CHUNK", 4)
-    shots = [picture(40 + t) for t in range(10)] + [picture(90 - t, colour=(200, 220, 240)) for t in range(7)]
-    drive = inputs.find_driving(write_video(tmp_path / "cut.mp4", shots), CONFIG.size, None, None)
-    pieces = list(inputs.read_pieces(drive, (64, 48)))
-    assert [(p.begins, len(p.frames)) for p in pieces] == [(True, 4), (False, 4), (False, 2), (True, 4), (False, 3)]
-    done = 0
-    for i, piece in enumerate(pieces, 1):
-        done += len(piece.frames)
-        rest = list(inputs.read_pieces(drive, (64, 48), done, piece.last_pts))
-        assert [p.begins for p in rest] == [p.begins for p in pieces[i:]]
-        for a, b in zip(rest, pieces[i:], strict=True):
-            np.testing.assert_array_equal(a.frames, b.frames)
-
-
-def test_what_was_found_in_a_video_survives_being_written_down(files):
-    drive = inputs.find_driving(files.driving, CONFIG.size, 0.2, None)
-    assert inputs.Driving.from_json(json.loads(json.dumps(drive.to_json()))) == drive
+    np.testing.assert_array_equal(cut(image, (-2, -1, 7, 7), (7, 7)), want)
+    np.testing.assert_array_equal(cut(image, (1, 1, 3, 2), (2, 3)), image[1:3, 1:4])
 
 
 def test_a_source_that_shows_a_part_or_several_persons_is_taken_with_a_note(run, tmp_path, monkeypatch):
-    eyes = inputs.load_eyes(run, "blazepose", "pose-guided")
+    eyes = load_eyes(run, "blazepose", "pose-guided")
     monkeypatch.setitem(red_people.PARTS, 12, 1.0)
     path = write_image(tmp_path / "part.png", picture())
-    (note,) = inputs.find_source(path, eyes).notes
+    (note,) = source.find_source(path, eyes).notes
     assert "shows no limbs" in note
     # The largest is where nobody can be parsed, as a group taken for one may be.
     two = [people.Person(0, (0.0, 0.0, 58.0, 100.0), 0.9), people.Person(0, (60.0, 30.0, 84.0, 100.0), 0.9)]
-    monkeypatch.setattr(inputs.people, "find", lambda image: two)
-    whole = inputs.cut
-    monkeypatch.setattr(inputs, "cut", lambda image, crop, size: whole(image, crop, size) // (1 if crop[0] > 0 else 9))
-    who = inputs.find_source(path, eyes)
+    monkeypatch.setattr(source.people, "find", lambda image: two)
+    whole = source.cut
+    monkeypatch.setattr(source, "cut", lambda image, crop, size: whole(image, crop, size) // (1 if crop[0] > 0 else 9))
+    who = source.find_source(path, eyes)
     assert "2 persons" in who.notes[0] and Seer.box(who.image)
 
 
-def standing(labels: np.ndarray, colour: tuple[int, int, int]) -> inputs.Source:
+def standing(labels: np.ndarray, colour: tuple[int, int, int]) -> source.Source:
     image = np.full((*labels.shape, 3), 50, np.uint8)
     image[labels > 0] = colour
-    return inputs.Source(image, labels, np.zeros((25, 3), np.float32))
+    return source.Source(image, labels, np.zeros((25, 3), np.float32))
 
 
 def test_a_region_comes_from_another_source_scaled_and_laid_over_its_own():
@@ -122,7 +65,7 @@ def test_a_region_comes_from_another_source_scaled_and_laid_over_its_own():
     ours[10:20, 25:35], ours[20:40, 20:40], ours[40:70, 20:40] = 4, 1, 2
     # Half as tall, somewhere else: its top is 10 x 8, so 20 x 16 in the size of the other.
     theirs[40:45, 5:10], theirs[45:55, 3:11], theirs[55:70, 3:11] = 4, 1, 2
-    who = inputs.dressed(standing(ours, (200, 0, 0)), standing(theirs, (0, 200, 0)), "top")
+    who = source.dressed(standing(ours, (200, 0, 0)), standing(theirs, (0, 200, 0)), "top")
     top = who.labels == 1
     rows, columns = np.flatnonzero(top.any(1)), np.flatnonzero(top.any(0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((20, 39, 22, 37), abs=1)
@@ -133,7 +76,7 @@ def test_a_region_comes_from_another_source_scaled_and_laid_over_its_own():
     assert not who.labels[25:35, 20].any()
     # Clothes may cover arms, and not the head.
     ours[18:22, 25:35], ours[24:30, 20:24] = 4, 9
-    who = inputs.dressed(standing(ours, (200, 0, 0)), standing(theirs, (0, 200, 0)), "top")
+    who = source.dressed(standing(ours, (200, 0, 0)), standing(theirs, (0, 200, 0)), "top")
     assert (who.labels[18:22, 25:35] == 4).all() and (who.labels[25:29, 23] == 1).all()
     with pytest.raises(TransferError, match="give the shoes shows none"):
-        inputs.dressed(standing(ours, (1, 1, 1)), standing(theirs, (2, 2, 2)), "shoes")
+        source.dressed(standing(ours, (1, 1, 1)), standing(theirs, (2, 2, 2)), "shoes")

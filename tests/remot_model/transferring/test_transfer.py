@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -17,10 +15,9 @@ torch = pytest.importorskip("torch")
 from remot_data import video  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
 from remot_model import devices, networks  # noqa: E402
-from remot_model.transferring import source as transfer_inputs  # noqa: E402
-from remot_model.transferring import transfer  # noqa: E402
-from remot_model.transferring import views as transfer_views  # noqa: E402
-from remot_model.transferring.transfer import TransferError  # noqa: E402
+from remot_model.transferring import batch, eyes, transfer, views  # noqa: E402
+from remot_model.transferring import driving as driving_video  # noqa: E402
+from remot_model.transferring.request import TransferError  # noqa: E402
 from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("seers"), pytest.mark.slow]
@@ -46,7 +43,7 @@ def test_a_run_trained_with_hands_asks_the_default_detector_for_them(run, files,
     monkeypatch.setattr(detectors, "load", lambda spec, **more: asked.append((spec, more)) or seers(spec, **more))
     summary = transfer.transfer(hands, files.source, files.driving, files.out)
     assert ("blazepose", {"settings": {"hands_face": True}}) in asked and ("pose-guided", {}) in asked
-    assert transfer_inputs.load_eyes(hands, "blazepose", "pose-guided").size == (768, 576)
+    assert eyes.load_eyes(hands, "blazepose", "pose-guided").size == (768, 576)
     # What stands for the detector here knows the body alone.
     assert any("trained with hands and face" in note for note in summary["notes"])
 
@@ -69,18 +66,18 @@ def test_scale_enlarges_and_stages_are_a_second_video(run, files):
 
 @pytest.mark.parametrize("piece", [None, 2])
 def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeypatch, piece):
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 5)
+    monkeypatch.setattr(driving_video, "_CHUNK", 5)
     if piece:
-        monkeypatch.setattr(transfer_views, "_PIECE_ON_CPU", piece)
+        monkeypatch.setattr(views, "_PIECE_ON_CPU", piece)
     calls = []
-    real = transfer_views.rollout.transfer
+    real = views.rollout.transfer
 
     def spied(*args, states=None, **options):
         done, later = real(*args, states=states, **options)
         calls.append((args[4].shape[1], states, later))
         return done, later
 
-    monkeypatch.setattr(transfer_views.rollout, "transfer", spied)
+    monkeypatch.setattr(views.rollout, "transfer", spied)
     transfer.transfer(run, files.source, files.driving, files.out)
     assert [length for length, _, _ in calls] == ([2, 2, 1] * 4 + [1] if piece else [1] * 21)
     assert calls[0][1] is None
@@ -92,7 +89,7 @@ def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeyp
 def test_the_frames_do_not_depend_on_how_many_go_through_at_once(run, files, monkeypatch, gam):
     made = []
     for piece in (1, 8):
-        monkeypatch.setattr(transfer_views, "_PIECE_ON_CPU", piece)
+        monkeypatch.setattr(views, "_PIECE_ON_CPU", piece)
         transfer.transfer(run, files.source, files.driving, files.out, gam=gam)
         made.append(frames_of(files.out))
     np.testing.assert_array_equal(*made)
@@ -172,30 +169,15 @@ def test_runs_that_do_not_serve_are_refused(run, files, tmp_path):
     refused(part, files, "no trained region and whole stage; train it with `remot train STORE --stage region")
 
 
-def stopping(monkeypatch, after: int, error: BaseException) -> None:
-    """Let the networks fail once, in the piece after so many."""
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
-    real, calls = transfer_views.rollout.transfer, []
-
-    def stops(*args, **options):
-        calls.append(1)
-        if len(calls) == after + 1:
-            raise error
-        return real(*args, **options)
-
-    monkeypatch.setattr(transfer_views, "_PIECE_ON_CPU", 8)
-    monkeypatch.setattr(transfer_views.rollout, "transfer", stops)
-
-
 @pytest.mark.parametrize("gam", ["paper", "steady"])
-def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, tmp_path, monkeypatch, gam):
+def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, tmp_path, monkeypatch, gam, stopping):
     shots = [picture(40 + 2 * t, person=t not in (7, 8, 9)) for t in range(14)]
     shots += [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
     driving = with_sound(write_video(tmp_path / "cut.mp4", shots), tmp_path / "loud.mp4")
     options = {"gam": gam, "save": ("layout",), "png": True}
-    stopping(monkeypatch, 100, KeyboardInterrupt())
+    stopping(100, KeyboardInterrupt())
     whole = transfer.transfer(run, files.source, driving, tmp_path / "whole" / "result.mp4", **options)
-    stopping(monkeypatch, 3, KeyboardInterrupt())
+    stopping(3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         transfer.transfer(run, files.source, driving, files.out, **options)
     assert [p.name for p in files.folder.iterdir()] == ["result.mp4.work"]
@@ -213,13 +195,13 @@ def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, t
 
 
 def test_several_threads_that_look_see_what_one_sees(run, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    monkeypatch.setattr(driving_video, "_CHUNK", 4)
     shots = [picture(40 + 2 * t, person=t not in (3, 4, 5, 12)) for t in range(14)]
     shots += [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
     driving = write_video(tmp_path / "cut.mp4", shots)
     made = {}
     for count in (1, 3):
-        monkeypatch.setattr(transfer._Transfer, "_lookers", lambda self, count=count: count)
+        monkeypatch.setattr(transfer.Transfer, "_lookers", lambda self, count=count: count)
         out = tmp_path / f"{count}.mp4"
         made[count] = transfer.transfer(run, files.source, driving, out, gam="steady", show=("pose", "result"))
         made[count] |= {"frames": frames_of(out)}
@@ -228,7 +210,7 @@ def test_several_threads_that_look_see_what_one_sees(run, files, tmp_path, monke
 
 
 def test_an_error_of_the_writing_thread_comes_out_and_leaves_what_was_written(run, files, monkeypatch):
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    monkeypatch.setattr(driving_video, "_CHUNK", 4)
     segment = transfer.Work.segment
 
     def fails(work, *given):
@@ -252,15 +234,15 @@ def test_an_error_of_the_reading_thread_comes_out(run, files, monkeypatch):
         yield next(real(*given))
         raise video.VideoError("no-frames", "the stream ends")
 
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    monkeypatch.setattr(driving_video, "_CHUNK", 4)
     monkeypatch.setattr(transfer, "read_pieces", breaks)
     before = threading.active_count()
     refused(run, files, "the stream ends .no-frames.")
     assert threading.active_count() == before
 
 
-def test_another_job_does_not_go_on_from_the_work_of_this_one(run, files, tmp_path, monkeypatch, caplog):
-    stopping(monkeypatch, 3, RuntimeError("out of memory"))
+def test_another_job_does_not_go_on_from_the_work_of_this_one(run, files, tmp_path, monkeypatch, caplog, stopping):
+    stopping(3, RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
         transfer.transfer(run, files.source, files.driving, files.out)
     other = write_image(tmp_path / "other.png", picture(50))
@@ -270,7 +252,7 @@ def test_another_job_does_not_go_on_from_the_work_of_this_one(run, files, tmp_pa
 
 
 def test_the_times_of_the_joined_segments_are_even(run, files, monkeypatch):
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
+    monkeypatch.setattr(driving_video, "_CHUNK", 4)
     for suffix in (".mp4", ".mkv", ".mov"):
         out = files.out.with_suffix(suffix)
         transfer.transfer(run, files.source, files.driving, out)
@@ -362,7 +344,7 @@ def test_on_a_card_an_interrupted_transfer_and_several_at_once_give_the_same_fra
     (tmp_path / "drivings").mkdir()
     for name in "abcd":
         shutil.copy(driving, tmp_path / "drivings" / f"{name}.mp4")
-    many = transfer.transfer_all(card, files.source, tmp_path / "drivings", tmp_path / "many", parallel=4, **options)
+    many = batch.transfer_all(card, files.source, tmp_path / "drivings", tmp_path / "many", parallel=4, **options)
     assert len(many["done"]) == 4
     made = [files.out, *(Path(pair["out"]) for pair in many["done"])]
     for path in made:
@@ -374,130 +356,3 @@ def test_on_a_card_an_interrupted_transfer_and_several_at_once_give_the_same_fra
 
 
 # Folders
-
-
-@pytest.fixture
-def folders(files, tmp_path):
-    """Two sources, one of them without a person, two driving videos, and a text."""
-    for name in ("sources", "drivings"):
-        (tmp_path / name).mkdir()
-    shutil.copy(files.source, tmp_path / "sources" / "a.png")
-    write_image(tmp_path / "sources" / "empty.png", picture(person=False))
-    (tmp_path / "sources" / "notes.txt").write_text("no picture")
-    for name in ("x.mp4", "y.mp4"):
-        shutil.copy(files.driving, tmp_path / "drivings" / name)
-    return tmp_path / "sources", tmp_path / "drivings", files.folder
-
-
-def test_every_pair_of_two_folders_and_one_that_fails_stops_nobody(run, folders):
-    said = []
-    report = transfer.transfer_all(run, *folders, say=said.append, save=("layout",))
-    assert [Path(pair["out"]).name for pair in report["done"]] == ["a--x.mp4", "a--y.mp4"]
-    assert [Path(pair["out"]).name for pair in report["failed"]] == ["empty--x.mp4", "empty--y.mp4"]
-    assert all("no person was found in the source" in pair["error"] for pair in report["failed"])
-    assert report["passed_over"] == ["notes.txt"] and len(said) == 4
-    assert json.loads((folders[2] / "transfers.json").read_text()) == report
-    again = transfer.transfer_all(run, *folders, save=("layout",))
-    assert [len(again[kind]) for kind in ("done", "kept", "failed")] == [0, 2, 2]
-    other = transfer.transfer_all(run, *folders, save=("layout",), background="black")
-    assert [len(other[kind]) for kind in ("done", "kept", "failed")] == [2, 0, 2]
-
-
-def test_an_interrupted_run_over_folders_keeps_what_earlier_ones_made(run, folders, monkeypatch):
-    transfer.transfer_all(run, *folders)
-    stopping(monkeypatch, 0, KeyboardInterrupt())
-    (folders[2] / "a--x.mp4").unlink()
-    with pytest.raises(KeyboardInterrupt):
-        transfer.transfer_all(run, *folders)
-    report = transfer.transfer_all(run, *folders)
-    assert [Path(pair["out"]).name for pair in report["done"]] == ["a--x.mp4"]
-    assert [Path(pair["out"]).name for pair in report["kept"]] == ["a--y.mp4"]
-
-
-def test_pairs_at_once_are_what_each_is_alone(run, folders, tmp_path):
-    shutil.copy(folders[0] / "a.png", folders[0] / "b.png")
-    one, told = transfer.transfer_all(run, *folders[:2], tmp_path / "one", save=("layout",)), []
-    seen = []
-    three = transfer.transfer_all(
-        run, *folders, save=("layout",), parallel=3, say=told.append, progress=lambda *pair: seen.append(pair)
-    )
-    assert sorted(told) == sorted(
-        f"{Path(pair['out']).name}: {kind}" + (f": {pair['error']}" if kind == "failed" else "")
-        for kind in ("done", "failed")
-        for pair in three[kind]
-    )
-    for kind, count in (("done", 4), ("kept", 0), ("failed", 2)):  # in the order of the pairs, whatever ended first
-        assert [Path(p["out"]).name for p in three[kind]] == [Path(p["out"]).name for p in one[kind]]
-        assert len(three[kind]) == count
-    for pair in three["done"]:
-        for name in (Path(pair["out"]).name, f"{Path(pair['out']).stem}.layout.mp4"):
-            np.testing.assert_array_equal(frames_of(folders[2] / name), frames_of(tmp_path / "one" / name))
-    assert seen[-1] == (4 * 21, 4 * 21)
-    assert json.loads((folders[2] / "transfers.json").read_text()) == three
-    again = transfer.transfer_all(run, *folders, save=("layout",), parallel=2)
-    assert [len(again[kind]) for kind in ("done", "kept", "failed")] == [0, 4, 2]
-    with pytest.raises(TransferError, match="0 pairs at once"):
-        transfer.transfer_all(run, *folders, parallel=0)
-
-
-def test_pairs_at_once_can_be_interrupted_and_go_on(run, folders, tmp_path, monkeypatch):
-    """The first pair that makes its second piece stands for Ctrl-C, which reaches who waits for all of them."""
-    (folders[0] / "empty.png").unlink()
-    monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
-    whole = transfer.transfer_all(run, *folders[:2], tmp_path / "whole")
-    ends = threading.Event()
-    segment = transfer.Work.segment
-
-    def slow(work, *given):
-        segment(work, *given)
-        if work.frames >= 8:
-            ends.set()
-
-    def stopped(futures):
-        assert ends.wait(30)
-        raise KeyboardInterrupt
-        yield
-
-    with monkeypatch.context() as patch:
-        patch.setattr(transfer.Work, "segment", slow)
-        patch.setattr(transfer, "as_completed", stopped)
-        patch.setattr(transfer_views, "_PIECE_ON_CPU", 1)
-        real = transfer_views.rollout.transfer
-        patch.setattr(transfer_views.rollout, "transfer", lambda *a, **o: time.sleep(0.02) or real(*a, **o))
-        before = threading.active_count()
-        with pytest.raises(KeyboardInterrupt):
-            transfer.transfer_all(run, *folders, parallel=2)
-        assert threading.active_count() == before
-    assert {p.name for p in folders[2].iterdir()} == {"a--x.mp4.work", "a--y.mp4.work"}
-    report = transfer.transfer_all(run, *folders, parallel=2)
-    assert max(pair["resumed"] for pair in report["done"]) >= 8
-    for pair in whole["done"]:
-        name = Path(pair["out"]).name
-        np.testing.assert_array_equal(frames_of(folders[2] / name), frames_of(tmp_path / "whole" / name))
-
-
-def test_pairs_in_the_order_of_names(run, folders):
-    pairs, _ = transfer._pairs(*folders[:2], "zip")
-    assert [(a.name, b.name) for a, b in pairs] == [("a.png", "x.mp4"), ("empty.png", "y.mp4")]
-    (folders[1] / "y.mp4").unlink()
-    with pytest.raises(TransferError, match="2 sources and 1 driving videos make no pairs"):
-        transfer._pairs(*folders[:2], "zip")
-    pairs, _ = transfer._pairs(folders[0] / "a.png", folders[1], "all")
-    assert [(a.name, b.name) for a, b in pairs] == [("a.png", "x.mp4")]
-
-
-def test_a_folder_of_pictures_is_one_driving_video(tmp_path):
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for t in range(3):
-        write_image(folder / f"{t}.png", picture(40 + t))
-    assert not transfer.is_folder_of_many(folder, videos_only=True)
-    assert transfer.is_folder_of_many(folder, videos_only=False)
-
-
-def test_folders_that_do_not_serve_are_refused(run, folders, tmp_path):
-    with pytest.raises(TransferError, match="name a folder"):
-        transfer.transfer_all(run, *folders[:2], tmp_path / "one.mp4")
-    shutil.copy(folders[0] / "a.png", folders[0] / "a.bmp")
-    with pytest.raises(TransferError, match="would both be written to"):
-        transfer.transfer_all(run, *folders)

@@ -10,9 +10,11 @@ torch = pytest.importorskip("torch")
 
 from remot_model.generating import rollout  # noqa: E402
 from remot_model.generating.inference import Runner  # noqa: E402
-from remot_model.transferring import source as inputs  # noqa: E402
 from remot_model.transferring import views  # noqa: E402
-from remot_model.transferring.source import TransferError  # noqa: E402
+from remot_model.transferring.driving import Piece, find_driving, read_pieces  # noqa: E402
+from remot_model.transferring.eyes import load_eyes  # noqa: E402
+from remot_model.transferring.request import VIEWS, TransferError, check_views  # noqa: E402
+from remot_model.transferring.source import find_source  # noqa: E402
 from tests.remot_model.red_people import CONFIG, picture, write_video  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seers")
@@ -24,13 +26,13 @@ BLACK = np.zeros((32, 24, 3), np.uint8)
 @pytest.fixture
 def prepared(run, files):
     """A function that makes a renderer, and the pieces of a video with a cut in it."""
-    eyes = inputs.load_eyes(run, "blazepose", "pose-guided")
-    who = inputs.find_source(files.source, eyes)
+    eyes = load_eyes(run, "blazepose", "pose-guided")
+    who = find_source(files.source, eyes)
     shots = [picture(40 + t) for t in range(12)] + [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
-    drive = inputs.find_driving(write_video(files.folder / "cut.mp4", shots), CONFIG.size, None, None)
+    drive = find_driving(write_video(files.folder / "cut.mp4", shots), CONFIG.size, None, None)
     runner = Runner(run.networks, lanes=False)
     make = lambda gam="paper": views.Renderer(run, who, BLACK, eyes, runner, gam, drive.fps)  # noqa: E731
-    return make, list(inputs.read_pieces(drive, eyes.size))
+    return make, list(read_pieces(drive, eyes.size))
 
 
 @pytest.mark.parametrize("gam", ["paper", "steady"])
@@ -45,7 +47,7 @@ def test_a_cut_begins_anew(prepared, gam):
 def test_memory_goes_on_in_another_renderer(prepared, gam):
     make, (piece, _) = prepared
     one = make(gam)
-    halves = [inputs.Piece(True, piece.frames[:7], 0), inputs.Piece(False, piece.frames[7:].copy(), 0)]
+    halves = [Piece(True, piece.frames[:7], 0), Piece(False, piece.frames[7:].copy(), 0)]
     # The last pose goes on over frames without a person.
     halves[1].frames[:2] = 90
     one(halves[0], ["result"])
@@ -60,8 +62,8 @@ def test_memory_goes_on_in_another_renderer(prepared, gam):
 
 def test_every_view_is_a_picture_of_every_frame(prepared):
     make, (piece, _) = prepared
-    shown = make()(piece, views.VIEWS)
-    assert list(shown) == list(views.VIEWS)
+    shown = make()(piece, VIEWS)
+    assert list(shown) == list(VIEWS)
     for name, pictures in shown.items():
         height = 256 if name in ("source", "driving", "gam") else 32
         width = height * 3 // 4 * (5 if name == "regions" else 1)
@@ -88,15 +90,15 @@ def test_the_overlay_draws_the_outline_of_layout_and_source():
 
 def test_views_that_are_not_there_are_refused(run):
     with pytest.raises(TransferError, match="no view nothing; there are source, driving"):
-        views.check_views(["result", "nothing"], run)
+        check_views(["result", "nothing"], run)
     without = dataclasses.replace(run, config=dataclasses.replace(CONFIG, use_wcn=False))
     with pytest.raises(TransferError, match="no composition network, so there is no mask, flow"):
-        views.check_views(["layout", "mask", "flow"], without)
+        check_views(["layout", "mask", "flow"], without)
 
 
 def test_the_steady_gam_needs_the_trunk_of_the_source(run, files):
-    eyes = inputs.load_eyes(run, "blazepose", "pose-guided")
-    who = inputs.find_source(files.source, eyes)
+    eyes = load_eyes(run, "blazepose", "pose-guided")
+    who = find_source(files.source, eyes)
     blind = dataclasses.replace(who, keypoints=np.zeros_like(who.keypoints))
     with pytest.raises(TransferError, match="neck and hips .* steady GAM"):
         views.Renderer(run, blind, BLACK, eyes, Runner(run.networks, lanes=False), "steady")
