@@ -1,7 +1,7 @@
 """REMOT: trained from windows of `remot_data.stream`, run on one source image and a driving video.
 
 `transfer` and `evaluate` are imported when they are first asked for, so that what needs no torch, such as
-the help of the commands, works without it.
+the help of the commands, works without it. No module or folder here has their names: docs/architecture.md says why.
 """
 
 from __future__ import annotations

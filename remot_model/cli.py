@@ -1,4 +1,4 @@
-"""The commands ``remot train``, ``remot transfer`` and ``remot evaluate``.
+"""The commands ``remot train``, ``transfer``, ``evaluate``, ``export-onnx`` and ``app``.
 
 Importing this module needs no torch: what does is imported when a command runs.
 """
@@ -159,7 +159,7 @@ def transfer(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make the person of an image move as the person of a video does; repeated, goes on where it stopped."""
+    """Make the person of an image move as the person of a video does; repeated, it resumes where it stopped."""
     with _reported():
         from remot_model.transferring import batch
         from remot_model.transferring import transfer as single

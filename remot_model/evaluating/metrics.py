@@ -1,4 +1,4 @@
-"""Measures of generated frames against real ones, with the convention of each beside it.
+"""Measures of generated frames against real ones, with the convention of each.
 
 Frames are uint8 [T, H, W, 3], RGB. Everything is computed in floating point: differences of uint8 arrays wrap
 around.

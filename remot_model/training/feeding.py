@@ -218,7 +218,7 @@ def readers(workers: int | str, stages: Iterable[str], device: torch.device) -> 
     """How many processes read for each that trains; 0 are threads.
 
     A number is taken as it is. ``auto`` is threads for a CPU. For anything else it is as many processes as the fastest
-    of the stages needs, but no more than the machine has processors for each process that trains on it, less one.
+    of the stages needs, but no more than the machine has CPUs for each process that trains on it, less one.
 
     Raises:
         DataError: for anything else.

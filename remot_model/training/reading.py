@@ -95,7 +95,7 @@ def read_only(
 
     Returns:
         What was read (``stage``, ``preset``, ``batch``, ``length``, ``size``, ``device``, ``workers``), ``seconds``,
-        ``windows``, and ``frames_per_second``, ``frames_per_second_per_core`` (of the seconds of processors that this
+        ``windows``, and ``frames_per_second``, ``frames_per_second_per_core`` (of the CPU seconds that this
         process and its children took), ``cores`` (that were busy), ``windows_per_second`` and ``mb_per_second``, of
         what is stored.
 
@@ -116,10 +116,10 @@ def read_only(
     windows = 0
     with closing(reading.batches(plan.length, 0)) as batches:
         next(batches)  # starts threads and processes
-        began, before = time.monotonic(), _processor_seconds()
+        began, before = time.monotonic(), _cpu_seconds()
         while not windows or time.monotonic() - began < seconds:
             windows += len(next(batches)["frames"])
-        spent, busy = time.monotonic() - began, _processor_seconds() - before
+        spent, busy = time.monotonic() - began, _cpu_seconds() - before
     order, *_ = reading._of(config, plan.length)
     some = [sum(map(len, order.fetch(number))) for number in range(min(windows, _WEIGHED_WINDOWS))]
     told = {"stage": stage, "preset": config.name, "batch": plan.batch, "length": plan.length}
@@ -128,7 +128,7 @@ def read_only(
 
 
 def _rates(windows: int, length: int, seconds: float, busy: float, size: float) -> dict[str, float]:
-    """How fast windows of `length` frames and `size` bytes were read, in `busy` seconds of processors."""
+    """How fast windows of `length` frames and `size` bytes were read, in `busy` CPU seconds."""
     return {
         "seconds": round(seconds, 3),
         "windows": windows,
@@ -140,8 +140,8 @@ def _rates(windows: int, length: int, seconds: float, busy: float, size: float) 
     }
 
 
-def _processor_seconds() -> float:
-    """What this process and its children have used so far."""
+def _cpu_seconds() -> float:
+    """CPU seconds that this process and its children have used so far."""
     this = psutil.Process()
     return sum(one.user + one.system for one in (p.cpu_times() for p in (this, *this.children(recursive=True))))
 

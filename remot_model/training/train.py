@@ -60,7 +60,7 @@ def train(
         minutes: time for all stages together, shared evenly; without `steps` it replaces the plan's number. The
             decay of the learning rate follows the time then, so such a run does not repeat exactly.
         device: ``cpu``, ``cuda``, ``cuda:1``, ... or ``auto``, which takes CUDA where there is one.
-        resume: go on from the last save; a run that was killed and resumed equals one that never was.
+        resume: from the last save; a run that was killed and resumed equals one that never was.
         save_every: steps from one save and sample grid to the next.
         workers: processes that read and decode for each process that trains; 0 for threads. ``auto`` is threads for a
             CPU, and processes for a GPU (see `remot_model.training.feeding.readers`).

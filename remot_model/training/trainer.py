@@ -32,7 +32,7 @@ _WARM = 2
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on: a loss that is not a number, or a stage out of order."""
+    """Training that cannot continue: a loss that is not a number, or a stage out of order."""
 
 
 class Losses(Mapping[str, float]):

@@ -37,7 +37,7 @@ def transfer_all(
 ) -> dict[str, Any]:
     """Transfer between folders of sources and driving videos: a video ``SOURCE--DRIVING.mp4`` a pair.
 
-    A pair that fails does not stop the others. Called again, it goes on: pairs that are there, of the same files and
+    A pair that fails does not stop the others. Called again, it resumes: pairs that are there, of the same files and
     options, are kept. ``OUT/transfers.json`` holds what was returned.
 
     Args:

@@ -90,7 +90,7 @@ def find_driving(
 def read_pieces(drive: Driving, size: tuple[int, int], done: int = 0, after: int | None = None) -> Iterator[Piece]:
     """The frames of the crop at `size`, in pieces of at most `_CHUNK`.
 
-    To go on where an earlier reading stopped, at the end of a piece: `done` frames before, the last of them at the
+    To resume where an earlier reading stopped, at the end of a piece: `done` frames before, the last of them at the
     time stamp `after`.
     """
     frames, begins, last = [], done == 0 or done in drive.shots, 0

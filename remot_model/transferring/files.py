@@ -1,8 +1,8 @@
-"""The files of a transfer: written in segments, so that it can be interrupted and go on.
+"""The files of a transfer: written in segments, so that it can be interrupted and resumed.
 
-Beside the output lies a work folder while the transfer runs:
+Next to the output lies a work folder while the transfer runs:
 
-    OUT.work/job.json        what is being made, out of what; another job does not go on from here
+    OUT.work/job.json        what is being made, out of what; another job does not resume from here
     OUT.work/progress.pt     the networks' memory behind the last whole segment
     OUT.work/<view>/00000.mp4, ...    a segment of an output; or PNG of its frames
 
@@ -39,7 +39,7 @@ class Work:
     """The work folder of a transfer; a context manager that holds it alone.
 
     Args:
-        outputs: what is to be written; the folder lies beside the first.
+        outputs: what is to be written; the folder lies next to the first.
         job: plain values that say what is made out of what. Where the folder holds another job, it is emptied.
 
     Attributes:
@@ -94,7 +94,7 @@ class Work:
         return self.folder / f"{number}-{'-'.join(self.outputs[number].views)[:40]}"
 
     def segment(self, pictures: Mapping[str, np.ndarray], fps: float, progress: Mapping[str, Any]) -> None:
-        """Write the pictures of a piece, uint8 [T, h, w, 3] by view, and what is needed to go on behind it."""
+        """Write the pictures of a piece, uint8 [T, h, w, 3] by view, and what is needed to resume after it."""
         count = len(next(iter(pictures.values())))
         for number, output in enumerate(self.outputs):
             folder = self._place(number)

@@ -1,4 +1,4 @@
-"""The parts of a transfer beside each other: what is read and seen ahead, and what is written behind.
+"""The parts of a transfer in parallel: what is read and seen ahead, and what is written behind.
 
 Everything keeps its order, and nothing gets further ahead than a piece or two, so that memory stays flat.
 """

@@ -1,6 +1,6 @@
 """One source image, any driving video, one result: the person of the image moves as the person of the video does.
 
-Memory does not grow with the length of the video, every frame comes out, and what was interrupted goes on.
+Memory does not grow with the length of the video, every frame comes out, and an interrupted transfer is resumed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def transfer(
 
     The picture is the driving person's crop, 3:4 or whatever the run's size is, at the run's size times `scale`.
     Rate, number of frames and sound are those of the driving video. A transfer that is interrupted leaves a work
-    folder beside `out`; the same call goes on behind its last whole segment and gives the same frames.
+    folder next to `out`; the same call resumes after its last whole segment and gives the same frames.
 
     The driving video is read and looked at ahead of the networks, and the result encoded behind them, by threads.
 
@@ -81,10 +81,10 @@ def transfer(
         driving: a video, or a folder of its frames.
         out: the video to write, ``.mp4``, ``.mkv`` or ``.mov``.
         background: ``source`` (the source picture without its person, inpainted), ``driving`` (what the driving
-            video shows beside its person), ``black``, or an image file.
+            video shows around its person), ``black``, or an image file.
         show: what `out` shows side by side, of `remot_model.transferring.request.VIEWS`; if it is more than the result,
             at least 256 pixels high.
-        save: views to write beside `out`, each as a video of its own at the run's size, ``OUT.layout.mp4``, ...
+        save: views to write next to `out`, each as a video of its own at the run's size, ``OUT.layout.mp4``, ...
         png: write those as folders of PNG instead, ``OUT.layout/000000.png``, ...
         stages: a second video, of pose, layout, aligned source, regions and result.
         gam: ``paper``, or ``steady``: by joints and smoothed, see `remot_model.generating.alignment.Steady`.

@@ -115,7 +115,7 @@ class Renderer:
         return self.show(self.run(self.see(piece, self.look(piece, self.eyes)), names), names)
 
     def memory(self) -> dict[str, Any]:
-        """What goes on from piece to piece, as tensors on the CPU and plain values; `restore` takes it."""
+        """What is carried from piece to piece, as tensors on the CPU and plain values; `restore` takes it."""
         made = self._memory(self._seen())
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -197,7 +197,7 @@ class Renderer:
         return {name: make[name]() if name in make else found[_PLAIN[name]] for name in names}
 
     def _seen(self) -> dict[str, Any]:
-        """What of `memory` the eyes go on from."""
+        """What of `memory` the eyes continue from."""
         return {
             "last_pose": None if self._last_pose is None else torch.from_numpy(self._last_pose),
             "steady": self._steady and self._steady.memory,
