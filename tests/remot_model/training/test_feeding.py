@@ -351,7 +351,9 @@ def test_reading_alone_says_how_fast(store, workers):
     assert found["windows"] % 3 == 0 and found["windows"] > 0 and found["seconds"] >= 0.3
     assert found["frames_per_second"] == pytest.approx(4 * found["windows"] / found["seconds"], rel=0.01)
     assert found["windows_per_second"] == pytest.approx(found["windows"] / found["seconds"], rel=0.01)
-    assert found["frames_per_second_per_core"] * found["cores"] == pytest.approx(found["frames_per_second"], rel=0.1)
+    a_core = found["frames_per_second_per_core"]
+    # `cores` is rounded to hundredths, which counts where a busy machine gives few.
+    assert a_core * found["cores"] == pytest.approx(found["frames_per_second"], rel=0.1, abs=0.006 * a_core)
     plan = data.epochs(store, config, "whole")
     size = np.mean([sum(map(len, plan.fetch(n))) for n in range(min(found["windows"], 16))])
     assert found["mb_per_second"] == pytest.approx(found["windows_per_second"] * size / 1e6, rel=0.05, abs=0.01)
