@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from remot_data import child, people, video
 from remot_data.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
+from remot_data.currency import in_order
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
@@ -165,26 +166,17 @@ def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead
     if layers is not None or snapshot not in known:
         return plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
     kept = []
-    for kind, layer_id in _ordered(store, known[snapshot].layers):
-        made_by = store.layer(kind, layer_id)
+    layers = known[snapshot].layers
+    held = [store.layer(kind, layer_id) for kind, layer_id in layers.items()]
+    if lacking := [i.kind for i in held if not set(i.inputs) <= layers.keys()]:
+        raise StoreError(f"the layers {', '.join(lacking)} read layers the snapshot does not hold")
+    for made_by in in_order(held):
+        kind = made_by.kind
         if kind not in wanted and wanted.keys().isdisjoint(made_by.inputs):
             kept.append(recorded_job(made_by))
         elif kind not in wanted:
             wanted[kind] = recorded_job(made_by)
     return plan_jobs(store, wanted, kept) if wanted else kept
-
-
-def _ordered(store: Store, layers: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The layers of a snapshot, each after those it reads."""
-    done: dict[str, str] = {}
-    while len(done) < len(layers):
-        for kind, layer_id in layers.items():
-            if kind not in done and set(store.layer(kind, layer_id).inputs) <= set(done):
-                done[kind] = layer_id
-                break
-        else:
-            raise StoreError(f"the layers {', '.join(set(layers) - set(done))} read layers the snapshot does not hold")
-    return list(done.items())
 
 
 # Looking through

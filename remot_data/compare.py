@@ -110,7 +110,7 @@ def compare_shard(url: str, shard: int, kind: str, layers: list[Mapping[str, Any
     cv2.setNumThreads(1)
     store = Store(url)
     infos = [LayerInfo.from_json(layer) for layer in layers]
-    folders = [f"layers/{kind}/{info.id}" for info in infos]
+    folders = [info.folder for info in infos]
     lost = {clip for info in infos for clip in info.failed} | set(store.removed)
     parts: list[Rows] = []
     for clip in (c for c in store.shard_clips(shard) if c.id not in lost):

@@ -38,6 +38,7 @@ from remot_data.records import (
     canonical_json,
     digest,
     is_sealed,
+    layer_folder,
     sealed,
 )
 
@@ -241,13 +242,13 @@ class Store:
         for kind in layer_kinds.KINDS:
             for name in self.files.names(f"layers/{kind}"):
                 with contextlib.suppress(FileNotFoundError):
-                    found.append(LayerInfo.from_json(self._read_json(f"layers/{kind}/{name}/layer.json")))
+                    found.append(LayerInfo.from_json(self._read_json(f"{layer_folder(kind, name)}/layer.json")))
         return found
 
     def layer(self, kind: str, layer_id: str) -> LayerInfo:
         """One layer by kind and id, or by the unique beginning of its id."""
         with contextlib.suppress(FileNotFoundError):
-            return LayerInfo.from_json(self._read_json(f"layers/{kind}/{layer_id}/layer.json"))
+            return LayerInfo.from_json(self._read_json(f"{layer_folder(kind, layer_id)}/layer.json"))
         known = [info for info in self.layers if info.kind == kind]
         found = [info for info in known if info.id.startswith(layer_id)]
         if len(found) != 1:
@@ -273,7 +274,7 @@ class Store:
         if not re.fullmatch(r"[\w-]+", snapshot.name):
             raise StoreError(f"a snapshot's name has only letters, digits, - and _, not {snapshot.name!r}")
         for kind, layer_id in snapshot.layers.items():
-            if not self.files.exists(f"layers/{kind}/{layer_id}/layer.json"):
+            if not self.files.exists(f"{layer_folder(kind, layer_id)}/layer.json"):
                 raise StoreError(f"snapshot {snapshot.name!r} names the {kind} layer {layer_id!r}, which is not there")
         self.files.sweep("snapshots", f"{snapshot.name}.json")
         self.write_json(f"snapshots/{snapshot.name}.json", snapshot.to_json())
@@ -448,7 +449,7 @@ class Store:
     @staticmethod
     def folders(snapshot: Snapshot) -> dict[str, str]:
         """Kind -> folder of each layer of a snapshot."""
-        return {kind: f"layers/{kind}/{layer_id}" for kind, layer_id in snapshot.layers.items()}
+        return {kind: layer_folder(kind, layer_id) for kind, layer_id in snapshot.layers.items()}
 
     # JSON, the ledger, locks
 
@@ -512,7 +513,7 @@ class Store:
         A plan that became shorter leaves them, and a store that grows would take them for its own.
         """
         count = self.shard_count
-        layers = (f"layers/{kind}/{name}" for kind in layer_kinds.KINDS for name in self.files.names(f"layers/{kind}"))
+        layers = (layer_folder(k, name) for k in layer_kinds.KINDS for name in self.files.names(f"layers/{k}"))
         for folder in ("frames", *layers):
             for name in self.files.names(folder):
                 found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)
