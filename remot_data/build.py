@@ -216,13 +216,10 @@ def scan_all(
     tasks = [{"item": i.to_json(), "seen": wanted[i.path][1], **common} for i in fresh]
     with store.log("videos") as log:
         refused = Counter[str]()
-        for seen, line in enumerate(engine.map(scan, tasks, "look through"), 1):
-            log.add(line)
+        for seen, line in enumerate(engine.map(scan, tasks, "look through", log=log, progress=progress), 1):
             known[wanted[line["input"]["path"]]] = line
             if not line["clips"]:
                 refused.update({r["code"] for r in line["rejects"]})
-            if progress:
-                progress("look through", seen, len(tasks))
             _check_limit(limit, seen, refused)
     lines = [known.pop(wanted[item.path]) for item in inputs]
     return lines, list(known.values())
@@ -360,11 +357,8 @@ def write_frames(
     missing = [shard for shard in range(store.shard_count) if shard not in done]
     tasks = [{"url": store.url, "shard": shard, "policy": policy.to_json(), "limits": limits} for shard in missing]
     with store.log("receipts") as log:
-        for count, receipt in enumerate(engine.map(frames_shard, tasks, "frames"), 1):
-            log.add(receipt.to_json())
+        for receipt in engine.map(frames_shard, tasks, "frames", log=log, progress=progress):
             done[receipt.shard] = receipt.made["frames"]
-            if progress:
-                progress("frames", count, len(tasks))
     failed = {clip: why for meta in done.values() for clip, why in meta["failed"].items()}
     clips = {clip.id: clip for clip in store.planned if clip.id in failed}
     return {

@@ -52,10 +52,7 @@ def compact(
         touched = sorted({clip.shard for clip in store.planned if clip.id in store.removed})
         tasks = [{"url": store.url, "shard": shard} for shard in touched]
         with store.log("receipts") as log:
-            for done, receipt in enumerate(engine.map(compact_shard, tasks, "compact"), 1):
-                log.add(receipt.to_json())
-                if progress:
-                    progress("compact", done, len(tasks))
+            _ = list(engine.map(compact_shard, tasks, "compact", log=log, progress=progress))
         if touched:
             store.write_clips(kept)
         store.trim()

@@ -74,12 +74,8 @@ def compare(
         {"url": store.url, "shard": shard, "kind": kind, "layers": [info.to_json() for info in infos]}
         for shard in range(store.shard_count)
     ]
-    parts: dict[int, Rows] = {}
     with open_engine(workers, scheduler) as engine:
-        for shard, rows in engine.map(compare_shard, tasks, "compare"):
-            parts[shard] = rows
-            if progress:
-                progress("compare", len(parts), len(tasks))
+        parts: dict[int, Rows] = dict(engine.map(compare_shard, tasks, "compare", progress=progress))
     columns = [parts[shard] for shard in sorted(parts) if len(parts[shard]["frame"])]
     if not columns:
         raise StoreError(f"no clip of {store.url} is in both {infos[0].id} and {infos[1].id}")

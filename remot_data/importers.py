@@ -120,20 +120,13 @@ def import_layer(
             for shard in range(store.shard_count)
             if (found := {clip.id: places[clip.id] for clip in store.shard_clips(shard) if clip.id in places})
         ]
-        looked: list[dict[str, Any]] = []
-        for result in engine.map(look_at_files, tasks, "look at files"):
-            looked.append(result)
-            if progress:
-                progress("look at files", len(looked), len(tasks))
+        looked = list(engine.map(look_at_files, tasks, "look at files", progress=progress))
         made = _Import(store, kind, form, _schema(kind, schema, looked), name or form, first, looked, lost)
         with store.lock(made.info.id, wait), store.log("receipts") as log:
             store.files.sweep(made.folder)
             todo = [s for s in range(store.shard_count) if not made.is_current(s)]
             tasks = [made.task(shard, places) for shard in todo]
-            for done, receipt in enumerate(engine.map(import_shard, tasks, f"import {kind}"), 1):
-                log.add(receipt.to_json())
-                if progress:
-                    progress(f"import {kind}", done, len(tasks))
+            _ = list(engine.map(import_shard, tasks, f"import {kind}", log=log, progress=progress))
             failed = made.finish()
     if snapshot is not None:
         switch(store, snapshot, {kind: made.info.id})

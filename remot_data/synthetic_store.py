@@ -71,10 +71,7 @@ def draw_missing(engine: Engine, store: Store, progress: Progress | None = None)
     seed = store.config["synthetic"]["seed"]
     tasks = [{"url": store.url, "shard": shard, "ids": ids, "seed": seed} for shard in missing]
     with store.log("receipts") as log:
-        for done, receipt in enumerate(engine.map(dancers_shard, tasks, "dancers"), 1):
-            log.add(receipt.to_json())
-            if progress:
-                progress("dancers", done, len(tasks))
+        _ = list(engine.map(dancers_shard, tasks, "dancers", log=log, progress=progress))
 
 
 def _ids(store: Store) -> dict[str, str]:
