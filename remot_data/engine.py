@@ -21,6 +21,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from remot_data.cluster import EngineError, LocalWorkers, OtherWorkers, connected, processors, quiet
+from remot_data.errors import RemotError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ _TOGETHER = 4  # tasks that a GPU's worker takes at once
 _ATTEMPTS = 3  # at a task that spoils its worker
 
 
-class Spoilt(RuntimeError):
+class Spoilt(RemotError, RuntimeError):
     """What a task raises whose process is of no more use, as one that has lost its GPU.
 
     Its worker is then started again, and the task tried again.

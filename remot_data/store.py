@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.cache import Cache
+from remot_data.errors import RemotError
 from remot_data.files import LOCK, TEMPORARY, Files, FilesError, Lines, Lock, read_lines
 from remot_data.records import (
     FORMAT,
@@ -52,7 +53,7 @@ _INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) a
 T = TypeVar("T")
 
 
-class StoreError(RuntimeError):
+class StoreError(RemotError, RuntimeError):
     """A store that is missing, unfinished or not as asked for; the message says what to do."""
 
 

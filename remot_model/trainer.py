@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from remot_data.errors import RemotError
 from remot_model import devices, networks, processes
 from remot_model.apart import Apart
 from remot_model.config import STAGES as STAGE_NAMES
@@ -30,7 +31,7 @@ Tensors = dict[str, Tensor]
 _WARM = 2
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RemotError, RuntimeError):
     """Training that cannot go on: a loss that is not a number, or a stage out of order."""
 
 

@@ -18,6 +18,7 @@ import torch
 from remot_data import people, video
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector
+from remot_data.errors import RemotError
 from remot_data.schemas import REGIONS, convert_keypoints, convert_labels, keypoint_set
 from remot_model.alignment import align, boxes, centres, placement
 from remot_model.checkpoint import Run
@@ -32,7 +33,7 @@ _CHUNK = 64
 _BACKGROUND_FRAMES = 48
 
 
-class TransferError(RuntimeError):
+class TransferError(RemotError, RuntimeError):
     """A transfer that cannot be made; the message says why and what to do."""
 
 
