@@ -33,12 +33,13 @@ import torch.nn.functional as F
 
 from remot_data import layers as layer_kinds
 from remot_data import render, synthetic
+from remot_data.currency import saw
 from remot_data.layers.frames import encode
 from remot_data.records import Clip, LayerInfo, Snapshot
 from remot_data.shards import Sample
 from remot_data.store import Store, create_store, open_store
 from remot_data.stream import Plan, Window, to_torch
-from remot_data.task import encoded, saw
+from remot_data.task import encoded
 from remot_model.checkpoint import load_generator, write_atomically
 from remot_model.config import STAGES, Config, StagePlan, preset
 from remot_model.evaluating import metrics
@@ -93,8 +94,8 @@ def draw(folder: Path, seed: int, people: int, test: int) -> Store:
     store.write_shard("frames", 0, samples["frames"])
     for kind, schema in SCHEMAS.items():
         layer = LayerInfo(kind, kind, "synthetic", "1", schema, {}, store.policy)
-        store.write_shard(f"layers/{kind}/{kind}", 0, samples[kind], saw(store, {}, 0))
-        store.write_json(f"layers/{kind}/{kind}/layer.json", layer.to_json())
+        store.write_shard(layer.folder, 0, samples[kind], saw(store, {}, 0))
+        store.write_json(f"{layer.folder}/layer.json", layer.to_json())
     store.write_snapshot(Snapshot("main", {kind: kind for kind in SCHEMAS}, where="cut<1"))
     return store
 

@@ -18,12 +18,13 @@ from functools import lru_cache
 from typing import Any
 
 from remot_data import layers as layer_kinds
+from remot_data.currency import is_current
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
 from remot_data.engine import Engine, Progress, Spoilt, open_engine, processors
-from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json
+from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json, layer_folder, sources
 from remot_data.store import Store, StoreError, open_store
-from remot_data.task import annotate_shards, sources
+from remot_data.task import annotate_shards
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Job(Record):
 
     @property
     def folder(self) -> str:
-        return f"layers/{self.kind}/{self.id}"
+        return layer_folder(self.kind, self.id)
 
     @property
     def reads(self) -> dict[str, str]:
@@ -366,10 +367,8 @@ class _State:
 
     def is_current(self, job: Job, shard: int, retry: bool) -> bool:
         meta = self.metas[job.folder].get(shard)
-        sources = {kind: self.metas[folder].get(shard) for kind, folder in job.reads.items()}
-        if meta is None or None in sources.values():
-            return False
-        return meta["saw"] == {k: m["sha256"] for k, m in sources.items() if m} and not (retry and meta["failed"])
+        now = {kind: self.metas[folder].get(shard) for kind, folder in job.reads.items()}
+        return is_current(meta, now) and not (retry and meta and meta["failed"])
 
     def add(self, receipt: Receipt) -> None:
         for folder, meta in receipt.made.items():

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from remot_data.errors import RemotError
+
 _CHUNK = 1 << 20
 
 
-class AssetError(RuntimeError):
+class AssetError(RemotError, RuntimeError):
     """An asset that cannot be had, or is not what it should be; the message says what to do instead."""
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from remot_data import child, people, video
 from remot_data.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
+from remot_data.currency import in_order
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
@@ -165,26 +166,17 @@ def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead
     if layers is not None or snapshot not in known:
         return plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
     kept = []
-    for kind, layer_id in _ordered(store, known[snapshot].layers):
-        made_by = store.layer(kind, layer_id)
+    layers = known[snapshot].layers
+    held = [store.layer(kind, layer_id) for kind, layer_id in layers.items()]
+    if lacking := [i.kind for i in held if not set(i.inputs) <= layers.keys()]:
+        raise StoreError(f"the layers {', '.join(lacking)} read layers the snapshot does not hold")
+    for made_by in in_order(held):
+        kind = made_by.kind
         if kind not in wanted and wanted.keys().isdisjoint(made_by.inputs):
             kept.append(recorded_job(made_by))
         elif kind not in wanted:
             wanted[kind] = recorded_job(made_by)
     return plan_jobs(store, wanted, kept) if wanted else kept
-
-
-def _ordered(store: Store, layers: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The layers of a snapshot, each after those it reads."""
-    done: dict[str, str] = {}
-    while len(done) < len(layers):
-        for kind, layer_id in layers.items():
-            if kind not in done and set(store.layer(kind, layer_id).inputs) <= set(done):
-                done[kind] = layer_id
-                break
-        else:
-            raise StoreError(f"the layers {', '.join(set(layers) - set(done))} read layers the snapshot does not hold")
-    return list(done.items())
 
 
 # Looking through
@@ -224,13 +216,10 @@ def scan_all(
     tasks = [{"item": i.to_json(), "seen": wanted[i.path][1], **common} for i in fresh]
     with store.log("videos") as log:
         refused = Counter[str]()
-        for seen, line in enumerate(engine.map(scan, tasks, "look through"), 1):
-            log.add(line)
+        for seen, line in enumerate(engine.map(scan, tasks, "look through", log=log, progress=progress), 1):
             known[wanted[line["input"]["path"]]] = line
             if not line["clips"]:
                 refused.update({r["code"] for r in line["rejects"]})
-            if progress:
-                progress("look through", seen, len(tasks))
             _check_limit(limit, seen, refused)
     lines = [known.pop(wanted[item.path]) for item in inputs]
     return lines, list(known.values())
@@ -368,11 +357,8 @@ def write_frames(
     missing = [shard for shard in range(store.shard_count) if shard not in done]
     tasks = [{"url": store.url, "shard": shard, "policy": policy.to_json(), "limits": limits} for shard in missing]
     with store.log("receipts") as log:
-        for count, receipt in enumerate(engine.map(frames_shard, tasks, "frames"), 1):
-            log.add(receipt.to_json())
+        for receipt in engine.map(frames_shard, tasks, "frames", log=log, progress=progress):
             done[receipt.shard] = receipt.made["frames"]
-            if progress:
-                progress("frames", count, len(tasks))
     failed = {clip: why for meta in done.values() for clip, why in meta["failed"].items()}
     clips = {clip.id: clip for clip in store.planned if clip.id in failed}
     return {

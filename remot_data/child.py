@@ -34,14 +34,13 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, BinaryIO
 
 import psutil
 
-from remot_data.detectors.base import DetectorError
+from remot_data.errors import PARTS, RemotError, error_classes
 from remot_data.records import Record
-from remot_data.store import StoreError
-from remot_data.video import VideoError
 
 Message = tuple[dict[str, Any], bytes]
 
@@ -56,7 +55,6 @@ _READY, _REQUEST, _ITEM, _DONE, _FAILED = b"r", b"q", b"i", b"d", b"f"
 _SIGKILL = getattr(signal, "SIGKILL", None)
 # What native code says before it gives up for want of memory: C++, Rust, Python, libc.
 _MEMORY_WORDS = ("std::bad_alloc", "memory allocation of", "memoryerror", "cannot allocate memory", "out of memory")
-_KNOWN = {"detector": DetectorError, "store": StoreError}
 # The path is set before anything is imported: with -c, Python would look in the working folder first.
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from remot_data.child import serve; serve(int(sys.argv[1]))"
 
@@ -88,7 +86,7 @@ class Limits(Record):
             raise ValueError(f"limits have to be positive, not {self}")
 
 
-class ChildError(RuntimeError):
+class ChildError(RemotError, RuntimeError):
     """Work that was ended or died.
 
     `code` is one of ``timeout``, ``crashed`` and ``out-of-memory``, `detail` a sentence. `by_signal` is the number
@@ -130,7 +128,7 @@ def call(function: str, arguments: Mapping[str, Any], limits: Limits | None = No
         ChildError: from the iterator: ``timeout``; ``out-of-memory``, also for a MemoryError, FFmpeg's ENOMEM and
             OpenCV's "Insufficient memory", alone or as the cause of another error; ``crashed`` where the process
             died or the function raised anything else.
-        VideoError, DetectorError, StoreError: from the iterator, as the function raised them.
+        RemotError: from the iterator, as the function raised it, or of the nearest class above that this process has.
         RuntimeError: from the iterator: no child can be started. This is the machine's fault, not that of the work.
     """
     module, colon, name = function.partition(":")
@@ -180,14 +178,21 @@ def _talk(request: bytes, limits: Limits) -> Generator[Message, None, None]:
         keeper.give_back(child, reusable)
 
 
-def _error_from(header: Mapping[str, Any]) -> Exception:
+def _error_from(header: Mapping[str, Any]) -> RemotError:
     kind, text = str(header.get("kind")), str(header.get("text"))[:_MOST_TEXT]
-    if kind == "video":
-        with suppress(ValueError):
-            return VideoError(str(header.get("code")), text)
-    if kind in _KNOWN:
-        return _KNOWN[kind](text)
+    classes = header.get("classes")
+    known = {_name(found): found for found in error_classes()}
+    for name, args in product(classes if isinstance(classes, list) else (), (header.get("args"), [text])):
+        with suppress(Exception):  # a class that is not loaded here, or is made of something else
+            error = known[name](*(a[:_MOST_TEXT] if isinstance(a, str) else a for a in args))
+            if str(error)[:_MOST_TEXT] == text:
+                vars(error).update({part: str(header.get(part, ""))[:_MOST_TEXT] for part in PARTS})
+                return error
     return ChildError("out-of-memory" if kind == "memory" else "crashed", text)
+
+
+def _name(found: type) -> str:
+    return f"{found.__module__}.{found.__qualname__}"
 
 
 # --- messages -----------------------------------------------------------------------------------------------
@@ -633,15 +638,15 @@ def _answer(request: Mapping[str, Any], memory: int, answers: BinaryIO) -> None:
     _send(answers, _FAILED if report else _DONE, report or {})
 
 
-def _report(error: BaseException) -> dict[str, str]:
+def _report(error: BaseException) -> dict[str, Any]:
     text = f"{type(error).__name__}: {error}"
     if _wants_memory(error):
         return {"kind": "memory", "text": text}
-    if isinstance(error, VideoError):
-        return {"kind": "video", "code": error.code, "text": error.detail}
-    for kind, known in _KNOWN.items():
-        if isinstance(error, known):
-            return {"kind": kind, "text": str(error)}
+    if isinstance(error, RemotError):
+        classes = [_name(found) for found in type(error).__mro__ if issubclass(found, RemotError)]
+        args = [a if a is None or isinstance(a, (str, int)) else str(a) for a in error.args]
+        parts = {part: str(getattr(error, part)) for part in PARTS}
+        return {"kind": "remot", "classes": classes, "args": args, "text": str(error), **parts}
     return {"kind": "other", "text": text}
 
 

@@ -17,24 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from remot_data import assets as asset_table
+from remot_data.console import err, out, reported
 from remot_data.detectors._torch import only_gpus
-from remot_data.detectors.base import DetectorError
 from remot_data.engine import EngineError
-from remot_data.layers import LayerError
-from remot_data.schemas import SchemaError
 from remot_data.store import StoreError
 
 if TYPE_CHECKING:
     from remot_data.annotate import Job
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-out, err = (Console(highlight=False, soft_wrap=True, stderr=stderr) for stderr in (False, True))
 
 Workers = Annotated[
     int | None, typer.Option(help="Local worker processes, besides one a GPU; 0 runs everything in this one.")
@@ -566,34 +562,14 @@ def main() -> None:
 
 
 def _invoke(arguments: list[str]) -> int:
-    from remot_data.assets import AssetError
-    from remot_data.files import Busy, FilesError
-    from remot_data.inputs import InputError
-    from remot_data.video import EncodeError, VideoError
-
     _add_commands()
     try:
-        code = app(arguments, standalone_mode=False)
+        with reported():
+            code = app(arguments, standalone_mode=False)
+    except typer.Exit as end:
+        return end.exit_code
     except typer.exceptions.TyperException as error:
         error.show()
-        return 2
-    except (
-        StoreError,
-        DetectorError,
-        AssetError,
-        EngineError,
-        LayerError,
-        SchemaError,
-        VideoError,
-        EncodeError,
-        InputError,
-        Busy,
-        FilesError,
-    ) as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}")
-        return 2
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        err.print(f"[red]error:[/red] {escape(f'{error.filename}: {error.strerror}')}")
         return 2
     except KeyboardInterrupt:
         code = 130

@@ -16,12 +16,14 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
+from remot_data.errors import RemotError
+
 _SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
 _FEEDING = 4  # processors that read, decode, encode and write for one GPU
 
 
-class EngineError(RuntimeError):
+class EngineError(RemotError, RuntimeError):
     """The cluster cannot be used, or a task failed; the message names the task."""
 
 
@@ -143,8 +145,10 @@ def _starting() -> Iterator[None]:
             yield
         except (OSError, RuntimeError, asyncio.TimeoutError) as error:
             raise EngineError(
-                f"the worker processes do not start ({error}); run the same command again, or, in a script of your "
-                'own, call this under `if __name__ == "__main__":`, because every worker imports the script'
+                what="the worker processes do not start",
+                why=str(error),
+                what_next="run the same command again, or, in a script of your own, call this under "
+                '`if __name__ == "__main__":`, because every worker imports the script',
             ) from error
 
 

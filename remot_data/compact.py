@@ -8,9 +8,10 @@ from typing import Any
 
 from remot_data import layers as layer_kinds
 from remot_data import shards
+from remot_data.currency import in_order
 from remot_data.engine import Progress, open_engine
 from remot_data.files import LOCK
-from remot_data.records import Clip, LayerInfo, Receipt
+from remot_data.records import Clip, Receipt
 from remot_data.shards import Sample
 from remot_data.store import Store, StoreError
 
@@ -46,15 +47,12 @@ def compact(
     with ExitStack() as locks, open_engine(workers, scheduler) as engine:
         for name in ("store", *sorted({info.id for info in store.layers} | _being_made(store))):
             locks.enter_context(store.lock(name))
-        store.sweep("", "ledger", "frames", *map(_folder, store.layers))
+        store.sweep("", "ledger", "frames", *(info.folder for info in store.layers))
         kept = [clip for clip in store.planned if clip.id not in store.removed]
         touched = sorted({clip.shard for clip in store.planned if clip.id in store.removed})
         tasks = [{"url": store.url, "shard": shard} for shard in touched]
         with store.log("receipts") as log:
-            for done, receipt in enumerate(engine.map(compact_shard, tasks, "compact"), 1):
-                log.add(receipt.to_json())
-                if progress:
-                    progress("compact", done, len(tasks))
+            _ = list(engine.map(compact_shard, tasks, "compact", log=log, progress=progress))
         if touched:
             store.write_clips(kept)
         store.trim()
@@ -75,15 +73,15 @@ def compact_shard(url: str, shard: int) -> Receipt:
     """
     store = Store(url)
     gone = {clip.id for clip in store.shard_clips(shard) if clip.id in store.removed}
-    kinds = {"frames": "frames", **{_folder(info): info.kind for info in _in_order(store.layers)}}
-    reads = {_folder(info): {k: f"layers/{k}/{i}" for k, i in info.inputs.items()} for info in store.layers}
+    kinds = {"frames": "frames", **{info.folder: info.kind for info in in_order(store.layers)}}
+    reads = {info.folder: info.reads for info in store.layers}
     metas = {folder: meta for folder in kinds if (meta := store.meta(folder, shard)) is not None}
     holds = [folder for folder in metas if gone & {*store.index(folder, shard).spans, *metas[folder]["failed"]}]
     new = {folder: meta["sha256"] for folder, meta in metas.items()}
     plans: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     for folder in holds:
         saw = dict(metas[folder]["saw"])
-        for kind, source in {"frames": "frames", **reads.get(folder, {})}.items():
+        for kind, source in reads.get(folder, {}).items():
             if saw.get(kind) == metas.get(source, {}).get("sha256"):
                 saw[kind] = new[source]
         failed = {clip: why for clip, why in metas[folder]["failed"].items() if clip not in gone}
@@ -95,22 +93,6 @@ def compact_shard(url: str, shard: int) -> Receipt:
         samples = list(_kept(store, folder, kinds[folder], shard, gone))
         made[folder] = store.write_shard(folder, shard, samples, *plans[folder], metas[folder].get("gpu", ""))
     return Receipt("compact", shard=shard, made=made)
-
-
-def _folder(info: LayerInfo) -> str:
-    return f"layers/{info.kind}/{info.id}"
-
-
-def _in_order(layers: Collection[LayerInfo]) -> list[LayerInfo]:
-    """Layers, each after those it reads."""
-    done: dict[tuple[str, str], LayerInfo] = {}
-    waiting = list(layers)
-    while waiting:
-        # A layer whose input is gone cannot be ordered by it.
-        ready = [i for i in waiting if not any((o.kind, o.id) in i.inputs.items() for o in waiting)] or waiting[:1]
-        done.update(((i.kind, i.id), i) for i in ready)
-        waiting = [i for i in waiting if (i.kind, i.id) not in done]
-    return list(done.values())
 
 
 def _kept(store: Store, folder: str, kind: str, shard: int, gone: Collection[str]) -> Iterator[Sample]:

@@ -74,12 +74,8 @@ def compare(
         {"url": store.url, "shard": shard, "kind": kind, "layers": [info.to_json() for info in infos]}
         for shard in range(store.shard_count)
     ]
-    parts: dict[int, Rows] = {}
     with open_engine(workers, scheduler) as engine:
-        for shard, rows in engine.map(compare_shard, tasks, "compare"):
-            parts[shard] = rows
-            if progress:
-                progress("compare", len(parts), len(tasks))
+        parts: dict[int, Rows] = dict(engine.map(compare_shard, tasks, "compare", progress=progress))
     columns = [parts[shard] for shard in sorted(parts) if len(parts[shard]["frame"])]
     if not columns:
         raise StoreError(f"no clip of {store.url} is in both {infos[0].id} and {infos[1].id}")
@@ -110,7 +106,7 @@ def compare_shard(url: str, shard: int, kind: str, layers: list[Mapping[str, Any
     cv2.setNumThreads(1)
     store = Store(url)
     infos = [LayerInfo.from_json(layer) for layer in layers]
-    folders = [f"layers/{kind}/{info.id}" for info in infos]
+    folders = [info.folder for info in infos]
     lost = {clip for info in infos for clip in info.failed} | set(store.removed)
     parts: list[Rows] = []
     for clip in (c for c in store.shard_clips(shard) if c.id not in lost):

@@ -18,21 +18,30 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from remot_data.cluster import EngineError, LocalWorkers, OtherWorkers, connected, processors, quiet
+from remot_data.errors import RemotError
 
 log = logging.getLogger(__name__)
 
 Task = dict[str, Any]
 Many = Callable[[Sequence[Task]], Generator[Any]]
 Progress = Callable[[str, int, int], None]
+
+
+class Log(Protocol):
+    """Where lines are added that must not be lost, as `remot_data.store.Store.log` gives it."""
+
+    def add(self, line: dict[str, Any]) -> None: ...
+
+
 _COUNT_EVERY = 5.0  # seconds after which workers are counted again, and a silent scheduler is looked after
 _TOGETHER = 4  # tasks that a GPU's worker takes at once
 _ATTEMPTS = 3  # at a task that spoils its worker
 
 
-class Spoilt(RuntimeError):
+class Spoilt(RemotError, RuntimeError):
     """What a task raises whose process is of no more use, as one that has lost its GPU.
 
     Its worker is then started again, and the task tried again.
@@ -71,10 +80,26 @@ class Engine:
         return isinstance(self._workers, OtherWorkers) and need in self._workers.offered()
 
     def map(
-        self, function: Callable[..., Any], tasks: Sequence[Task], label: str = "", need: str = "CPU"
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[Task],
+        label: str = "",
+        need: str = "CPU",
+        log: Log | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[Any]:
-        """Results of ``function(**task)`` in the order they complete; see `run`."""
-        return self.run(partial(_one_by_one, function), {need: deque(tasks)}, label)
+        """Results of ``function(**task)`` in the order they complete; see `run`.
+
+        Args:
+            log: takes each result, a record or plain values, before anything else is done with it.
+            progress: called with the label, the tasks done and their number.
+        """
+        for done, result in enumerate(self.run(partial(_one_by_one, function), {need: deque(tasks)}, label), 1):
+            if log:
+                log.add(result if isinstance(result, dict) else result.to_json())
+            if progress:
+                progress(label, done, len(tasks))
+            yield result
 
     def run(self, function: Many, work: Mapping[str, deque[Task]], label: str = "") -> Iterator[Any]:
         """Results of a function that takes some tasks and gives a result for each, in their order.

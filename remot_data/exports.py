@@ -84,12 +84,8 @@ def export(
         {"url": store.url, "shard": shard, "snapshot": snapshot, "to": to, "out": str(part)}
         for shard in range(store.shard_count)
     ]
-    done: list[dict[str, Any]] = []
     with open_engine(workers, scheduler) as engine:
-        for result in engine.map(export_shard, tasks, f"export {to}"):
-            done.append(result)
-            if progress:
-                progress(f"export {to}", len(done), len(tasks))
+        done = list(engine.map(export_shard, tasks, f"export {to}", progress=progress))
     done.sort(key=lambda result: result["shard"])
     splits: dict[str, int] = {}
     for result in done:

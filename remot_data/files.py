@@ -31,6 +31,7 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 import psutil
 
+from remot_data.errors import RemotError
 from remot_data.records import NO_SEAL, canonical_json, sealed
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,14 @@ _LIBRARIES = frozenset("aiohttp botocore aiobotocore urllib3 requests gcsfs azur
 T = TypeVar("T")
 
 
-class FilesError(OSError):
+class FilesError(RemotError, OSError):
     """A file that cannot be written, or a store that does not answer; the message says what to do."""
 
     def __str__(self) -> str:
         return str(self.args[-1])
 
 
-class Busy(RuntimeError):
+class Busy(RemotError, RuntimeError):
     """Somebody else is writing; the message says who."""
 
 
@@ -399,7 +400,8 @@ class Files:
     def _refused(self, error: Exception) -> Exception:
         """What to raise for an error that will not pass."""
         if isinstance(error, PermissionError) or _status(error) in (401, 403):
-            return FilesError(f"{self.url}: access is refused ({error}); check the credentials and the permissions")
+            cure = "check the credentials and the permissions"
+            return FilesError(where=self.url, what="access is refused", why=str(error), what_next=cure)
         if _library(error) in _LIBRARIES:
             return FilesError(f"{self.url} cannot be used ({type(error).__name__}: {error})")
         return error

@@ -24,6 +24,7 @@ import numpy as np
 from remot_data import layers as layer_kinds
 from remot_data import people, video
 from remot_data.annotate import switch
+from remot_data.currency import is_current, metas, saw
 from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, one_opencv_thread, photometric
 from remot_data.engine import Progress, open_engine
 from remot_data.inputs import load_manifest
@@ -33,7 +34,6 @@ from remot_data.schemas import convert_keypoints, keypoint_set, label_set
 from remot_data.shards import Sample
 from remot_data.store import Store, StoreError, open_store
 from remot_data.task import encoded
-from remot_data.task import saw as seen_by
 
 # --- layers out of files ------------------------------------------------------------------------------------
 
@@ -120,20 +120,13 @@ def import_layer(
             for shard in range(store.shard_count)
             if (found := {clip.id: places[clip.id] for clip in store.shard_clips(shard) if clip.id in places})
         ]
-        looked: list[dict[str, Any]] = []
-        for result in engine.map(look_at_files, tasks, "look at files"):
-            looked.append(result)
-            if progress:
-                progress("look at files", len(looked), len(tasks))
+        looked = list(engine.map(look_at_files, tasks, "look at files", progress=progress))
         made = _Import(store, kind, form, _schema(kind, schema, looked), name or form, first, looked, lost)
         with store.lock(made.info.id, wait), store.log("receipts") as log:
             store.files.sweep(made.folder)
             todo = [s for s in range(store.shard_count) if not made.is_current(s)]
             tasks = [made.task(shard, places) for shard in todo]
-            for done, receipt in enumerate(engine.map(import_shard, tasks, f"import {kind}"), 1):
-                log.add(receipt.to_json())
-                if progress:
-                    progress(f"import {kind}", done, len(tasks))
+            _ = list(engine.map(import_shard, tasks, f"import {kind}", log=log, progress=progress))
             failed = made.finish()
     if snapshot is not None:
         switch(store, snapshot, {kind: made.info.id})
@@ -224,11 +217,10 @@ class _Import:
         fingerprint = {"import": form, "version": IMPORT_VERSION, "schema": schema, "files": digest(self.digests)}
         layer_id = f"{name}-{digest({'fingerprint': fingerprint, 'policy': store.policy})[:10]}"
         self.info = LayerInfo(layer_id, kind, name, IMPORT_VERSION, schema, fingerprint, store.policy)
-        self.folder = f"layers/{kind}/{layer_id}"
+        self.folder = self.info.folder
 
     def is_current(self, shard: int) -> bool:
-        meta = self.store.meta(self.folder, shard)
-        return meta is not None and meta["saw"] == seen_by(self.store, {}, shard)
+        return is_current(self.store.meta(self.folder, shard), metas(self.store, {}, shard))
 
     def task(self, shard: int, places: Mapping[str, Place]) -> dict[str, Any]:
         clips = [clip.id for clip in self.store.shard_clips(shard)]
@@ -529,7 +521,7 @@ def import_shard(
             yield from encoded(kind, clip, arrays)
 
     with one_opencv_thread():
-        made = store.write_shard(folder, shard, samples(), seen_by(store, {}, shard), failed)
+        made = store.write_shard(folder, shard, samples(), saw(store, {}, shard), failed)
     return Receipt(
         "import",
         shard=shard,

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from remot_data.errors import RemotError
 from remot_data.records import Record
 
 # Files that lie beside videos and are not meant to be one.
@@ -33,7 +34,7 @@ _KINDS = {
 }
 
 
-class InputError(ValueError):
+class InputError(RemotError, ValueError):
     """Inputs that name no video, or a manifest that cannot be read."""
 
 

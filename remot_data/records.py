@@ -284,6 +284,27 @@ class LayerInfo(Record):
     source: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def folder(self) -> str:
+        """Where it lies in the store."""
+        return layer_folder(self.kind, self.id)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """Kind -> folder of all that it reads."""
+        return sources(self.inputs)
+
+
+def layer_folder(kind: str, layer_id: str) -> str:
+    """Where a layer lies in a store."""
+    return f"layers/{kind}/{layer_id}"
+
+
+def sources(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Kind -> folder of all that a layer with these inputs (kind -> layer id) is made from: the frames, too."""
+    folders = {"frames": "frames", **{kind: layer_folder(kind, layer_id) for kind, layer_id in inputs.items()}}
+    return dict(sorted(folders.items()))
+
 
 @dataclass(frozen=True)
 class Snapshot(Record):

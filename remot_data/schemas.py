@@ -12,8 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from remot_data.errors import RemotError
 
-class SchemaError(ValueError):
+
+class SchemaError(RemotError, ValueError):
     """Two schemas that have no conversion, or an unknown schema name."""
 
 

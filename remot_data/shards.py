@@ -18,13 +18,14 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from remot_data.errors import RemotError
 from remot_data.records import NO_SEAL, digest, sealed
 
 META = b"remot"
 BLOCK = 512
 
 
-class ShardError(ValueError):
+class ShardError(RemotError, ValueError):
     """A shard or index that is not what it should be; the message names the file and the key."""
 
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.cache import Cache
+from remot_data.errors import RemotError
 from remot_data.files import LOCK, TEMPORARY, Files, FilesError, Lines, Lock, read_lines
 from remot_data.records import (
     FORMAT,
@@ -38,6 +39,7 @@ from remot_data.records import (
     canonical_json,
     digest,
     is_sealed,
+    layer_folder,
     sealed,
 )
 
@@ -51,7 +53,7 @@ _INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) a
 T = TypeVar("T")
 
 
-class StoreError(RuntimeError):
+class StoreError(RemotError, RuntimeError):
     """A store that is missing, unfinished or not as asked for; the message says what to do."""
 
 
@@ -241,13 +243,13 @@ class Store:
         for kind in layer_kinds.KINDS:
             for name in self.files.names(f"layers/{kind}"):
                 with contextlib.suppress(FileNotFoundError):
-                    found.append(LayerInfo.from_json(self._read_json(f"layers/{kind}/{name}/layer.json")))
+                    found.append(LayerInfo.from_json(self._read_json(f"{layer_folder(kind, name)}/layer.json")))
         return found
 
     def layer(self, kind: str, layer_id: str) -> LayerInfo:
         """One layer by kind and id, or by the unique beginning of its id."""
         with contextlib.suppress(FileNotFoundError):
-            return LayerInfo.from_json(self._read_json(f"layers/{kind}/{layer_id}/layer.json"))
+            return LayerInfo.from_json(self._read_json(f"{layer_folder(kind, layer_id)}/layer.json"))
         known = [info for info in self.layers if info.kind == kind]
         found = [info for info in known if info.id.startswith(layer_id)]
         if len(found) != 1:
@@ -273,7 +275,7 @@ class Store:
         if not re.fullmatch(r"[\w-]+", snapshot.name):
             raise StoreError(f"a snapshot's name has only letters, digits, - and _, not {snapshot.name!r}")
         for kind, layer_id in snapshot.layers.items():
-            if not self.files.exists(f"layers/{kind}/{layer_id}/layer.json"):
+            if not self.files.exists(f"{layer_folder(kind, layer_id)}/layer.json"):
                 raise StoreError(f"snapshot {snapshot.name!r} names the {kind} layer {layer_id!r}, which is not there")
         self.files.sweep("snapshots", f"{snapshot.name}.json")
         self.write_json(f"snapshots/{snapshot.name}.json", snapshot.to_json())
@@ -448,7 +450,7 @@ class Store:
     @staticmethod
     def folders(snapshot: Snapshot) -> dict[str, str]:
         """Kind -> folder of each layer of a snapshot."""
-        return {kind: f"layers/{kind}/{layer_id}" for kind, layer_id in snapshot.layers.items()}
+        return {kind: layer_folder(kind, layer_id) for kind, layer_id in snapshot.layers.items()}
 
     # JSON, the ledger, locks
 
@@ -512,7 +514,7 @@ class Store:
         A plan that became shorter leaves them, and a store that grows would take them for its own.
         """
         count = self.shard_count
-        layers = (f"layers/{kind}/{name}" for kind in layer_kinds.KINDS for name in self.files.names(f"layers/{kind}"))
+        layers = (layer_folder(k, name) for k in layer_kinds.KINDS for name in self.files.names(f"layers/{k}"))
         for folder in ("frames", *layers):
             for name in self.files.names(folder):
                 found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from remot_data import layers as layer_kinds
 from remot_data import synthetic
+from remot_data.currency import saw
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.layers import frames as frames_layer
-from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest
+from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest, layer_folder
 from remot_data.shards import Sample
 from remot_data.store import Store, create_store
 from remot_data.task import encoded
-from remot_data.task import saw as seen_by
 
 # Raise when `synthetic` draws the same seed differently.
 VERSION = "1"
@@ -57,7 +57,7 @@ def build_synthetic(
             fingerprint=policy,
             policy=store.policy,
         )
-        store.write_json(f"layers/{kind}/{layer_id}/layer.json", info.to_json())
+        store.write_json(f"{info.folder}/layer.json", info.to_json())
     store.write_snapshot(Snapshot("main", ids))
     return store
 
@@ -65,16 +65,13 @@ def build_synthetic(
 def draw_missing(engine: Engine, store: Store, progress: Progress | None = None) -> None:
     """Draw every shard that lacks its frames or one of its layers."""
     ids = _ids(store)
-    folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in ids.items())]
+    folders = ["frames", *(layer_folder(kind, layer_id) for kind, layer_id in ids.items())]
     there = set.intersection(*(store.present(folder) for folder in folders))
     missing = [shard for shard in range(store.shard_count) if shard not in there]
     seed = store.config["synthetic"]["seed"]
     tasks = [{"url": store.url, "shard": shard, "ids": ids, "seed": seed} for shard in missing]
     with store.log("receipts") as log:
-        for done, receipt in enumerate(engine.map(dancers_shard, tasks, "dancers"), 1):
-            log.add(receipt.to_json())
-            if progress:
-                progress("dancers", done, len(tasks))
+        _ = list(engine.map(dancers_shard, tasks, "dancers", log=log, progress=progress))
 
 
 def _ids(store: Store) -> dict[str, str]:
@@ -99,10 +96,10 @@ def dancers_shard(url: str, shard: int, ids: Mapping[str, str], seed: int) -> Re
             layer_kinds.kind(kind).check(arrays, clip.frames, store.size)
             samples[kind] += encoded(kind, clip, arrays)
     made = {"frames": store.write_shard("frames", shard, samples.pop("frames"))}
-    saw = seen_by(store, {}, shard)
+    seen = saw(store, {}, shard)
     for kind, layer_id in ids.items():
-        folder = f"layers/{kind}/{layer_id}"
-        made[folder] = store.write_shard(folder, shard, samples[kind], saw)
+        folder = layer_folder(kind, layer_id)
+        made[folder] = store.write_shard(folder, shard, samples[kind], seen)
     return Receipt("dancers", shard=shard, frames=sum(c.frames for c in clips), clips=len(clips), made=made)
 
 

@@ -20,11 +20,12 @@ import numpy as np
 from remot_data import layers as layer_kinds
 from remot_data import native
 from remot_data.child import ChildError
+from remot_data.currency import is_current, metas, saw
 from remot_data.detectors import base
 from remot_data.detectors._torch import gpu_name
 from remot_data.detectors.base import Arrays, Batched, Detector
 from remot_data.lanes import Lane, Lanes
-from remot_data.records import Clip, Receipt
+from remot_data.records import Clip, Receipt, layer_folder
 from remot_data.shards import Sample
 from remot_data.store import Store
 from remot_data.video import VideoError
@@ -103,7 +104,7 @@ class _Part:
 
     def __init__(self, store: Store, shard: int, jobs: Sequence[Job], retry: bool) -> None:
         self.store, self.shard, self.jobs, self.retry = store, shard, jobs, retry
-        self.todo = [job for job in jobs if retry or not is_current(store, job, shard)]
+        self.todo = [job for job in jobs if retry or not _current(store, job, shard)]
         self.all_clips = store.shard_clips(shard)
         self.clips = self.all_clips if self.todo else []
         self.samples: dict[str, list[Sample]] = {job.kind: [] for job in self.todo}
@@ -123,7 +124,7 @@ class _Part:
             now = Store(self.store.url)
             for job in self.jobs:
                 # Somebody else may have been quicker, and the shard made shorter since then: theirs stays.
-                if job not in self.todo or (not self.retry and is_current(now, job, self.shard)):
+                if job not in self.todo or (not self.retry and _current(now, job, self.shard)):
                     written[job.folder] = now.meta(job.folder, self.shard)
                 else:
                     seen = saw(self.store, job.inputs, self.shard)
@@ -347,7 +348,7 @@ def _bytes(store: Store, clip: Clip, source: int) -> int:
 
 def _stored(store: Store, part: _Part, clip: Clip, kind: str, layer_id: str) -> Arrays:
     """The arrays of a layer that is there already."""
-    folder = f"layers/{kind}/{layer_id}"
+    folder = layer_folder(kind, layer_id)
     failed = (store.meta(folder, clip.shard) or {}).get("failed", {})
     if clip.id in failed:
         raise base.DetectorError(failed[clip.id])
@@ -464,24 +465,8 @@ class _Rows:
             self._found.set_exception(error)
 
 
-def sources(inputs: Mapping[str, str]) -> dict[str, str]:
-    """Kind -> folder of all that a layer with these inputs is made from."""
-    folders = {"frames": "frames", **{kind: f"layers/{kind}/{layer_id}" for kind, layer_id in inputs.items()}}
-    return dict(sorted(folders.items()))
-
-
-def saw(store: Store, inputs: Mapping[str, str], shard: int) -> dict[str, str]:
-    """The sha256 of every shard that a layer's shard is made from."""
-    return {kind: store.sha256(folder, shard) for kind, folder in sources(inputs).items()}
-
-
-def is_current(store: Store, job: Job, shard: int) -> bool:
-    """Whether a job's shard is there and was made from the frames and layers as they are now."""
-    meta = store.meta(job.folder, shard)
-    made_from = {kind: store.meta(folder, shard) for kind, folder in job.reads.items()}
-    if meta is None or None in made_from.values():
-        return False
-    return meta["saw"] == {kind: m["sha256"] for kind, m in made_from.items() if m}
+def _current(store: Store, job: Job, shard: int) -> bool:
+    return is_current(store.meta(job.folder, shard), metas(store, job.inputs, shard))
 
 
 def encoded(kind: str, clip: Clip, arrays: Mapping[str, np.ndarray]) -> list[Sample]:

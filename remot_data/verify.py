@@ -15,15 +15,15 @@ from remot_data import layers as layer_kinds
 from remot_data import shards
 from remot_data.annotate import Job, info, known_shards, recorded_job, run_jobs, shards_of
 from remot_data.build import write_frames
+from remot_data.currency import changed, in_order, metas
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DetectorError
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.files import TEMPORARY
-from remot_data.records import KINDS, Clip, LayerInfo, digest, is_sealed
+from remot_data.records import Clip, LayerInfo, digest, is_sealed, layer_folder
 from remot_data.scan import Policy, content_sha256
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name
 from remot_data.synthetic_store import draw_missing
-from remot_data.task import saw
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def verify(store: Store) -> Iterator[Problem]:
     if "clips.parquet" not in files:
         yield Problem("clips.parquet", "is missing: the build did not finish; run it again", "clips" * bool(files))
         return
-    folders = {"frames": None, **{f"layers/{i.kind}/{i.id}": i for i in _layers(store, broken)}}
+    folders = {"frames": None, **{i.folder: i for i in _layers(store, broken)}}
     yield from _strays(store, files, folders)
     indexes = (name for name in files if _SHARD.fullmatch(name) and name.endswith(".parquet"))
     whole = {name for name in indexes if is_sealed(store.files.read(name))}
@@ -137,8 +137,7 @@ def _shard(
     if found.meta["keys"] != digest(list(_keys(store.shard_clips(shard), made_by, found.meta["failed"]))):
         yield Problem(tar, "has other keys than clips.parquet says", "shard")
     elif made_by is not None:
-        current = saw(store, made_by.inputs, shard) if _sound(whole, made_by, shard) else found.meta["saw"]
-        stale = [kind for kind in current if found.meta["saw"].get(kind) != current[kind]]
+        stale = changed(found.meta, metas(store, made_by.inputs, shard)) if _sound(whole, made_by, shard) else []
         if stale:
             yield Problem(
                 tar, f"is stale: it was made from other {', '.join(stale)}; annotate that layer again", "shard"
@@ -147,8 +146,7 @@ def _shard(
 
 def _sound(whole: set[str], made_by: LayerInfo, shard: int) -> bool:
     """Whether the indexes of what a layer reads are whole, so that it can be compared with them."""
-    folders = ["frames", *(f"layers/{kind}/{layer_id}" for kind, layer_id in made_by.inputs.items())]
-    return all(index_name(folder, shard) in whole for folder in folders)
+    return all(index_name(folder, shard) in whole for folder in made_by.reads.values())
 
 
 def _keys(clips: Sequence[Clip], made_by: LayerInfo | None, failed: Mapping[str, str]) -> Iterator[str]:
@@ -164,7 +162,7 @@ def _pointers(
     for name in files:
         if name.startswith("snapshots/") and name not in broken:
             for kind, layer_id in json.loads(store.files.read(name))["layers"].items():
-                if f"layers/{kind}/{layer_id}" not in folders:
+                if layer_folder(kind, layer_id) not in folders:
                     yield Problem(name, f"names the {kind} layer {layer_id!r}, which is not there", "pointer")
 
 
@@ -294,11 +292,9 @@ def _discard(store: Store, folder: str, shard: int) -> None:
 def _jobs(store: Store, folders: Iterable[str]) -> tuple[list[Job], list[str]]:
     """The jobs that made these layers, in an order in which they can run; and sentences about those that cannot."""
     logged = {job["id"]: Job.from_json(job) for job in store.logged("jobs")}
-    known = {
-        f"layers/{i.kind}/{i.id}": i for i in _layers(store, [n for n in store.files.walk() if _damaged(store, n)])
-    }
+    known = {i.folder: i for i in _layers(store, [n for n in store.files.walk() if _damaged(store, n)])}
     jobs, left = [], []
-    for folder in sorted(folders, key=lambda f: KINDS.index(f.split("/")[1])):
+    for folder in sorted(folders):
         try:
             if folder in known:
                 jobs.append(recorded_job(known[folder]))
@@ -310,7 +306,7 @@ def _jobs(store: Store, folders: Iterable[str]) -> tuple[list[Job], list[str]]:
                 jobs.append(job)
         except (StoreError, DetectorError) as error:
             left.append(f"{folder} cannot be made again: {error}")
-    return jobs, left
+    return in_order(jobs), left
 
 
 def _damaged(store: Store, name: str) -> bool:
@@ -340,21 +336,14 @@ def content(store: Store, name: str) -> Content:
     infos = [store.layer(kind, layer_id) for kind, layer_id in snapshot.layers.items()]
     metas = _metas(store, infos)
     clips = [(clip.id, clip.split, clip.shard, clip.frames) for clip in store.clips]
-    shas = {folder: [meta and meta["sha256"] for meta in metas[folder]] for folder in ("frames", *map(_folder, infos))}
+    folders = ("frames", *(info.folder for info in infos))
+    shas = {folder: [meta and meta["sha256"] for meta in metas[folder]] for folder in folders}
     return Content(digest([snapshot.to_json(), clips, shas]), _stale(infos, metas))
-
-
-def _folder(info: LayerInfo) -> str:
-    return f"layers/{info.kind}/{info.id}"
-
-
-def _sources(info: LayerInfo) -> dict[str, str]:
-    return {"frames": "frames", **{kind: f"layers/{kind}/{layer_id}" for kind, layer_id in info.inputs.items()}}
 
 
 def _metas(store: Store, infos: Sequence[LayerInfo]) -> dict[str, list[dict[str, Any] | None]]:
     """Folder -> metadata of the index of each shard, of the frames, of layers and of all that these read."""
-    folders = sorted({"frames", *map(_folder, infos), *(f for info in infos for f in _sources(info).values())})
+    folders = sorted({"frames", *(i.folder for i in infos), *(f for i in infos for f in i.reads.values())})
     pairs = [(folder, shard) for folder in folders for shard in range(store.shard_count)]
     with ThreadPoolExecutor(16) as pool:  # on remote stores a read is mostly waiting
         found = dict(zip(pairs, pool.map(lambda pair: store.meta(*pair), pairs), strict=True))
@@ -364,11 +353,11 @@ def _metas(store: Store, infos: Sequence[LayerInfo]) -> dict[str, list[dict[str,
 def _stale(infos: Sequence[LayerInfo], metas: Mapping[str, Sequence[dict[str, Any] | None]]) -> dict[str, str]:
     found = {}
     for layer in infos:
-        for shard, meta in enumerate(metas[_folder(layer)]):
-            now = {kind: metas[folder][shard] for kind, folder in _sources(layer).items()}
-            changed = [k for k, m in now.items() if meta and (m is None or meta["saw"].get(k) != m["sha256"])]
-            if meta is None or changed:
-                why = f"was made from other {', '.join(changed)}" if meta else "is missing"
+        for shard, meta in enumerate(metas[layer.folder]):
+            now = {kind: metas[folder][shard] for kind, folder in layer.reads.items()}
+            others = changed(meta, now) if meta else []
+            if meta is None or others:
+                why = f"was made from other {', '.join(others)}" if meta else "is missing"
                 found[f"{layer.kind}/{layer.id}"] = f"its shard {shard} {why}"
                 break
     return found
@@ -399,7 +388,7 @@ def stats(store: Store) -> dict[str, Any]:
             "licence": info.licence,
             "failed": len(info.failed),
             "stale": stale.get(f"{info.kind}/{info.id}", ""),
-            "bytes": _bytes(store, _folder(info)),
+            "bytes": _bytes(store, info.folder),
         }
         for info in infos
     ]

@@ -41,6 +41,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from av.video.frame import PictureType
 
+from remot_data.errors import RemotError
 from remot_data.records import REASONS, Record
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ _PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp"))
 _PICTURE_RATE = 30.0  # frames a second, where nobody says
 
 
-class VideoError(Exception):
+class VideoError(RemotError):
     """A video that cannot be used: `code` is one of `records.REASONS`, `detail` says where and why."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -88,7 +89,7 @@ class VideoError(Exception):
         return f"{self.code}: {self.detail}"
 
 
-class EncodeError(RuntimeError):
+class EncodeError(RemotError, RuntimeError):
     """ffmpeg refused to write a video; the message ends with ffmpeg's own words."""
 
 

@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from remot_data.errors import RemotError
 from remot_model import networks
 from remot_model.config import STAGES, Config, ConfigError
 from remot_model.devices import resolved
@@ -40,7 +41,7 @@ from remot_model.generating.inference import Networks
 COMPUTED = ("precision", "channels_last", "gpu_kernels", "cuda_graphs", "cpu_kernels")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RemotError, RuntimeError):
     """A run folder that is missing, damaged, or made for other data or another configuration."""
 
 

@@ -374,20 +374,18 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Turn what cannot be done into one sentence on stderr and exit status 2; anything else is a bug and shows."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _TRAIN_EXTRA:
-            raise
-        _refuse(f'this command needs {error.name}, which is not installed: pip install "remot[train]"', error)
-    except OSError as error:
-        _refuse(str(error), error)
-    except Exception as error:
-        # The packages' own errors carry a sentence for the user.
-        if not type(error).__module__.startswith(("remot_data", "remot_model")):
-            raise
-        _refuse(str(error), error)
+    """`console.reported`, which also says what to install, and takes every error of the system for the user's."""
+    from remot_data.console import reported
+
+    with reported():
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in _TRAIN_EXTRA:
+                raise
+            _refuse(f'this command needs {error.name}, which is not installed: pip install "remot[train]"', error)
+        except OSError as error:
+            _refuse(str(error), error)
 
 
 @contextmanager
@@ -401,5 +399,6 @@ def _together() -> Iterator[bool]:
 
 
 def _refuse(sentence: str, error: Exception | None = None) -> NoReturn:
-    typer.echo(f"error: {sentence}", err=True)
-    raise typer.Exit(2) from error
+    from remot_data.errors import RemotError
+
+    raise RemotError(sentence) from error

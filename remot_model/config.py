@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from remot_data.errors import RemotError
 from remot_data.records import digest
 
 STAGES = ("layout", "region", "whole")
 
 
-class ConfigError(ValueError):
+class ConfigError(RemotError, ValueError):
     """A configuration that names an unknown field or preset, or asks for the impossible."""
 
 

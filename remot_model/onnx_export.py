@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from remot_data.errors import RemotError
 from remot_model.checkpoint import Run, load_run
 from remot_model.config import Config
 
@@ -29,7 +30,7 @@ OPSET = 20  # the first whose GridSample and Pad are those of the networks witho
 TOLERANCE = 1e-3
 
 
-class ExportError(RuntimeError):
+class ExportError(RemotError, RuntimeError):
     """A graph that cannot be exported, or whose results differ from those of torch."""
 
 

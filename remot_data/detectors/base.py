@@ -20,16 +20,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from remot_data.errors import RemotError
 from remot_data.records import digest
 
 Arrays = dict[str, np.ndarray]
 
 
-class DetectorError(RuntimeError):
+class DetectorError(RemotError, RuntimeError):
     """A detector that cannot be found, loaded or run; the message says what to do."""
 
 
-class DeviceError(RuntimeError):
+class DeviceError(RemotError, RuntimeError):
     """The device of a detector cannot go on, which is no clip's fault: the run ends. The message says what to do."""
 
 
@@ -153,7 +154,8 @@ def check_device(error: Exception, detector: Any) -> None:
         cure = f"{size} items a batch are too many, give a smaller --setting batch=" if size else "give it a larger one"
         raise DeviceError(f"{name}: the card has too little memory; {cure} ({said})") from error
     if of_cuda:
-        raise DeviceLost(f"{name}: the card failed ({said}); see what `nvidia-smi` says") from error
+        cure = "see what `nvidia-smi` says"
+        raise DeviceLost(where=name, what="the card failed", why=said, what_next=cure) from error
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from remot_data.errors import RemotError
 
-class LayerError(ValueError):
+
+class LayerError(RemotError, ValueError):
     """Arrays that are no valid layer, or a member that cannot be decoded."""
 
 

@@ -120,7 +120,7 @@ def _choose(rows: Mapping[str, np.ndarray]) -> list[int]:
 
 
 def _view(store: Store, kind: str, info: LayerInfo, clip, t: int, frame: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
-    arrays = store.read_arrays(f"layers/{kind}/{info.id}", kind, clip)
+    arrays = store.read_arrays(info.folder, kind, clip)
     if kind == "pose":
         return render.draw_keypoints(frame, arrays["keypoints"][t], info.schema)
     if kind == "parsing":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from remot_data.errors import RemotError
 from remot_data.store import open_store
 from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import devices
@@ -30,7 +31,7 @@ METHODS = ("model", "source copied", "source after GAM")
 _SHOWN, _WORST = 6, 8  # rows of the two sheets of frames
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(RemotError, RuntimeError):
     """An evaluation that cannot be made; the message says why and what to do."""
 
 

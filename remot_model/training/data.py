@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from remot_data import render
+from remot_data.errors import RemotError
 from remot_data.loader import Batch, Loader
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
@@ -32,7 +33,7 @@ _MIRRORED = np.arange(256, dtype=np.uint8)
 _MIRRORED[: len(MIRROR_11)] = MIRROR_11
 
 
-class DataError(RuntimeError):
+class DataError(RemotError, RuntimeError):
     """Stores that cannot be trained on together, or that lack what a stage needs."""
 
 

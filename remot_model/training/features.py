@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from remot_data.errors import RemotError
 from remot_model.networks import gpu
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ _LITE0_SPREAD = (6.0, 9.0, 7.5, 6.5, 3.0)
 _SMALLEST = 2
 
 
-class FeatureError(RuntimeError):
+class FeatureError(RemotError, RuntimeError):
     """Feature weights that are not at hand or do not fit; the message says how to get them."""
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from remot_data.errors import RemotError
 from remot_model import devices, networks
 from remot_model.config import STAGES as STAGE_NAMES
 from remot_model.generating.graphs import Recorded
@@ -31,7 +32,7 @@ Tensors = dict[str, Tensor]
 _WARM = 2
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RemotError, RuntimeError):
     """Training that cannot continue: a loss that is not a number, or a stage out of order."""
 
 

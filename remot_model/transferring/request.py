@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from remot_data.errors import RemotError
 from remot_data.schemas import REGIONS
 from remot_model.checkpoint import Run
 
@@ -22,7 +23,7 @@ VIEWS = (
 _OF_WHOLE = ("foreground", "mask", "raw", "flow", "weight")
 
 
-class TransferError(RuntimeError):
+class TransferError(RemotError, RuntimeError):
     """A transfer that cannot be made; the message says why and what to do."""
 
 

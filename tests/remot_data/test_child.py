@@ -24,6 +24,7 @@ import pytest
 
 from remot_data.child import ChildError, Limits, Message, _the_keeper, call
 from remot_data.detectors.base import DetectorError
+from remot_data.files import FilesError
 from remot_data.store import StoreError
 from remot_data.video import VideoError
 
@@ -145,6 +146,8 @@ def fail(how: str) -> Iterator[Message]:
         raise DetectorError("no weights")
     if how == "store":
         raise StoreError("no store")
+    if how == "files":
+        raise FilesError(28, "no room")
     if how == "ffmpeg":
         try:
             av.error.err_check(-12)
@@ -274,6 +277,7 @@ def test_the_error_can_be_sent_between_processes():
         ("video", VideoError("truncated", "a.mp4 ends at 3 s")),
         ("detector", DetectorError("no weights")),
         ("store", StoreError("no store")),
+        ("files", FilesError(28, "no room")),
     ],
 )
 def test_known_errors_keep_type_and_fields_and_the_child_lives(how, error):

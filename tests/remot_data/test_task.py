@@ -164,15 +164,12 @@ class Card(Rows):
     def __init__(self) -> None:
         super().__init__(batch=1)
         self._card = ThreadPoolExecutor(1)
-        self.busy = 0.0
 
     def infer(self, items: np.ndarray) -> Future[Arrays]:
         return self._card.submit(self._work, items)
 
     def _work(self, items: np.ndarray) -> Arrays:
-        started = time.perf_counter()
         time.sleep(0.01)
-        self.busy += time.perf_counter() - started
         return {"labels": items[..., 0] >> 4}
 
 
@@ -364,16 +361,24 @@ def test_few_clips_are_in_memory(short_clips, monkeypatch, spec):
 
 
 def test_a_pretended_card_is_kept_busy(own_dancers):
+    """Nine tenths of what the card does when batches only wait for it, on this machine with whatever else it does."""
     job = plan_job(own_dancers, "parsing", f"{HERE}Card")
     shares = []
-    for _ in range(3):
+    for _ in range(4):
         shutil.rmtree(own_dancers.files.path(job.folder), ignore_errors=True)
         card: Any = job.detector()
-        card.busy, started = 0.0, time.perf_counter()
+        started = time.perf_counter()
+        for _ in range(100):
+            waiting = card.infer(np.zeros((1, 64, 48, 3), np.uint8))
+        waiting.result()
+        bare = time.perf_counter() - started
+        started = time.perf_counter()
         (*_, last) = task.annotate_shards(own_dancers.url, range(3), [job], threads=2)
-        shares.append(card.busy / (time.perf_counter() - started))
-        assert 0.01 * 20 <= last.seconds["parsing"] < 1
-    assert max(shares) >= 0.9, shares
+        shares.append(bare / (time.perf_counter() - started))
+        assert last.seconds["parsing"] >= 0.01 * 20
+        if max(shares) >= 0.9:
+            return
+    raise AssertionError(f"the card was busy {max(shares):.2f} of the time")
 
 
 def test_tasks_are_handed_out_together_and_an_error_names_the_one_that_was_due():
