@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from remot_data import people, video
+from remot_data import media, people
 from remot_data.schemas import REGIONS, convert_labels
 from remot_model.generating.alignment import align, boxes, centres, placement
 from remot_model.generating.rollout import to_uint8
@@ -39,10 +39,10 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
     image = read_image(path)
     if image is None:
         try:
-            image = next(iter(video.read(path)))[1]
+            image = next(iter(media.read(path)))[1]
         except StopIteration:
             raise TransferError(f"the source {path} holds no frame; give an image") from None
-        except video.VideoError as error:
+        except media.VideoError as error:
             raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
     persons = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
     if not persons:

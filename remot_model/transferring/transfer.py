@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import AssetError
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.files import FilesError
@@ -143,9 +143,9 @@ def clearly() -> Iterator[None]:
     """Errors of the parts as one kind, each message a clear sentence."""
     try:
         yield
-    except (DetectorError, CheckpointError, SchemaError, AssetError, video.EncodeError, FilesError) as error:
+    except (DetectorError, CheckpointError, SchemaError, AssetError, media.EncodeError, FilesError) as error:
         raise TransferError(str(error)) from error
-    except video.VideoError as error:
+    except media.VideoError as error:
         raise TransferError(f"{error.detail} ({error.code})") from error
     except OSError as error:
         raise TransferError(f"a file cannot be read or written: {error}") from error
@@ -208,7 +208,7 @@ class Transfer:
                     )
                 silence = work.finish(drive)
                 work.remove()
-            except (TransferError, DetectorError, SchemaError, video.VideoError):
+            except (TransferError, DetectorError, SchemaError, media.VideoError):
                 work.remove()  # it will fail again
                 raise
         return self._summary(drive, who, renderer, silence, work.frames, resumed, time.monotonic() - began)
