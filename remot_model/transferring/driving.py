@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from remot_data import media, people
+from remot_data import media
+from remot_data.ingest import people
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from remot_data import media
-from remot_data.files import Busy, Files, Lock
+from remot_data.store.files import Busy, Files, Lock
 from remot_model.checkpoint import write_atomically
 from remot_model.transferring.driving import Driving
 from remot_model.transferring.pictures import resized

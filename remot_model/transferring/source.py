@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from remot_data import media, people
+from remot_data import media
+from remot_data.ingest import people
 from remot_data.schemas import REGIONS, convert_labels
 from remot_model.generating.alignment import align, boxes, centres, placement
 from remot_model.generating.rollout import to_uint8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remot_data.stream import to_torch
+from remot_data.reading.stream import to_torch
 from remot_model import networks
 from remot_model.generating import rollout
 from remot_model.generating.rollout import convert_labels, one_hot
