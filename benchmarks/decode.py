@@ -1,4 +1,4 @@
-"""How fast videos become frames: decoding alone, `remot_data.video.read` with a crop, and the plain way.
+"""How fast videos become frames: decoding alone, `remot_data.media.read` with a crop, and the plain way.
 
 Everything is measured in one run, in turns, on one generated 1080p H.264 clip, so compare the ratios: the
 absolute numbers depend on the machine. Run it with ``python benchmarks/decode.py``.
@@ -18,7 +18,7 @@ import av
 import cv2
 import numpy as np
 
-from remot_data import video
+from remot_data import media
 
 CROP = (500.0, 30.0, 750.0, 1000.0)
 OUTSIDE = (500.0, -20.0, 840.0, 1120.0)
@@ -29,7 +29,7 @@ def make_clip(path: Path, frames: int) -> None:
     """A moving test picture with noise, so that it costs about as much to decode as filmed material."""
     source = f"testsrc2=size=1920x1080:rate=30:duration={frames / 30},noise=alls=6:allf=t"
     encoder = ["-c:v", "libx264", "-preset", "fast", "-crf", "23", "-pix_fmt", "yuv420p"]
-    command = [video.ffmpeg_binary(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *encoder, str(path)]
+    command = [media.ffmpeg_binary(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *encoder, str(path)]
     subprocess.run(command, check=True)
 
 
@@ -50,14 +50,14 @@ def plain(path: Path) -> Iterator[np.ndarray]:
 
 WAYS: dict[str, Callable[[Path], Iterator[object]]] = {
     "decode only (PyAV)": decoded,
-    "read, crop and size": lambda path: video.read(path, crop=CROP, size=SIZE),
-    "read, crop over the border": lambda path: video.read(path, crop=OUTSIDE, size=SIZE),
-    "read, whole picture to size": lambda path: video.read(path, size=SIZE),
-    "read, full size": lambda path: video.read(path),
+    "read, crop and size": lambda path: media.read(path, crop=CROP, size=SIZE),
+    "read, crop over the border": lambda path: media.read(path, crop=OUTSIDE, size=SIZE),
+    "read, whole picture to size": lambda path: media.read(path, size=SIZE),
+    "read, full size": lambda path: media.read(path),
     "plain: to RGB, OpenCV area": plain,
 }
 if importlib.util.find_spec("decord"):
-    WAYS["read, crop and size, decord"] = lambda path: video.read(path, crop=CROP, size=SIZE, decoder="decord")
+    WAYS["read, crop and size, decord"] = lambda path: media.read(path, crop=CROP, size=SIZE, decoder="decord")
 
 
 def measure(path: Path, rounds: int) -> dict[str, tuple[float, float]]:

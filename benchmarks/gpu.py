@@ -195,12 +195,12 @@ def _driving(folder: Path, args: argparse.Namespace) -> tuple[Path, Path]:
     """A source and a driving video: those of the options, or a drawn dance that goes to and fro."""
     if args.driving:
         return Path(args.source or args.driving).absolute(), Path(args.driving).absolute()
-    from remot_data import synthetic, video
+    from remot_data import media, synthetic
 
     size, count, times = ((256, 192), 12, 1) if args.tiny else ((512, 384), 96, 8)
     scene = synthetic.dance(synthetic.Dancer.random(1), count, size=size, seed=1)
     for name, rounds in (("source.mp4", 0), ("driving.mp4", times)):
-        with video.VideoWriter(folder / name, 30, size) as out:
+        with media.VideoWriter(folder / name, 30, size) as out:
             for frame in scene.frames[:1] if not rounds else [*scene.frames, *scene.frames[::-1]] * rounds:
                 out.write(frame)
     return folder / "source.mp4", folder / "driving.mp4"

@@ -33,7 +33,7 @@ import av.filter
 import cv2
 import psutil
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 from remot_data.build import frames_shard
 from remot_data.detectors.base import file_sha256
@@ -56,7 +56,7 @@ def make_clip(path: Path, frames: int, number: int) -> None:
     """A moving test picture with noise, so that it costs about as much to decode as filmed material."""
     source = f"testsrc2=size=1920x1080:rate=30:duration={frames / 30},noise=alls=6:allf=t:all_seed={number}"
     encoder = "-c:v libx264 -preset fast -crf 23 -pix_fmt yuv420p".split()
-    command = [video.ffmpeg_binary(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *encoder, str(path)]
+    command = [media.ffmpeg_binary(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *encoder, str(path)]
     subprocess.run(command, check=True)
 
 
@@ -127,10 +127,10 @@ WAYS: dict[str, Callable[[str, str, int], None]] = {"frames stage": stage, "best
 
 def plan(path: Path, shard: int, number: int = 0) -> list[Clip]:
     """The clips of a video without looking for a person: a fixed crop, at most `max_frames` frames each."""
-    found = video.probe(path)
-    pts = [p for p, _ in video.read(path, size=(8, 8))]
+    found = media.probe(path)
+    pts = [p for p, _ in media.read(path, size=(8, 8))]
     sha, size = file_sha256(path), POLICY.max_frames
-    crop = video.round_crop(CROP if found.size == (1920, 1080) else (0, 0, *found.size), found)
+    crop = media.round_crop(CROP if found.size == (1920, 1080) else (0, 0, *found.size), found)
     shared = {"sha256": sha, "shot": 0, "time_base": found.time_base, "fps": found.fps, "source_size": found.size}
     return [
         Clip(f"clip-{number:02d}-{i:06d}", "v", str(path), pts=tuple(pts[i : i + size]), crop=crop, person="p",
@@ -183,7 +183,7 @@ def _spent() -> float:
 def make_minutes(folder: Path, minutes: int) -> tuple[Path, Path]:
     """One minute of a person, small and at 10 frames a second, and the same many times over, copied."""
     short, long = folder / "minute.mp4", folder / "minutes.mp4"
-    ffmpeg = [video.ffmpeg_binary(), "-v", "error", "-y"]
+    ffmpeg = [media.ffmpeg_binary(), "-v", "error", "-y"]
     encoder = "-an -vf scale=180:320,setpts=N/10/TB,fps=10 -t 60 -c:v libx264 -preset veryfast -pix_fmt yuv420p".split()
     source = ["-stream_loop", "-1", "-i", str(fetch("sample-cam02"))]
     subprocess.run([*ffmpeg, *source, *encoder, str(short)], check=True)

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 from remot_data.store import open_store
 from remot_data.verify import verify
@@ -48,8 +48,8 @@ def cut(folder: Path) -> list[str]:
     paths = []
     for name in ("sample-cam01", "sample-cam02"):
         paths.append(str(folder / f"{name}.mp4"))
-        frames = [frame for _, frame in zip(range(31), video.read(fetch(name), size=(384, 216)), strict=False)]
-        with video.VideoWriter(paths[-1], 30, (384, 216)) as out:
+        frames = [frame for _, frame in zip(range(31), media.read(fetch(name), size=(384, 216)), strict=False)]
+        with media.VideoWriter(paths[-1], 30, (384, 216)) as out:
             for _, frame in frames[::2]:
                 out.write(frame)
     return paths

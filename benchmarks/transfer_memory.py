@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 
 BOUND = 1.1
@@ -27,7 +27,7 @@ def make_driving(path: Path, seconds: float) -> None:
     """The sample clip of 100 frames again and again, 5 frames a second, 480 pixels high."""
     slow = f"setpts=N/({RATE}*TB),scale=-2:480"
     loop = ["-stream_loop", "-1", "-i", str(fetch("sample-cam02")), "-vf", slow, "-r", str(RATE), "-an"]
-    command = [video.ffmpeg_binary(), "-v", "error", "-y", *loop, "-t", str(seconds), "-preset", "fast", str(path)]
+    command = [media.ffmpeg_binary(), "-v", "error", "-y", *loop, "-t", str(seconds), "-preset", "fast", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 

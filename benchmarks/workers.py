@@ -17,7 +17,7 @@ from pathlib import Path
 
 from distributed import LocalCluster
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 from remot_data.build import build
 from remot_data.scan import Policy
@@ -30,7 +30,7 @@ def make_videos(folder: Path, parts: int) -> None:
     for camera in range(1, 5):
         for part in range(parts):
             start = part * 1.6 / parts
-            video.cut(fetch(f"sample-cam0{camera}"), folder / f"{camera}-{part}.mp4", start, start + 1.6 / parts)
+            media.cut(fetch(f"sample-cam0{camera}"), folder / f"{camera}-{part}.mp4", start, start + 1.6 / parts)
 
 
 def seconds(folder: Path, cluster: LocalCluster, layers: bool) -> dict[str, float]:

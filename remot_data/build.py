@@ -23,7 +23,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remot_data import child, people, video
+from remot_data import child, media, people
 from remot_data.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
 from remot_data.currency import in_order
 from remot_data.detectors._torch import visible_gpus
@@ -383,7 +383,7 @@ def frames_shard(url: str, shard: int, policy: Mapping[str, Any], limits: Mappin
         for clip in clips:
             try:
                 yield from _frames_of(clip, policy, bounds)
-            except (child.ChildError, video.VideoError) as error:
+            except (child.ChildError, media.VideoError) as error:
                 failed[clip.id] = f"{error.code}: {error.detail}"
         if _written(store, shard) is not None:
             raise _Late
@@ -426,12 +426,12 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
     cv2.setNumThreads(1)
     found, rules = Clip.from_json(clip), Policy.from_json(policy)
     if _sha256(found.path, stamp(found.path)) != found.sha256:
-        raise video.VideoError("changed", f"{found.path} is not what it was when it was looked through")
+        raise media.VideoError("changed", f"{found.path} is not what it was when it was looked through")
     yield {}, b""
-    decoder = rules.decoder if rules.decoder == "pyav" or video.decord_agrees(found.path) else "pyav"
+    decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
     wanted = found.pts.array().tolist()
     written = 0
-    for pts, frame in video.read(
+    for pts, frame in media.read(
         found.path, only=wanted, crop=found.crop, size=rules.size, decoder=decoder, passing=True
     ):
         if not frame.size:
@@ -441,7 +441,7 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
         written += 1
     if written != found.frames:
         detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"
-        raise video.VideoError("changed", detail)
+        raise media.VideoError("changed", detail)
 
 
 @lru_cache(maxsize=256)

@@ -306,12 +306,12 @@ _NEEDED = {
 
 
 def _ffmpeg(out: str | None) -> Iterator[Finding]:
-    from remot_data import video
+    from remot_data import media
 
     try:
-        binary = video.ffmpeg_binary()
+        binary = media.ffmpeg_binary()
         first = _run([binary, "-hide_banner", "-version"]).stdout.decode(errors="replace").partition("\n")[0]
-    except video.EncodeError as error:
+    except media.EncodeError as error:
         yield Finding("ffmpeg", "bad", str(error), _FFMPEG_REMEDY)
         return
     except (OSError, subprocess.SubprocessError) as error:
@@ -320,7 +320,7 @@ def _ffmpeg(out: str | None) -> Iterator[Finding]:
     version = re.match(r"ffmpeg version (\S+)", first)
     if version is None:
         yield Finding("ffmpeg", "bad", f"{binary} is no ffmpeg: it says {first[:80]!r}", _FFMPEG_REMEDY)
-    elif video.chosen_ffmpeg() is None:
+    elif media.chosen_ffmpeg() is None:
         wheel = f"imageio-ffmpeg {importlib.metadata.version('imageio-ffmpeg')}"
         yield Finding("ffmpeg", "ok", f"{version[1]}, the one that {wheel} carries, {binary}")
     else:
@@ -348,19 +348,19 @@ def _raw_frames(drawn: np.ndarray) -> list[str]:
 
 
 def _writing(out: str | None) -> Iterator[Finding]:
-    from remot_data import video
+    from remot_data import media
 
     drawn = _drawn()
     with _folder() as folder:
         path = folder / "written.mp4"
         try:
-            with video.VideoWriter(path, 30, drawn.shape[1:3]) as writer:
+            with media.VideoWriter(path, 30, drawn.shape[1:3]) as writer:
                 for frame in drawn:
                     writer.write(frame)
-        except video.EncodeError as error:
+        except media.EncodeError as error:
             yield Finding("writing video", "bad", str(error), _FFMPEG_REMEDY)
             return
-        wrong = _difference(video.read(path), drawn)
+        wrong = _difference(media.read(path), drawn)
         if wrong:
             yield Finding("writing video", "bad", f"H.264 written with libx264: {wrong}", _PYAV_REMEDY)
             return
@@ -369,20 +369,20 @@ def _writing(out: str | None) -> Iterator[Finding]:
 
 
 def _decord(path: Path, drawn: np.ndarray) -> Finding:
-    from remot_data import video
+    from remot_data import media
 
     if importlib.util.find_spec("decord") is None:
         return Finding("decord", "ok", "not installed; PyAV reads everything")
-    if not video.decord_agrees(path):
+    if not media.decord_agrees(path):
         return Finding("decord", "warn", "it shows other frames than PyAV", "leave --decoder at pyav")
-    wrong = _difference(video.read(path, decoder="decord"), drawn)
+    wrong = _difference(media.read(path, decoder="decord"), drawn)
     if wrong:
         return Finding("decord", "warn", wrong, "leave --decoder at pyav")
     return Finding("decord", "ok", f"{importlib.metadata.version('decord')}, the same frames as PyAV")
 
 
 def _decoders(out: str | None) -> Iterator[Finding]:
-    from remot_data import video
+    from remot_data import media
 
     drawn = _drawn()
     with _folder() as folder:
@@ -390,8 +390,8 @@ def _decoders(out: str | None) -> Iterator[Finding]:
             what = f"decoding {codec}"
             path = _encoded(codec, drawn, folder)
             try:
-                wrong = _difference(video.read(path), drawn) if path else _no_decoder(codec)
-            except video.VideoError as error:
+                wrong = _difference(media.read(path), drawn) if path else _no_decoder(codec)
+            except media.VideoError as error:
                 wrong = error.detail
             if wrong:
                 yield Finding(what, "bad" if codec == "h264" else "warn", wrong, _PYAV_REMEDY)
@@ -413,7 +413,7 @@ def _no_decoder(codec: str) -> str | None:
 
 def _encoded(codec: str, drawn: np.ndarray, folder: Path) -> Path | None:
     """A video of the drawn frames in this codec, by the first encoder that does it; None where none does."""
-    from remot_data.video import EncodeError, ffmpeg_binary
+    from remot_data.media import EncodeError, ffmpeg_binary
 
     for encoder, options in _ENCODERS[codec].items():
         path = folder / f"{encoder}.mkv"

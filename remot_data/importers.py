@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from remot_data import layers as layer_kinds
-from remot_data import people, video
+from remot_data import media, people
 from remot_data.annotate import switch
 from remot_data.currency import is_current, metas, saw
 from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, one_opencv_thread, photometric
@@ -375,7 +375,7 @@ def _frame_files(clip: Clip, place: Place, form: str, first: int | None) -> list
 
 @lru_cache(maxsize=4)
 def _picture_names(folder: str) -> list[str]:
-    return video.frame_names(folder)
+    return media.frame_names(folder)
 
 
 def _number(name: str) -> int:
@@ -415,7 +415,7 @@ def _frame_numbers(clip: Clip) -> tuple[np.ndarray, int]:
 @lru_cache(maxsize=4)
 def _times(path: str) -> np.ndarray:
     """PTS of every frame of a video file, in order."""
-    return np.array(video._scan(path).pts, np.int64)
+    return np.array(media.container.scan(path).pts, np.int64)
 
 
 # Tasks
@@ -440,7 +440,7 @@ def look_at_files(
                 points |= {len(p["body"]) for path in files if path for p in _persons(Path(path).read_bytes(), path)}
             out["digests"][clip.id] = _digest_of(files)
             out["absent"] += files.count(None)
-        except (_Unusable, OSError, video.VideoError) as error:
+        except (_Unusable, OSError, media.VideoError) as error:
             out["failed"][clip.id] = str(error)
     out["points"] = sorted(points)
     return out
@@ -515,7 +515,7 @@ def import_shard(
                     raise _Unusable("its files changed while they were imported; run the import again")
                 arrays = _ARRAYS[form](store, clip, files, schema)
                 layer_kinds.kind(kind).check(arrays, clip.frames, store.size)
-            except (_Unusable, LayerError, OSError, video.VideoError) as error:
+            except (_Unusable, LayerError, OSError, media.VideoError) as error:
                 failed[clip.id] = str(error)
                 continue
             yield from encoded(kind, clip, arrays)

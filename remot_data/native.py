@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import child, video
+from remot_data import child, media
 from remot_data.records import Clip
 from remot_data.scan import content_sha256, stamp
 
@@ -28,7 +28,7 @@ def read_native(clip: Clip, size: tuple[int, int], limits: child.Limits | None =
     """The frames of a clip from its source video, uint8 [T, H, W, 3] with `size` = (H, W).
 
     Raises:
-        VideoError: ``changed`` where the video is gone or is not the one the store was built from; as `video.read`.
+        VideoError: ``changed`` where the video is gone or is not the one the store was built from; as `media.read`.
         ChildError: reading hung, crashed or took too much memory.
     """
     frames = np.empty((clip.frames, *size, 3), np.uint8)
@@ -44,18 +44,18 @@ def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[di
     cv2.setNumThreads(1)
     found = Clip.from_json(clip)
     if stamp(found.path) == "absent" or content_sha256(found.path) != found.sha256:
-        raise video.VideoError("changed", f"{found.path} is gone, or not what it was when the store was built")
+        raise media.VideoError("changed", f"{found.path} is gone, or not what it was when the store was built")
     yield {}, b""
     read = 0
     wanted = found.pts.array().tolist()
-    for _, frame in video.read(found.path, only=wanted, crop=found.crop, size=tuple(size), passing=True):
+    for _, frame in media.read(found.path, only=wanted, crop=found.crop, size=tuple(size), passing=True):
         if not frame.size:
             yield {}, b""
             continue
         yield {"frame": read}, np.ascontiguousarray(frame)
         read += 1
     if read != found.frames:
-        raise video.VideoError("changed", f"{found.path}: {read} of {found.frames} frames were found again by PTS")
+        raise media.VideoError("changed", f"{found.path}: {read} of {found.frames} frames were found again by PTS")
 
 
 def at_size(kind: str, arrays: Mapping[str, Any], old: tuple[int, int], new: tuple[int, int]) -> Arrays:

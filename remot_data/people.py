@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from remot_data import video
+from remot_data import media
 from remot_data.detectors import base
 
 Box = tuple[float, float, float, float]
@@ -287,7 +287,7 @@ class Watched:
         moments: uint8 [8, 12, 12], see `Moments`.
     """
 
-    probe: video.Probe
+    probe: media.Probe
     pts: np.ndarray
     shots: list[tuple[int, int]]
     at: list[int]
@@ -306,7 +306,7 @@ def watching(
     start_pts: int | None = None,
     end_pts: int | None = None,
     fps: float | None = None,
-    probe: video.Probe | None = None,
+    probe: media.Probe | None = None,
     finder: str | None = None,
     threads: int = 1,
 ) -> Generator[int, None, Watched]:
@@ -315,16 +315,16 @@ def watching(
     Yields how many frames it has seen, now and then; its return value is the `Watched`.
 
     Args:
-        start_pts, end_pts, fps: as for `video.read`.
+        start_pts, end_pts, fps: as for `media.read`.
         probe: of this video, if it was probed before.
         finder: what finds the persons, see `open_finder`; None for the default.
         threads: that look for persons at once, beside the one that reads; of the default finder alone.
 
     Raises:
-        VideoError: as `video.read`, and ``no-frames`` where none comes.
+        VideoError: as `media.read`, and ``no-frames`` where none comes.
         DetectorError: finding persons failed in a frame.
     """
-    probe = probe or video.probe(path, fps)
+    probe = probe or media.probe(path, fps)
     base_seconds = probe.time_base[0] / probe.time_base[1]
     scale = min(1.0, _LONGEST / max(probe.size))
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
@@ -332,7 +332,7 @@ def watching(
     shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
     pts, at, cells, next_look = array("q"), [], [], -math.inf
     looks = _Looks(1 if finder else threads)
-    for stamp, frame in video.read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps):
+    for stamp, frame in media.read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps):
         time = stamp * base_seconds
         if time >= next_look:
             at.append(len(pts))
@@ -344,7 +344,7 @@ def watching(
         if len(pts) % _SIGN == 0:
             yield len(pts)
     if not pts:
-        raise video.VideoError("no-frames", f"{path}: no frame could be decoded")
+        raise media.VideoError("no-frames", f"{path}: no frame could be decoded")
     return Watched(probe, np.array(pts), shots.shots(), at, looks.found(), np.stack(cells), moments.pictures())
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import child, people, video
+from remot_data import child, media, people
 from remot_data.detectors.base import DetectorError
 from remot_data.inputs import Input
 from remot_data.records import Clip, Record, Reject, Video
@@ -107,8 +107,8 @@ def stamp(path: str) -> str:
 
 def _pictures(folder: str) -> list[str]:
     try:
-        return video.frame_names(folder)
-    except video.VideoError:
+        return media.frame_names(folder)
+    except media.VideoError:
         return []
 
 
@@ -127,7 +127,7 @@ def _hashing(path: str) -> Generator[int, None, str]:
     sha = hashlib.sha256()
     folder = os.path.isdir(path)
     blocks = 0
-    for name in video.frame_names(path) if folder else [""]:
+    for name in media.frame_names(path) if folder else [""]:
         with open(os.path.join(path, name) if folder else path, "rb") as file:
             if folder:
                 sha.update(os.fsencode(name) + f"\0{os.fstat(file.fileno()).st_size}\0".encode())
@@ -223,7 +223,7 @@ def _looked_through(
             if killed or error.by_signal != getattr(signal, "SIGKILL", 9):
                 return _refused(source, error.code, error.detail)
             killed = True
-        except video.VideoError as error:
+        except media.VideoError as error:
             return _refused(source, error.code, error.detail)
         except DetectorError as error:
             return _refused(source, "detector-failed", str(error))
@@ -248,16 +248,16 @@ def looking(
 
 
 def _look_through(source: Input, policy: Policy, finder: str | None = None) -> Generator[int, None, dict[str, Any]]:
-    probe = video.probe(source.path, source.fps)
+    probe = media.probe(source.path, source.fps)
     yield 0
     if probe.size[1] < policy.min_height:
         detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
-        raise video.VideoError("too-small", detail)
+        raise media.VideoError("too-small", detail)
     seen = yield from people.watching(source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder)
     try:
         sha = yield from _hashing(source.path)
     except OSError as error:
-        raise video.VideoError("unreadable", f"{source.path}: {error}") from error
+        raise media.VideoError("unreadable", f"{source.path}: {error}") from error
     found = _describe(source, seen, sha)
     clips, rejects, frames = judge(found, seen, policy)
     return {
@@ -302,7 +302,7 @@ def judge(found: Video, seen: people.Watched, policy: Policy) -> tuple[list[Clip
     """
     times = seen.pts * (seen.probe.time_base[0] / seen.probe.time_base[1])
     picked = np.zeros(len(times), bool)
-    picked[video.pick(times, policy.fps)] = True
+    picked[media.pick(times, policy.fps)] = True
     shots = [_Shot(found, seen, picked, policy, number) for number in range(len(seen.shots))]
     for shot in shots:
         shot.judge()
@@ -412,7 +412,7 @@ class _Shot:
             time_base=found.time_base,
             fps=round((len(pts) - 1) / seconds, 4) if seconds > 0 else 0.0,
             source_size=found.size,
-            crop=video.round_crop(crop, self.seen.probe),
+            crop=media.round_crop(crop, self.seen.probe),
             person=found.person or f"{found.id}-{self.number:03d}",
             split=found.split or ("test" if chance < self.policy.test else "train"),
             licence=found.licence,

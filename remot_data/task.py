@@ -25,10 +25,10 @@ from remot_data.detectors import base
 from remot_data.detectors._torch import gpu_name
 from remot_data.detectors.base import Arrays, Batched, Detector
 from remot_data.lanes import Lane, Lanes
+from remot_data.media import VideoError
 from remot_data.records import Clip, Receipt, layer_folder
 from remot_data.shards import Sample
 from remot_data.store import Store
-from remot_data.video import VideoError
 
 if TYPE_CHECKING:
     from remot_data.annotate import Job

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from remot_data import render
-from remot_data.video import VideoWriter
+from remot_data.media import VideoWriter
 from remot_model.checkpoint import write_atomically
 
 _SAMPLED_FRAMES = 3

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import torch
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import AssetError
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.files import FilesError
@@ -317,9 +317,9 @@ def _clearly() -> Iterator[None]:
     """Errors of the parts as one kind, each message a clear sentence."""
     try:
         yield
-    except (DetectorError, CheckpointError, SchemaError, AssetError, video.EncodeError, FilesError) as error:
+    except (DetectorError, CheckpointError, SchemaError, AssetError, media.EncodeError, FilesError) as error:
         raise TransferError(str(error)) from error
-    except video.VideoError as error:
+    except media.VideoError as error:
         raise TransferError(f"{error.detail} ({error.code})") from error
     except OSError as error:
         raise TransferError(f"a file cannot be read or written: {error}") from error
@@ -384,7 +384,7 @@ class _Transfer:
                     )
                 silence = work.finish(drive)
                 work.remove()
-            except (TransferError, DetectorError, SchemaError, video.VideoError):
+            except (TransferError, DetectorError, SchemaError, media.VideoError):
                 work.remove()  # it will fail again
                 raise
         return self._summary(drive, who, renderer, silence, work.frames, resumed, time.monotonic() - began)

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 import torch
 
-from remot_data import video
+from remot_data import media
 from remot_data.files import Busy, Files, Lock
 from remot_model.checkpoint import write_atomically
 from remot_model.transfer_inputs import Driving, TransferError, resized
@@ -122,7 +122,7 @@ class Work:
                     cv2.imwrite(str(folder / f"{self.frames + t:06d}.png"), image)
                 continue
             first = output.picture(pictures, 0)
-            with video.VideoWriter(folder / f"{self._segments:05d}.mp4", fps, first.shape[:2]) as out:
+            with media.VideoWriter(folder / f"{self._segments:05d}.mp4", fps, first.shape[:2]) as out:
                 for t in range(count):
                     out.write(output.picture(pictures, t))
         self._segments, self.frames, self.progress = self._segments + 1, self.frames + count, progress
@@ -144,7 +144,7 @@ class Work:
                 continue
             joined = self.folder / f"{number}{output.path.suffix}"
             parts = [self._place(number) / f"{segment:05d}.mp4" for segment in range(self._segments)]
-            video.join(parts, joined)
+            media.join(parts, joined)
             silence = _add_sound(joined, drive) or silence
             made.append(joined)
         for path, output in zip(made, self.outputs, strict=True):
@@ -164,12 +164,12 @@ def _add_sound(part: Path, drive: Driving) -> str:
     try:
         source = drive.path
         if drive.span[0] is not None:
-            probe = video.probe(drive.path)
+            probe = media.probe(drive.path)
             start = (drive.span[0] - probe.first_pts) * probe.time_base[0] / probe.time_base[1]
-            video.cut(drive.path, span, start, start + drive.frames / drive.fps + 1)
+            media.cut(drive.path, span, start, start + drive.frames / drive.fps + 1)
             source = span
-        video.mux_audio(part, source, loud)
-    except (video.EncodeError, video.VideoError, ValueError) as error:
+        media.mux_audio(part, source, loud)
+    except (media.EncodeError, media.VideoError, ValueError) as error:
         return " ".join(str(error).split())
     os.replace(loud, part)
     return ""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from remot_data import people, video
+from remot_data import media, people
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector
 from remot_data.errors import RemotError
@@ -150,10 +150,10 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
     image = read_image(path)
     if image is None:
         try:
-            image = next(iter(video.read(path)))[1]
+            image = next(iter(media.read(path)))[1]
         except StopIteration:
             raise TransferError(f"the source {path} holds no frame; give an image") from None
-        except video.VideoError as error:
+        except media.VideoError as error:
             raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
     persons = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
     if not persons:
@@ -253,12 +253,12 @@ def find_driving(
     path: Path, size: tuple[int, int], start: float | None, end: float | None, threads: int = 1
 ) -> Driving:
     """Look through a video for its main person and its shots, by `threads`; `TransferError` where there is nobody."""
-    probe = video.probe(path)
+    probe = media.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
     span = tuple(None if t is None else round(probe.first_pts + t * second) for t in (start, end))
     try:
         seen = people.watch(path, start_pts=span[0], end_pts=span[1], threads=threads)
-    except video.VideoError as error:
+    except media.VideoError as error:
         if error.code != "no-frames":
             raise
         raise TransferError(
@@ -268,7 +268,7 @@ def find_driving(
     boxes = [person.box for track in tracks for person in track]
     if not boxes:
         raise TransferError(f"no person was found in the driving video {path}; give one that shows a person")
-    crop = video.round_crop(people.crop(boxes, probe.size, size[1] / size[0], _MARGIN), probe)
+    crop = media.round_crop(people.crop(boxes, probe.size, size[1] / size[0], _MARGIN), probe)
     steps = np.diff(seen.pts)
     uneven = bool(len(steps) and np.abs(steps - steps.mean()).max() > 0.5 * steps.mean())
     share = float(np.median([people.height(box) for box in boxes])) / crop[3]
@@ -285,7 +285,7 @@ def read_pieces(drive: Driving, size: tuple[int, int], done: int = 0, after: int
     """
     frames, begins, last = [], done == 0 or done in drive.shots, 0
     start = drive.span[0] if after is None else after + 1
-    source = video.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
+    source = media.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
     for number, (pts, frame) in enumerate(source, done):
         if frames and (number in drive.shots or len(frames) == _CHUNK):
             yield Piece(begins, np.stack(frames), last)
@@ -320,5 +320,5 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
 
 def _sampled(drive: Driving, size: tuple[int, int]) -> np.ndarray:
     wanted = set(np.linspace(0, drive.frames - 1, min(_BACKGROUND_FRAMES, drive.frames)).round().astype(int).tolist())
-    source = video.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], crop=drive.crop, size=size)
+    source = media.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], crop=drive.crop, size=size)
     return np.stack([frame for number, (_, frame) in enumerate(source) if number in wanted])

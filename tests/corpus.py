@@ -23,7 +23,7 @@ import av
 import cv2
 import numpy as np
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 
 FRAMES = 24
@@ -37,9 +37,9 @@ class Case:
 
     Attributes:
         name: path below the folder of the corpus, with ``/``.
-        numbers: of the frames that `video.read` has to give, in order. Empty where it may give none.
+        numbers: of the frames that `media.read` has to give, in order. Empty where it may give none.
         codes: reason codes, of which the build has to refuse it with one. Empty where it has to keep it.
-        where: who refuses it: ``read`` (`video.probe` and `video.read`), ``scan`` (looking through it), ``plan``
+        where: who refuses it: ``read`` (`media.probe` and `media.read`), ``scan`` (looking through it), ``plan``
             (the build compares the inputs) or ``inputs`` (before anything is opened).
         damaged: frames may be missing, those beside the damage may show anything, and the codes are given or not;
             but the same every time.
@@ -233,7 +233,7 @@ class _Maker:
     def ffmpeg(self, *arguments: object, data: bytes | None = None) -> bytes:
         """Run ffmpeg; texts are split at spaces, paths are not."""
         words = [w for a in arguments for w in (["file:" + str(a)] if isinstance(a, Path) else str(a).split())]
-        command = [video.carried_ffmpeg(), "-hide_banner", "-v", "error", "-y", *words]
+        command = [media.carried_ffmpeg(), "-hide_banner", "-v", "error", "-y", *words]
         done = subprocess.run(command, input=data, capture_output=True, timeout=120)
         if done.returncode:
             raise RuntimeError(f"{command} failed: {done.stderr.decode(errors='replace')}")
@@ -246,7 +246,7 @@ class _Maker:
 
     def begin(self) -> None:
         """The base, and the files that bad ones are made from."""
-        found = video.read(fetch("sample-cam02"), size=SIZE[::-1], only=_sample_pts())
+        found = media.read(fetch("sample-cam02"), size=SIZE[::-1], only=_sample_pts())
         pictures = []
         for number, (_, picture) in enumerate(found):
             write_number(picture, number)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from remot_data import video
+from remot_data import media
 from remot_data.annotate import annotate, plan_jobs
 from remot_data.assets import fetch
 from remot_data.build import build
@@ -62,7 +62,7 @@ def test_its_layers_are_those_of_todays_default_detectors(old: Store) -> None:
 
 def test_it_grows_under_its_own_rules(old: Store, tmp_path: Path) -> None:
     before = open_store(str(OLD))
-    video.cut(fetch("sample-cam02"), tmp_path / "more.mp4", 0.1, 0.3)
+    media.cut(fetch("sample-cam02"), tmp_path / "more.mp4", 0.1, 0.3)
     done = build([tmp_path / "more.mp4"], old.url, workers=0)
     assert done.clips == 3 and not list(verify(old := open_store(old.url)))
     assert old.config["policy"] == before.config["policy"]

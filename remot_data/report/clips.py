@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from remot_data import layers as layer_kinds
-from remot_data import render, video
+from remot_data import media, render
 from remot_data.records import Clip
 from remot_data.report.html import Html, colours, count, data_url, facts, join, legend, markup, plural, short
 from remot_data.report.view import View, evenly
@@ -103,7 +103,7 @@ def _film(names: Sequence[str], strips: Sequence[np.ndarray], fps: float, clip: 
     height, width = strips[0].shape[:2]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
-        with video.VideoWriter(path, fps, (height, width), crf=_CRF) as writer:
+        with media.VideoWriter(path, fps, (height, width), crf=_CRF) as writer:
             for strip in strips:
                 writer.write(strip)
         film = path.read_bytes()

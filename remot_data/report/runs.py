@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import video
+from remot_data import media
 from remot_data.layers._images import to_jpeg
 from remot_data.report.charts import curve
 from remot_data.report.errors import ReportError, reading
@@ -191,8 +191,8 @@ def _films(run: Path) -> Html:
 
 def _video(path: Path, name: str) -> Html:
     try:
-        probe = video.probe(path)
-    except video.VideoError as error:
+        probe = media.probe(path)
+    except media.VideoError as error:
         raise ReportError(f"{path} is no readable video ({error.detail}); make it again, or remove it") from error
     size = path.stat().st_size
     if size > _EMBEDDED:
@@ -204,7 +204,7 @@ def _video(path: Path, name: str) -> Html:
         'poster="{}" src="{}"></video><figcaption>{}</figcaption></figure>',
         *probe.size,
         f"Video {name}",
-        data_url("image/jpeg", to_jpeg(next(iter(video.read(path)))[1])),
+        data_url("image/jpeg", to_jpeg(next(iter(media.read(path)))[1])),
         data_url("video/mp4", path.read_bytes()),
         f"{name}, {probe.seconds:.1f} s",
     )

@@ -25,9 +25,9 @@ from typing import Any
 import psutil
 
 from remot_data.assets import fetch
+from remot_data.media import ffmpeg_binary
 from remot_data.store import open_store
 from remot_data.verify import verify
-from remot_data.video import ffmpeg_binary
 from tests.remot_data.conftest import digests
 
 PYTHON = [sys.executable, "-c", "from remot_data.cli import main; main()"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import video
+from remot_data import media
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("REMOT_FFMPEG", raising=False)
     folder = tmp_path / "bin"
     folder.mkdir()
-    asked, carried = shlex.quote(str(tmp_path / "asked")), shlex.quote(video.carried_ffmpeg())
+    asked, carried = shlex.quote(str(tmp_path / "asked")), shlex.quote(media.carried_ffmpeg())
     script = (
         f'#!/bin/sh\necho "$@" >> {asked}\n{carried} "$@" || exit\n'
         'for word; do case "$word" in file:*) out="${word#file:}" ;; esac; done\necho other >> "$out"\n'
@@ -33,7 +33,7 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _written(path: Path) -> bytes:
-    with video.VideoWriter(path, 30, (64, 96)) as writer:
+    with media.VideoWriter(path, 30, (64, 96)) as writer:
         for level in range(0, 240, 20):
             writer.write(np.full((64, 96, 3), level, np.uint8))
     return path.read_bytes()
@@ -43,9 +43,9 @@ def test_another_ffmpeg_on_the_path_changes_neither_program_nor_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Path
 ) -> None:
     beside = _written(tmp_path / "a.mp4")
-    assert video.ffmpeg_binary() == video.carried_ffmpeg()
+    assert media.ffmpeg_binary() == media.carried_ffmpeg()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(other))  # imageio-ffmpeg's own way to another one
-    assert video.ffmpeg_binary() == video.carried_ffmpeg() and _written(tmp_path / "b.mp4") == beside
+    assert media.ffmpeg_binary() == media.carried_ffmpeg() and _written(tmp_path / "b.mp4") == beside
     monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert _written(tmp_path / "c.mp4") == beside
@@ -56,7 +56,7 @@ def test_another_ffmpeg_on_the_path_changes_neither_program_nor_bytes(
 def test_a_chosen_ffmpeg_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Path, by_name: bool) -> None:
     plain = _written(tmp_path / "a.mp4")
     monkeypatch.setenv("REMOT_FFMPEG", "ffmpeg" if by_name else str(other))
-    assert video.ffmpeg_binary() == str(other)
+    assert media.ffmpeg_binary() == str(other)
     assert _written(tmp_path / "b.mp4") == plain + b"other\n"
     monkeypatch.setenv("REMOT_FFMPEG", "")
     assert _written(tmp_path / "c.mp4") == plain
@@ -66,7 +66,7 @@ def test_every_command_says_its_frame_rate_mode(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("REMOT_FFMPEG", str(other))
     a, b, out = tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "out.mp4"
     _written(a)
-    video.cut(a, b, 0.1, 0.3)
-    video.join([a, b], out)
+    media.cut(a, b, 0.1, 0.3)
+    media.join([a, b], out)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert len(asked) == 3 and all(" -fps_mode passthrough " in line for line in asked)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import video
+from remot_data import media
 from remot_data.store import Store, open_store
 from remot_data.synthetic_store import build_synthetic
 
@@ -66,7 +66,7 @@ class Red:
 def red(tmp_path):
     """Spec of a finder of red things, and a video of 40 frames in which two of them, of different height, dance."""
     (tmp_path / "red.py").write_text(RED_FINDER)
-    with video.VideoWriter(tmp_path / "red.mp4", 20, (240, 320)) as writer:
+    with media.VideoWriter(tmp_path / "red.mp4", 20, (240, 320)) as writer:
         for t in range(40):
             frame = np.full((240, 320, 3), 90, np.uint8)
             step = 10 if t % 8 < 4 else 0

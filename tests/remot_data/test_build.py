@@ -8,7 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from remot_data import cli, video
+from remot_data import cli, media
 from remot_data.assets import fetch
 from remot_data.build import build, plan
 from remot_data.child import Limits
@@ -32,7 +32,7 @@ SMALL = Policy(size=(128, 96), min_frames=6, shard_frames=20)
 def person(tmp_path_factory):
     """Half a second of a real person."""
     path = tmp_path_factory.mktemp("videos") / "A Person (1).mp4"
-    video.cut(fetch("sample-cam02"), path, 0.0, 0.5)
+    media.cut(fetch("sample-cam02"), path, 0.0, 0.5)
     return path
 
 
@@ -40,7 +40,7 @@ def person(tmp_path_factory):
 def other(tmp_path_factory):
     """Half a second of the same man, seen by another camera."""
     path = tmp_path_factory.mktemp("videos") / "another.mp4"
-    video.cut(fetch("sample-cam03"), path, 0.0, 0.5)
+    media.cut(fetch("sample-cam03"), path, 0.0, 0.5)
     return path
 
 
@@ -55,7 +55,7 @@ def mixed(tmp_path_factory, person):
     (folder / "text.mp4").write_text("this is no video\n" * 50)
     (folder / "cut.mp4").write_bytes(good[: len(good) // 2])
     (folder / "notes.txt").write_text("about these videos")
-    binary = video.ffmpeg_binary()
+    binary = media.ffmpeg_binary()
     sound = ["-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac"]
     nobody = ["-f", "lavfi", "-i", "testsrc=d=1:s=320x240:r=20", "-pix_fmt", "yuv420p"]
     for name, options in (("sound.mp4", sound), ("nobody.mp4", nobody)):
@@ -102,7 +102,7 @@ def test_the_store_is_sound_and_its_frames_are_those_of_the_video(built, mixed):
     store = open_store(built.store)
     assert list(verify(store)) == []
     clip = store.clips[0]
-    found = dict(video.read(clip.path, crop=clip.crop, size=store.size))
+    found = dict(media.read(clip.path, crop=clip.crop, size=store.size))
     frames = store.read_arrays("frames", "frames", clip)["frames"]
     assert len(frames) == clip.frames
     for pts, frame in zip(clip.pts, frames, strict=True):

@@ -25,8 +25,8 @@ import pytest
 from remot_data.child import ChildError, Limits, Message, _the_keeper, call
 from remot_data.detectors.base import DetectorError
 from remot_data.files import FilesError
+from remot_data.media import VideoError
 from remot_data.store import StoreError
-from remot_data.video import VideoError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does this")
 posix_only = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no such signals")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import video
+from remot_data import media
 from remot_data.build import Summary, build
+from remot_data.media import VideoError
 from remot_data.scan import Policy
 from remot_data.store import Store, open_store
-from remot_data.video import VideoError
 from tests import corpus
 from tests.corpus import Case
 
@@ -68,9 +68,9 @@ def cases(folder: Path) -> list[Case]:
 def _seen(path: Path, **options: object) -> tuple[list[int], list[int | None]] | str:
     """PTS and numbers of the frames that come, or the code of the error."""
     try:
-        size = video.probe(path).size
+        size = media.probe(path).size
         small = max(round(size[1] / size[0] * 120), 2), 120
-        frames = list(video.read(path, size=small, **options))
+        frames = list(media.read(path, size=small, **options))
     except VideoError as error:
         assert os.path.basename(os.fsencode(path)).decode(errors="replace")[:20] in error.detail or path.is_dir()
         return error.code
@@ -164,7 +164,7 @@ def _outcome(case: Case, kept: list, refused: set[str], store: Store, folder: Pa
         yield f"kept, though it has to be refused as {case.codes}"
         return
     path = folder / case.name
-    pts = [pts for pts, _ in video.read(path, size=(8, 8))]
+    pts = [pts for pts, _ in media.read(path, size=(8, 8))]
     shown = dict(zip(pts, case.numbers if len(pts) == len(case.numbers) else _seen(path)[1], strict=True))
     if [p for clip in kept for p in clip.pts] != pts:
         yield f"kept {sum(c.frames for c in kept)} of {len(pts)} frames"

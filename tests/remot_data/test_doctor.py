@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import assets, child, doctor, video
+from remot_data import assets, child, doctor, media
 from remot_data.detectors import base
 from remot_data.doctor import Finding, diagnose
 
@@ -300,11 +300,11 @@ def test_it_says_that_the_ffmpeg_is_the_carried_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("REMOT_FFMPEG", raising=False)
     finding = _one(doctor._ffmpeg(None))
     assert finding.state == "ok" and "imageio-ffmpeg" in finding.detail and "carries" in finding.detail
-    assert video.carried_ffmpeg() in finding.detail
+    assert media.carried_ffmpeg() in finding.detail
 
 
 def test_a_chosen_ffmpeg_with_all_that_is_needed_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REMOT_FFMPEG", video.carried_ffmpeg())
+    monkeypatch.setenv("REMOT_FFMPEG", media.carried_ffmpeg())
     finding = _one(doctor._ffmpeg(None))
     assert finding.state == "ok" and "chosen by REMOT_FFMPEG" in finding.detail
 
@@ -315,7 +315,7 @@ def test_a_chosen_ffmpeg_with_all_that_is_needed_is_good(monkeypatch: pytest.Mon
 def test_it_says_what_a_chosen_ffmpeg_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, lost: str
 ) -> None:
-    refuse = f'for word; do [ "$word" = {word} ] && exit 1; done\nexec {shlex.quote(video.carried_ffmpeg())} "$@"'
+    refuse = f'for word; do [ "$word" = {word} ] && exit 1; done\nexec {shlex.quote(media.carried_ffmpeg())} "$@"'
     chosen = _program(tmp_path / "other", refuse)
     monkeypatch.setenv("REMOT_FFMPEG", str(chosen))
     finding = _one(doctor._ffmpeg(None))
@@ -354,8 +354,8 @@ def test_frames_are_told_apart() -> None:
 
 
 def test_a_decoder_that_gives_wrong_frames_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = video.read
-    monkeypatch.setattr(video, "read", lambda path, **options: list(read(path, **options))[1:])
+    read = media.read
+    monkeypatch.setattr(media, "read", lambda path, **options: list(read(path, **options))[1:])
     found = _by_name(doctor._decoders(None))
     assert found["decoding h264"].state == "bad" and "9 of 10" in found["decoding h264"].detail
     assert found["decoding vp9"].state == "warn"
@@ -364,7 +364,7 @@ def test_a_decoder_that_gives_wrong_frames_is_found(monkeypatch: pytest.MonkeyPa
 
 def test_decord_that_disagrees_is_not_to_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(video, "decord_agrees", lambda path: False)
+    monkeypatch.setattr(media, "decord_agrees", lambda path: False)
     finding = _by_name(doctor._writing(None))["decord"]
     assert finding.state == "warn" and "pyav" in finding.remedy
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)

@@ -17,7 +17,7 @@ from remot_data import child, cli, console
 from remot_data.detectors.base import DetectorError, DeviceLost
 from remot_data.errors import PARTS, RemotError
 from remot_data.files import FilesError
-from remot_data.video import VideoError
+from remot_data.media import VideoError
 
 _ROOT = Path(__file__).parents[2]
 # What their own constructors take; all others take a sentence.
@@ -157,8 +157,8 @@ def test_a_class_that_is_not_known_here_comes_as_the_nearest_above():
         {"classes": 3},
         {"classes": ["builtins.SystemExit", "os._exit"]},
         {"classes": [["remot_data.store.StoreError"]]},
-        {"classes": ["remot_data.video.VideoError"], "args": ["no-code", "detail"]},
-        {"classes": ["remot_data.video.VideoError"], "args": 3},
+        {"classes": ["remot_data.media.VideoError"], "args": ["no-code", "detail"]},
+        {"classes": ["remot_data.media.VideoError"], "args": 3},
     ],
 )
 def test_what_is_no_report_is_a_crash(wrong):

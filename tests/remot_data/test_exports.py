@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from remot_data import video
+from remot_data import media
 from remot_data.annotate import switch
 from remot_data.assets import fetch
 from remot_data.build import build
@@ -257,7 +257,7 @@ def test_the_tree_of_solodance_has_its_folders_and_their_roles(dancers, exported
 def person(tmp_path_factory):
     """Nine frames of a real person, built with pose and parsing."""
     folder = tmp_path_factory.mktemp("real")
-    video.cut(fetch("sample-cam02"), folder / "man.mp4", 0.0, 0.15)
+    media.cut(fetch("sample-cam02"), folder / "man.mp4", 0.0, 0.15)
     detectors = {"pose": "blazepose", "parsing": "pose-guided"}
     policy = Policy(size=(256, 192), min_frames=6)
     return open_store(build(folder / "man.mp4", str(folder / "s"), policy=policy, layers=detectors, workers=0).store)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import synthetic, video
+from remot_data import media, synthetic
 from remot_data.importers import import_layer, import_manifest, inverted, read_labels
 from remot_data.layers import frames as frames_layer
 from remot_data.records import Clip
@@ -47,7 +47,7 @@ def made_store(url, sources, crop=CROP, size=SIZE):
     store = create_store(str(url), {"size": list(size)})
     clips = []
     for number, (path, pts) in enumerate(sources):
-        probe = video.probe(path)
+        probe = media.probe(path)
         clips.append(
             Clip(
                 f"clip-{number}",
@@ -67,7 +67,7 @@ def made_store(url, sources, crop=CROP, size=SIZE):
         )
     store.write_clips(clips)
     for clip in clips:
-        found = dict(video.read(clip.path, crop=clip.crop, size=size))
+        found = dict(media.read(clip.path, crop=clip.crop, size=size))
         frames = np.stack([found[pts] for pts in clip.pts])
         samples = [Sample(clip.key(t), frames_layer.encode({"frames": frames}, t)) for t in range(clip.frames)]
         store.write_shard("frames", clip.shard, samples)
@@ -220,7 +220,7 @@ def test_bad_keypoints_cost_their_clip_and_say_which_file(tmp_path, pictures, sc
 def film(scene, tmp_path_factory):
     """The dancer as a video with B-frames, 25 frames a second."""
     path = tmp_path_factory.mktemp("film") / "a film.v2.mp4"
-    with video.VideoWriter(path, 25, (160, 200)) as out:
+    with media.VideoWriter(path, 25, (160, 200)) as out:
         for frame in scene.frames:
             out.write(frame)
     return path
@@ -228,7 +228,7 @@ def film(scene, tmp_path_factory):
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_files_of_a_video_are_found_by_frame_number(tmp_path, film, scene, start):
-    every = [pts for pts, _ in video.read(film)]
+    every = [pts for pts, _ in media.read(film)]
     store = made_store(tmp_path / "s", [(film, every[3:9:2])])
     names = [f"a film.v2_{t + start:012d}_keypoints" for t in range(FRAMES)]
     write_pose(tmp_path / "flat", names, [[p] for p in scene.keypoints])
@@ -238,7 +238,7 @@ def test_files_of_a_video_are_found_by_frame_number(tmp_path, film, scene, start
 
 
 def test_where_the_numbers_begin_is_asked_for_if_they_do_not_show_it(tmp_path, film, scene):
-    every = [pts for pts, _ in video.read(film)]
+    every = [pts for pts, _ in media.read(film)]
     store = made_store(tmp_path / "s", [(film, every)])
     names = [f"{t:03d}" for t in range(1, FRAMES)]
     write_pose(tmp_path / "flat", names, [[p] for p in scene.keypoints[1:]])

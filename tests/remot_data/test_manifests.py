@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 from remot_data.build import build
 from remot_data.inputs import Input, InputError, find_inputs, load_manifest, read_manifest
@@ -239,7 +239,7 @@ def test_a_build_of_an_incomplete_iper_keeps_what_is_there_and_names_the_rest(tm
     for name, camera in (("002/1/1", "sample-cam02"), ("001/9/2", "sample-cam04")):
         folder = tmp_path / "images_HD" / name
         folder.mkdir(parents=True)
-        for number, (_, frame) in zip(range(8), video.read(fetch(camera), size=(360, 640)), strict=False):
+        for number, (_, frame) in zip(range(8), media.read(fetch(camera), size=(360, 640)), strict=False):
             cv2.imwrite(str(folder / f"{number:04d}.png"), frame[..., ::-1])
     policy = Policy(size=(128, 96), min_frames=6)
     manifest = MANIFESTS / "iper.yaml"

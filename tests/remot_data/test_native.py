@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_data import video
+from remot_data import media
 from remot_data.annotate import annotate
 from remot_data.assets import fetch
 from remot_data.build import build
@@ -24,7 +24,7 @@ CLIP = Clip("a", "a", "a.mp4", "", 0, range(5), (1, 30), 30.0, (1920, 1080), (0.
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("native")
-    video.cut(fetch("sample-cam02"), folder / "a.mp4", 0.0, 0.3)
+    media.cut(fetch("sample-cam02"), folder / "a.mp4", 0.0, 0.3)
     build(folder / "a.mp4", str(folder / "s"), policy=Policy(size=(128, 96), min_frames=6), layers={}, workers=0)
     return open_store(str(folder / "s"))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_data import people, video
+from remot_data import media, people
 from remot_data.detectors import base
 from remot_data.people import Person
 
@@ -125,7 +125,7 @@ def test_each_thread_that_looks_for_people_has_a_detector_of_its_own(alone):
 
 def test_several_threads_see_what_one_sees(alone, tmp_path):
     path = tmp_path / "grey.mp4"
-    with video.VideoWriter(path, 10, (32, 24)) as out:
+    with media.VideoWriter(path, 10, (32, 24)) as out:
         for t in range(60):
             out.write(np.full((32, 24, 3), 4 * t, np.uint8))
     one, four = people.watch(path), people.watch(path, threads=4)
@@ -135,7 +135,7 @@ def test_several_threads_see_what_one_sees(alone, tmp_path):
 
 def test_an_error_of_a_thread_that_looks_comes_out(alone, monkeypatch, tmp_path):
     path = tmp_path / "grey.mp4"
-    with video.VideoWriter(path, 10, (32, 24)) as out:
+    with media.VideoWriter(path, 10, (32, 24)) as out:
         for t in range(20):
             out.write(np.full((32, 24, 3), 4 * t, np.uint8))
 

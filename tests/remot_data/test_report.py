@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from remot_data import video
+from remot_data import media
 from remot_data.annotate import switch
 from remot_data.layers import frames as frames_layer
 from remot_data.records import REASONS, Clip, Reject
@@ -289,7 +289,7 @@ def test_clips_play_with_every_layer(dancers: Store, dancers_page: Page, tmp_pat
         f"Clip {c.id}: frame, pose, parsing, flow side by side" for c in dancers.clips
     ]
     (tmp_path / "a.mp4").write_bytes(base64.b64decode(films[0]["src"].removeprefix("data:video/mp4;base64,")))
-    probe = video.probe(tmp_path / "a.mp4")
+    probe = media.probe(tmp_path / "a.mp4")
     assert (probe.size, probe.frames, probe.codec) == ((4 * 48, 64), 20, "h264")
     poster = np.frombuffer(base64.b64decode(films[0]["poster"].removeprefix("data:image/jpeg;base64,")), np.uint8)
     assert cv2.imdecode(poster, cv2.IMREAD_COLOR).shape == (64, 4 * 48, 3)
@@ -450,7 +450,7 @@ def run(tmp_path: Path) -> Path:
         (run / "layout" / "samples" / f"step-{step:06d}.png").write_bytes(picture(step // 2))
     (run / "evaluation" / "metrics.json").write_text(json.dumps(METRICS))
     (run / "evaluation" / "samples.png").write_bytes(picture(7))
-    with video.VideoWriter(run / "transfer.mp4", 10, (16, 24)) as writer:
+    with media.VideoWriter(run / "transfer.mp4", 10, (16, 24)) as writer:
         for i in range(5):
             writer.write(np.full((16, 24, 3), 40 * i, np.uint8))
     (run / ".transfer.part.mp4").write_bytes(b"half a file that is still being written")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import child, people, scan, synthetic, video
+from remot_data import child, media, people, scan, synthetic
 from remot_data.assets import fetch
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.people import Moments, Person, Watched
@@ -29,7 +29,7 @@ def watched(looks, frames=120, shots=None, every=6, cells=None):
     people_of = [[Person(t, box, 0.9, sharp) for box, sharp in looks(i)] for i, t in enumerate(at)]
     if cells is None:
         cells = np.random.default_rng(0).integers(0, 255, (len(at), 32, 32)).astype(np.uint8)
-    probe = video.Probe((640, 480), (640, 480), 0, "h264", (1, RATE), frames, RATE, frames / RATE, False, 0)
+    probe = media.Probe((640, 480), (640, 480), 0, "h264", (1, RATE), frames, RATE, frames / RATE, False, 0)
     moments = np.zeros((8, 12, 12), np.uint8)
     return Watched(probe, np.arange(frames), shots or [(0, frames)], at, people_of, cells, moments)
 
@@ -150,7 +150,7 @@ def test_a_policy_knows_two_kinds_of_duplicates():
 
 
 def test_sharpness_depends_on_blur_and_not_on_size_or_light():
-    large = next(f for _, f in video.read(fetch("sample-cam02"), size=(1280, 720)))
+    large = next(f for _, f in media.read(fetch("sample-cam02"), size=(1280, 720)))
     grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)
     box = people.find(large)[0].box
     tall = people.height(box)
@@ -168,7 +168,7 @@ def test_sharpness_depends_on_blur_and_not_on_size_or_light():
 
 def ffmpeg(out, *arguments):
     if not out.exists():
-        command = [video.ffmpeg_binary(), "-v", "error", "-y", *map(str, arguments), "-an", str(out)]
+        command = [media.ffmpeg_binary(), "-v", "error", "-y", *map(str, arguments), "-an", str(out)]
         subprocess.run(command, check=True)
     return out
 
@@ -237,13 +237,13 @@ def test_drawn_dancers_are_kept(folder):
 def drawn(path, seed, dancer=0, frames=45):
     ground = synthetic.dance(synthetic.Dancer.random(0), 1, seed=0).background
     scene = synthetic.dance(synthetic.Dancer.random(dancer), frames, seed=seed, background=ground)
-    with video.VideoWriter(path, 30, (256, 192)) as writer:
+    with media.VideoWriter(path, 30, (256, 192)) as writer:
         for frame in scene.frames:
             writer.write(frame)
 
 
 def test_a_picture_lower_than_a_person_has_to_be_is_too_small(small):
-    with pytest.raises(video.VideoError, match="too-small.*288x512.*600"):
+    with pytest.raises(media.VideoError, match="too-small.*288x512.*600"):
         look(small, min_height=600)
 
 
@@ -511,7 +511,7 @@ KILLED = child.ChildError("crashed", "killed from outside", signal.SIGKILL)
         ([child.ChildError("crashed", "SIGSEGV", signal.SIGSEGV)], "crashed"),
         ([child.ChildError("out-of-memory", "too much")], "out-of-memory"),
         ([KILLED, KILLED], "crashed"),
-        ([video.VideoError("truncated", "it ends early")], "truncated"),
+        ([media.VideoError("truncated", "it ends early")], "truncated"),
         ([DetectorError("it broke")], "detector-failed"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import video
+from remot_data import media
 from remot_data.assets import fetch
 from remot_data.build import build
 from remot_data.scan import Policy
@@ -107,7 +107,7 @@ def small(tmp_path_factory):
     """A store of two short videos with two layers, and its content."""
     folder = tmp_path_factory.mktemp("small")
     for name in ("sample-cam02", "sample-cam03"):
-        video.cut(fetch(name), folder / f"{name}.mp4", 0.0, 0.4)
+        media.cut(fetch(name), folder / f"{name}.mp4", 0.0, 0.4)
     layers = {"pose": "blazepose", "scores": "basic-scores"}
     build(folder, str(folder / "store"), policy=Policy(size=(64, 48), min_frames=6), layers=layers, workers=0)
     return folder / "store"

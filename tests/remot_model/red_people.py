@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from remot_data import video
+from remot_data import media
 from remot_model.config import preset
 
 CONFIG = dataclasses.replace(preset("tiny"), name="test", size=(32, 24), ngf=4, n_blocks=2, decoder_blocks=1)
@@ -72,11 +72,11 @@ def write_image(path: Path, image: np.ndarray) -> Path:
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: float = FPS) -> Path:
-    with video.VideoWriter(path, fps, frames[0].shape[:2]) as out:
+    with media.VideoWriter(path, fps, frames[0].shape[:2]) as out:
         for frame in frames:
             out.write(frame)
     return path
 
 
 def frames_of(path: Path) -> np.ndarray:
-    return np.stack([frame for _, frame in video.read(path)])
+    return np.stack([frame for _, frame in media.read(path)])

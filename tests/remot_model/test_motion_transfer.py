@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import video  # noqa: E402
+from remot_data import media  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
 from remot_model import devices, networks, transfer_inputs, transfer_views  # noqa: E402
 from remot_model import motion_transfer as transfer  # noqa: E402
@@ -29,7 +29,7 @@ def test_every_frame_comes_out_at_the_same_rate(run, files):
     summary = transfer.transfer(
         run, files.source, files.driving, files.out, progress=lambda done, total: seen.append((done, total))
     )
-    probe = video.probe(files.out)
+    probe = media.probe(files.out)
     assert (probe.frames, probe.size) == (21, (24, 32))
     assert probe.fps == pytest.approx(FPS)
     assert summary["frames"] == 21 and summary["size"] == [32, 24] and summary["notes"] == []
@@ -60,9 +60,9 @@ def test_several_views_are_side_by_side_at_256_pixels(run, files):
 def test_scale_enlarges_and_stages_are_a_second_video(run, files):
     stages = files.folder / "stages.mkv"
     transfer.transfer(run, files.source, files.driving, files.out, scale=3, stages=stages)
-    assert video.probe(files.out).size == (72, 96)
-    assert video.probe(stages).size == (11 * 192, 256)
-    assert video.probe(stages).frames == 21
+    assert media.probe(files.out).size == (72, 96)
+    assert media.probe(stages).size == (11 * 192, 256)
+    assert media.probe(stages).frames == 21
 
 
 @pytest.mark.parametrize("piece", [None, 2])
@@ -98,7 +98,7 @@ def test_the_frames_do_not_depend_on_how_many_go_through_at_once(run, files, mon
 
 def with_sound(driving: Path, path: Path) -> Path:
     sine = ["-f", "lavfi", "-i", "sine=frequency=440:duration=3", "-shortest", "-c:v", "copy", "-c:a", "aac"]
-    command = [video.ffmpeg_binary(), "-v", "error", "-i", str(driving), *sine, str(path)]
+    command = [media.ffmpeg_binary(), "-v", "error", "-i", str(driving), *sine, str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path
 
@@ -107,19 +107,19 @@ def test_the_sound_of_the_driving_video_is_kept(run, files, tmp_path):
     loud = with_sound(files.driving, tmp_path / "loud.mp4")
     for times in ({}, {"start": 0.4, "end": 1.2}):
         summary = transfer.transfer(run, files.source, loud, files.out, **times)
-        assert summary["sound"] and video.probe(files.out).has_audio
-        assert video.probe(files.out).frames == summary["frames"]
+        assert summary["sound"] and media.probe(files.out).has_audio
+        assert media.probe(files.out).frames == summary["frames"]
     assert [p.name for p in files.folder.iterdir()] == ["result.mp4"]
 
 
 def test_sound_that_cannot_be_copied_is_reported_not_fatal(run, files, tmp_path, monkeypatch):
     def fails(*args):
-        raise video.EncodeError("strange codec")
+        raise media.EncodeError("strange codec")
 
-    monkeypatch.setattr(video, "mux_audio", fails)
+    monkeypatch.setattr(media, "mux_audio", fails)
     summary = transfer.transfer(run, files.source, with_sound(files.driving, tmp_path / "loud.mp4"), files.out)
     assert not summary["sound"] and "strange codec" in summary["notes"][0]
-    assert video.probe(files.out).frames == 21
+    assert media.probe(files.out).frames == 21
 
 
 def test_frames_without_a_person_repeat_the_pose_and_are_counted(run, files, tmp_path):
@@ -203,7 +203,7 @@ def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, t
     assert (whole["resumed"], rest["resumed"], rest["frames"], rest["frames_without_pose"]) == (0, 12, 23, 3)
     assert sorted(p.name for p in files.folder.iterdir()) == ["result.layout", "result.mp4"]
     np.testing.assert_array_equal(frames_of(files.out), frames_of(tmp_path / "whole" / "result.mp4"))
-    assert video.probe(files.out) == video.probe(tmp_path / "whole" / "result.mp4")
+    assert media.probe(files.out) == media.probe(tmp_path / "whole" / "result.mp4")
     pictures = sorted((files.folder / "result.layout").iterdir())
     assert [p.name for p in pictures] == [f"{t:06d}.png" for t in range(23)]
     for path in pictures:
@@ -248,7 +248,7 @@ def test_an_error_of_the_reading_thread_comes_out(run, files, monkeypatch):
 
     def breaks(*given):
         yield next(real(*given))
-        raise video.VideoError("no-frames", "the stream ends")
+        raise media.VideoError("no-frames", "the stream ends")
 
     monkeypatch.setattr(transfer_inputs, "_CHUNK", 4)
     monkeypatch.setattr(transfer, "read_pieces", breaks)
@@ -272,7 +272,7 @@ def test_the_times_of_the_joined_segments_are_even(run, files, monkeypatch):
     for suffix in (".mp4", ".mkv", ".mov"):
         out = files.out.with_suffix(suffix)
         transfer.transfer(run, files.source, files.driving, out)
-        seconds = np.array([pts for pts, _ in video.read(out)]) * np.divide(*video.probe(out).time_base)
+        seconds = np.array([pts for pts, _ in media.read(out)]) * np.divide(*media.probe(out).time_base)
         np.testing.assert_allclose(np.diff(seconds), 1 / FPS, atol=1.1e-3)
 
 
@@ -287,8 +287,8 @@ def test_two_at_once_do_not_write_the_same_output(run, files):
 def test_views_are_saved_as_videos(run, files):
     summary = transfer.transfer(run, files.source, files.driving, files.out, save=("regions", "mask"), scale=2)
     assert [Path(p).name for p in summary["saved"]] == ["result.regions.mp4", "result.mask.mp4"]
-    assert [video.probe(p).size for p in summary["saved"]] == [(5 * 48, 64), (48, 64)]
-    assert all(video.probe(p).frames == 21 for p in summary["saved"])
+    assert [media.probe(p).size for p in summary["saved"]] == [(5 * 48, 64), (48, 64)]
+    assert all(media.probe(p).frames == 21 for p in summary["saved"])
 
 
 def test_a_region_of_another_source_changes_the_result_but_not_the_background(run, files, tmp_path):

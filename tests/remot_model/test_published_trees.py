@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from remot_data import video
+from remot_data import media
 from remot_data.annotate import annotate
 from remot_data.assets import fetch
 from remot_data.build import build
@@ -44,7 +44,7 @@ def iper(folder):
 
     for name, camera in (("002/1/1", "sample-cam02"), ("001/9/2", "sample-cam04")):
         (folder / "tree" / "images_HD" / name).mkdir(parents=True)
-        for number, (_, frame) in zip(range(10), video.read(fetch(camera), size=(360, 640)), strict=False):
+        for number, (_, frame) in zip(range(10), media.read(fetch(camera), size=(360, 640)), strict=False):
             cv2.imwrite(str(folder / "tree" / "images_HD" / name / f"{number:04d}.png"), frame[..., ::-1])
     policy = Policy(size=(64, 48), min_frames=6)
     done = build(MANIFESTS / "iper.yaml", str(folder / "store"), policy=policy, root=folder / "tree", workers=0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from remot_data import video
+from remot_data import media
 from remot_data.verify import Content
 from remot_model import checkpoint, data, devices, networks, rollout, train
 from remot_model.checkpoint import CheckpointError
@@ -59,7 +59,7 @@ def test_all_stages_fill_the_run_folder(tmp_path):
         assert [line["step"] for line in lines] == [1, 2]
         assert all(math.isfinite(v) for line in lines for v in line.values())
         assert cv2.imread(str(tmp_path / stage / "samples" / "step-000002.png")) is not None
-        film = [frame for _, frame in video.read(tmp_path / stage / "samples.mp4")]
+        film = [frame for _, frame in media.read(tmp_path / stage / "samples.mp4")]
         assert len(film) == 16 and film[0].shape[1] > 3 * 96
         speed = json.loads((tmp_path / stage / "speed.jsonl").read_text().splitlines()[-1])
         assert speed["step"] == 2 and speed["seconds"] > 0 and speed["memory"] > 2**26

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import assets, video  # noqa: E402
+from remot_data import assets, media  # noqa: E402
 from remot_data.detectors import base, detectron2_pose  # noqa: E402
 from remot_data.detectors.base import Detector, DetectorError, load  # noqa: E402
 from remot_data.detectors.detectron2_pose import (  # noqa: E402
@@ -104,7 +104,7 @@ def test_without_the_library_the_way_to_get_it_is_said(monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    decoded = [image for (_, image), _ in zip(video.read(assets.fetch("sample-cam02")), range(3), strict=False)]
+    decoded = [image for (_, image), _ in zip(media.read(assets.fetch("sample-cam02")), range(3), strict=False)]
     return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
 
 

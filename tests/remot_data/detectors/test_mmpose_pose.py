@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import assets, video
+from remot_data import assets, media
 from remot_data.detectors import _torch, base, mmpose_pose
 from remot_data.detectors._torch import as_layer, stand_ins
 from remot_data.detectors.base import Detector, DetectorError, load
@@ -139,7 +139,7 @@ def test_without_the_library_the_way_to_get_it_is_said(monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    decoded = [image for (_, image), _ in zip(video.read(assets.fetch("sample-cam02")), range(3), strict=False)]
+    decoded = [image for (_, image), _ in zip(media.read(assets.fetch("sample-cam02")), range(3), strict=False)]
     return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
 
 

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import assets, video  # noqa: E402
+from remot_data import assets, media  # noqa: E402
 from remot_data.detectors import _torch, base, schp  # noqa: E402
 from remot_data.detectors._schp_network import AugmentedCE2P, LeakyNorm  # noqa: E402
 from remot_data.detectors.base import Detector, DetectorError, load  # noqa: E402
@@ -101,7 +101,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    decoded = [image for (_, image), _ in zip(video.read(assets.fetch("sample-cam02")), range(3), strict=False)]
+    decoded = [image for (_, image), _ in zip(media.read(assets.fetch("sample-cam02")), range(3), strict=False)]
     return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import assets, video
+from remot_data import assets, media
 from remot_data.annotate import plan_job
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, load
@@ -38,7 +38,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
     """Three frames of a real video, uint8 [3, 256, 192, 3]."""
-    decoded = [image for (_, image), _ in zip(video.read(assets.fetch("sample-cam02")), range(3), strict=False)]
+    decoded = [image for (_, image), _ in zip(media.read(assets.fetch("sample-cam02")), range(3), strict=False)]
     return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -17,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remot_data import video
-from remot_data.video import EncodeError, VideoError, VideoWriter
+from remot_data import media
+from remot_data.media import EncodeError, VideoError, VideoWriter, frames, reading
 
 WIDTH, HEIGHT, BLOCK, BITS = 192, 128, 32, 8
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "12", "-bf", "3", "-g", "12", "-pix_fmt", "yuv420p"]
@@ -41,11 +42,11 @@ def number(frame: np.ndarray) -> int:
 
 
 def numbers(path: Path, **options: object) -> list[int]:
-    return [number(frame) for _, frame in video.read(path, **options)]
+    return [number(frame) for _, frame in media.read(path, **options)]
 
 
 def ffmpeg(*arguments: object, data: bytes | None = None) -> bytes:
-    command = [video.carried_ffmpeg(), "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
+    command = [media.carried_ffmpeg(), "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
     done = subprocess.run(command, input=data, capture_output=True, timeout=60)
     if done.returncode:
         text = done.stderr.decode(errors="replace")
@@ -143,11 +144,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.mark.parametrize("kind", KINDS)
 def test_reading_in_order_gives_every_frame_once(made: Made, kind: Callable) -> None:
     path, expected = made(kind)
-    frames = list(video.read(path))
+    frames = list(media.read(path))
     assert [number(frame) for _, frame in frames] == expected
     pts = np.array([p for p, _ in frames])
     assert (np.diff(pts) > 0).all()
-    found = video.probe(path)
+    found = media.probe(path)
     assert (found.frames, found.first_pts, found.size) == (len(expected), pts[0], (WIDTH, HEIGHT))
     seconds = (pts - pts[0]) * found.time_base[0] / found.time_base[1]
     rate = 25 if path.suffix == ".h264" else 30  # a raw stream has no times: FFmpeg takes 25 frames a second
@@ -160,9 +161,9 @@ def test_reading_in_order_gives_every_frame_once(made: Made, kind: Callable) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reading_from_a_pts_gives_the_frames_of_reading_in_order(made: Made, kind: Callable) -> None:
     path, _ = made(kind)
-    frames = list(video.read(path))
+    frames = list(media.read(path))
     for first in (1, len(frames) // 2 + 1, len(frames) - 7):
-        part = list(video.read(path, start_pts=frames[first][0], end_pts=frames[first + 3][0]))
+        part = list(media.read(path, start_pts=frames[first][0], end_pts=frames[first + 3][0]))
         assert [pts for pts, _ in part] == [pts for pts, _ in frames[first : first + 3]]
         assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(part, frames[first:], strict=False))
 
@@ -170,25 +171,25 @@ def test_reading_from_a_pts_gives_the_frames_of_reading_in_order(made: Made, kin
 def test_a_late_start_does_not_decode_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "long.mp4", 240, X264)
     decoded = []
-    keep = video._mended
-    monkeypatch.setattr(video, "_mended", lambda frames, stream: (decoded.append(1) or f for f in keep(frames, stream)))
+    keep = frames.mended
+    monkeypatch.setattr(frames, "mended", lambda found, stream: (decoded.append(1) or f for f in keep(found, stream)))
     assert numbers(path, start_pts=200 * 512) == list(range(200, 240))
     assert 40 + 30 <= len(decoded) < 40 + 30 + 3 * 12
 
 
 def test_only_the_wanted_frames_are_converted(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = made(_constant)
-    frames = dict(video.read(path, size=(32, 48)))
+    frames = dict(media.read(path, size=(32, 48)))
     pts = sorted(frames)
     converted = []
-    keep = video._Picture.__call__
-    monkeypatch.setattr(video._Picture, "__call__", lambda self, frame: converted.append(1) or keep(self, frame))
+    keep = reading._Picture.__call__
+    monkeypatch.setattr(reading._Picture, "__call__", lambda self, frame: converted.append(1) or keep(self, frame))
     wanted = [pts[3], pts[40], pts[40] + 1, pts[42]]
-    found = dict(video.read(path, only=wanted, size=(32, 48)))
+    found = dict(media.read(path, only=wanted, size=(32, 48)))
     assert list(found) == [pts[3], pts[40], pts[42]] and len(converted) == 3
     assert all(np.array_equal(frames[p], frame) for p, frame in found.items())
-    assert [p for p, _ in video.read(path, only=wanted, start_pts=pts[4], end_pts=pts[42])] == [pts[40]]
-    assert list(video.read(path, only=[])) == []
+    assert [p for p, _ in media.read(path, only=wanted, start_pts=pts[4], end_pts=pts[42])] == [pts[40]]
+    assert list(media.read(path, only=[])) == []
 
 
 def test_a_frame_is_let_go_when_the_next_one_comes(made: Made) -> None:
@@ -196,8 +197,8 @@ def test_a_frame_is_let_go_when_the_next_one_comes(made: Made) -> None:
     gc.disable()
     try:
         for kind in (_constant, _hevc):
-            list(video.read(made(kind)[0]))
-            video.probe(made(kind)[0])
+            list(media.read(made(kind)[0]))
+            media.probe(made(kind)[0])
         left = [type(o).__name__ for o in gc.get_objects() if isinstance(o, av.VideoFrame)]
     finally:
         gc.enable()
@@ -206,7 +207,7 @@ def test_a_frame_is_let_go_when_the_next_one_comes(made: Made) -> None:
 
 def test_a_range_is_half_open_and_may_lie_between_frames(made: Made) -> None:
     path, _ = made(_constant)
-    pts = [p for p, _ in video.read(path)]
+    pts = [p for p, _ in media.read(path)]
     assert numbers(path, start_pts=pts[50] - 1, end_pts=pts[53]) == [50, 51, 52]
     assert numbers(path, start_pts=pts[50] + 1, end_pts=pts[53] + 1) == [51, 52, 53]
     assert numbers(path, start_pts=pts[-1] + 1) == []
@@ -216,17 +217,17 @@ def test_a_range_is_half_open_and_may_lie_between_frames(made: Made) -> None:
 def test_the_rotation_flag_is_applied(made: Made, tmp_path: Path, angle: int) -> None:
     path = tmp_path / "turned.mp4"
     ffmpeg("-display_rotation", angle, "-i", made(_constant)[0], "-t", "0.3", "-c", "copy", path)
-    found = video.probe(path)
+    found = media.probe(path)
     assert found.rotation == angle and found.stored_size == (WIDTH, HEIGHT)
     assert found.size == ((WIDTH, HEIGHT) if angle == 180 else (HEIGHT, WIDTH))
-    shown = np.array([frame for _, frame in video.read(path)])
+    shown = np.array([frame for _, frame in media.read(path)])
     theirs = reference(path, found.size[::-1])
     assert shown.shape == theirs.shape and psnr(shown, theirs) > 45
-    crop = video.round_crop((11, 17, 40, 60), found)
+    crop = media.round_crop((11, 17, 40, 60), found)
     x, y, w, h = map(int, crop)
-    part = np.array([frame for _, frame in video.read(path, crop=crop)])
+    part = np.array([frame for _, frame in media.read(path, crop=crop)])
     assert psnr(part[:, 2:-2, 2:-2], shown[:, y + 2 : y + h - 2, x + 2 : x + w - 2]) > 45
-    assert next(video.read(path, crop=crop, size=(30, 20)))[1].shape == (30, 20, 3)
+    assert next(media.read(path, crop=crop, size=(30, 20)))[1].shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize("flips", [
@@ -236,34 +237,34 @@ def test_the_rotation_flag_is_applied(made: Made, tmp_path: Path, angle: int) ->
 def test_the_mirror_flag_is_applied(made: Made, tmp_path: Path, flips: list[object]) -> None:
     path = tmp_path / "mirrored.mp4"
     ffmpeg(*flips, "-i", made(_constant)[0], "-t", "0.2", "-c", "copy", path)
-    found = video.probe(path)
+    found = media.probe(path)
     assert found.mirrored and found.size == ((HEIGHT, WIDTH) if found.rotation % 180 else (WIDTH, HEIGHT))
-    shown = np.array([frame for _, frame in video.read(path)])
+    shown = np.array([frame for _, frame in media.read(path)])
     theirs = reference(path, found.size[::-1])
     assert shown.shape == theirs.shape and psnr(shown, theirs) > 45
-    x, y, w, h = map(int, video.round_crop((11, 17, 40, 60), found))
-    part = np.array([frame for _, frame in video.read(path, crop=(x, y, w, h))])
+    x, y, w, h = map(int, media.round_crop((11, 17, 40, 60), found))
+    part = np.array([frame for _, frame in media.read(path, crop=(x, y, w, h))])
     assert psnr(part[:, 2:-2, 2:-2], shown[:, y + 2 : y + h - 2, x + 2 : x + w - 2]) > 45
 
 
 def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
     path = encode(tmp_path / "wide.mp4", 3, ["-vf", "setsar=4/3", *X264])
-    found = video.probe(path)
+    found = media.probe(path)
     assert found.size == (256, 128) and found.stored_size == (192, 128)
-    frame = next(video.read(path))[1]
+    frame = next(media.read(path))[1]
     assert frame.shape == (128, 256, 3)
     stored = reference(path, (HEIGHT, WIDTH))[0]
     assert psnr(frame, cv2.resize(stored, (256, 128), interpolation=cv2.INTER_CUBIC)) > 30
-    crop = video.round_crop((100, 20, 61, 50), found)
-    assert abs(crop[0] - 100) <= 4 / 3 and next(video.read(path, crop=crop))[1].shape == (50, round(crop[2]), 3)
+    crop = media.round_crop((100, 20, 61, 50), found)
+    assert abs(crop[0] - 100) <= 4 / 3 and next(media.read(path, crop=crop))[1].shape == (50, round(crop[2]), 3)
 
 
 def test_odd_sizes(tmp_path: Path) -> None:
     path = encode(tmp_path / "odd.mkv", 3, ["-c:v", "ffv1", "-pix_fmt", "yuv420p"], (161, 131))
-    assert video.probe(path).size == (161, 131)
-    frame = next(video.read(path))[1]
+    assert media.probe(path).size == (161, 131)
+    frame = next(media.read(path))[1]
     assert frame.shape == (131, 161, 3) and psnr(frame, reference(path, (131, 161))[0]) > 45
-    edge = next(video.read(path, crop=(120, 100, 42, 32)))[1]
+    edge = next(media.read(path, crop=(120, 100, 42, 32)))[1]
     wanted = np.pad(frame, ((0, 1), (0, 1), (0, 0)), mode="edge")[100:, 120:]
     assert edge.shape == (32, 42, 3) and psnr(edge, wanted) > 35
 
@@ -287,13 +288,13 @@ CROPS = [(0, 0, 768, 432), (100, 40, 288, 384), (-60, -40, 384, 512), (600, 100,
 
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("size", [(96, 72), (130, 90)])
-def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: video.Box, size: tuple[int, int]) -> None:
+def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: media.Box, size: tuple[int, int]) -> None:
     path = _photo(tmp_path)
-    whole = next(video.read(path))[1]
-    x, y, w, h = map(int, video.round_crop(crop, video.probe(path)))
+    whole = next(media.read(path))[1]
+    x, y, w, h = map(int, media.round_crop(crop, media.probe(path)))
     wide = np.pad(whole, ((600, 600), (900, 900), (0, 0)), "edge")[600 + y :, 900 + x :][:h, :w]
     exact = cv2.resize(wide.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-    found = next(video.read(path, crop=crop, size=size))[1]
+    found = next(media.read(path, crop=crop, size=size))[1]
     assert found.shape == (*size, 3) and psnr(found, exact) > 38
 
 
@@ -304,7 +305,7 @@ def test_shrinking_does_not_alias(tmp_path: Path) -> None:
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "640x480", "-i", "-"]
     ffmpeg(*raw, "-c:v", "ffv1", "-pix_fmt", "yuv420p", path, data=stripes.tobytes())
     for crop in (None, (64, 32, 360, 440)):
-        frame = next(video.read(path, crop=crop, size=(100, 75)))[1].astype(float)
+        frame = next(media.read(path, crop=crop, size=(100, 75)))[1].astype(float)
         assert np.abs(frame - 127.5).max() < 12
 
 
@@ -320,7 +321,7 @@ def test_the_colours_are_those_of_the_file(tmp_path: Path, matrix: str, value: s
     ffmpeg(*raw, *colour, "-c:v", "ffv1", path, data=frame.tobytes())
     crops = [(0, 0, 96, 64), (-16, 0, 112, 64), (-16, -2, 112, 68), (0, 0, 96, 64)]
     for options in ({}, *({"crop": crop, "size": crop[:1:-1]} for crop in crops)):
-        shown = next(video.read(path, **options))[1]
+        shown = next(media.read(path, **options))[1]
         assert np.abs(shown[2:-2, -88::32].astype(int) - frame[2:3, 8::32]).max() <= 6
 
 
@@ -328,7 +329,7 @@ def test_pictures_of_an_hdr_video_are_exact_and_have_8_bits(tmp_path: Path) -> N
     colours = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1:log-level=none"
     options = ["-c:v", "libx265", "-preset", "ultrafast", "-crf", "10", "-x265-params", colours]
     path = encode(tmp_path / "hdr.mp4", 6, [*options, "-pix_fmt", "yuv420p10le"])
-    frames = [frame for _, frame in video.read(path)]
+    frames = [frame for _, frame in media.read(path)]
     assert [number(frame) for frame in frames] == list(range(6)) and frames[0].dtype == np.uint8
 
 
@@ -347,18 +348,18 @@ def test_a_folder_of_pictures_is_a_video(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "notes.txt").write_text("not a picture")
     (tmp_path / ".hidden.png").write_text("not to be seen")
     (tmp_path / "folder.png").mkdir()
-    assert video.frame_names(tmp_path) == [f"take 2, {i + 1}.{suffix}" for i in range(12)]
-    found = video.probe(tmp_path, fps=29.97)
+    assert media.frame_names(tmp_path) == [f"take 2, {i + 1}.{suffix}" for i in range(12)]
+    found = media.probe(tmp_path, fps=29.97)
     assert (found.codec, found.frames, found.size, found.time_base) == ("images", 12, (WIDTH, HEIGHT), (100, 2997))
-    assert found.seconds == pytest.approx(12 / 29.97) and video.probe(tmp_path).time_base == (1, 30)
-    frames = list(video.read(tmp_path))
+    assert found.seconds == pytest.approx(12 / 29.97) and media.probe(tmp_path).time_base == (1, 30)
+    frames = list(media.read(tmp_path))
     assert [(pts, number(frame)) for pts, frame in frames] == [(i, i) for i in range(12)]
-    for (_, frame), name in zip(frames, video.frame_names(tmp_path), strict=True):
+    for (_, frame), name in zip(frames, media.frame_names(tmp_path), strict=True):
         assert psnr(frame, _shot(str(tmp_path / name))) > (33 if suffix == "webp" else 45)
-    assert [p for p, _ in video.read(tmp_path, start_pts=3, end_pts=9, only=[2, 5, 8, 9])] == [5, 8]
-    small = next(video.read(tmp_path, crop=(32, 0, 96, 64), size=(32, 48)))[1]
+    assert [p for p, _ in media.read(tmp_path, start_pts=3, end_pts=9, only=[2, 5, 8, 9])] == [5, 8]
+    small = next(media.read(tmp_path, crop=(32, 0, 96, 64), size=(32, 48)))[1]
     assert psnr(small, cv2.resize(frames[0][1][:64, 32:128], (48, 32), interpolation=cv2.INTER_AREA)) > 38
-    assert not video.decord_agrees(tmp_path)
+    assert not media.decord_agrees(tmp_path)
 
 
 def test_pictures_of_other_kinds_of_pixels_fit_together(tmp_path: Path) -> None:
@@ -368,7 +369,7 @@ def test_pictures_of_other_kinds_of_pixels_fit_together(tmp_path: Path) -> None:
     deep = colour[..., ::-1].astype(np.uint16) * 257
     for name, image in (("a", colour[..., ::-1]), ("b", grey), ("c", clear), ("d", deep)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
-    found = [frame for _, frame in video.read(tmp_path)]
+    found = [frame for _, frame in media.read(tmp_path)]
     assert np.array_equal(found[0], colour) and np.array_equal(found[1], np.repeat(grey[..., None], 3, -1))
     assert np.array_equal(found[2], colour) and np.abs(found[3].astype(int) - colour).max() <= 1
 
@@ -379,14 +380,14 @@ def test_the_exif_orientation_of_a_picture_is_not_applied(tmp_path: Path) -> Non
     marker = b"\xff\xe1" + (len(turned) + 2).to_bytes(2, "big") + turned
     (tmp_path / "a.jpg").write_bytes(data[:2] + marker + data[2:])
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (WIDTH, HEIGHT, 3)
-    assert video.probe(tmp_path).size == (WIDTH, HEIGHT) and numbers(tmp_path) == [3]
+    assert media.probe(tmp_path).size == (WIDTH, HEIGHT) and numbers(tmp_path) == [3]
 
 
 def test_a_folder_with_a_bad_picture_names_it(tmp_path: Path) -> None:
     def code(name: str, data: bytes) -> str:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(VideoError, match=name) as caught:
-            list(video.read(tmp_path))
+            list(media.read(tmp_path))
         (tmp_path / name).unlink()
         return caught.value.code
 
@@ -401,14 +402,14 @@ def test_a_folder_with_a_bad_picture_names_it(tmp_path: Path) -> None:
     assert code("1.png", data["png"][:40] + b"\xff" * 200 + data["png"][240:]) == "unreadable"
     (tmp_path / "1.png").symlink_to("gone.png")
     with pytest.raises(VideoError, match="unreadable: .*1.png is not a file"):
-        video.probe(tmp_path)
+        media.probe(tmp_path)
     (tmp_path / "1.png").unlink()
     with pytest.raises(ValueError, match="positive"):
-        video.probe(tmp_path, fps=0)
+        media.probe(tmp_path, fps=0)
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "gone"):
         with pytest.raises(VideoError, match="unreadable"):
-            video.frame_names(path)
+            media.frame_names(path)
 
 
 # --- files that are not good videos
@@ -416,7 +417,7 @@ def test_a_folder_with_a_bad_picture_names_it(tmp_path: Path) -> None:
 
 def _code(path: Path) -> str:
     with pytest.raises(VideoError) as caught:
-        video.probe(path)
+        media.probe(path)
     assert path.name in str(caught.value)
     return caught.value.code
 
@@ -429,7 +430,7 @@ def test_files_that_are_no_video(tmp_path: Path) -> None:
     assert [_code(p) for p in (text, empty, tmp_path / "gone.mp4", tmp_path)] == ["unreadable"] * 4
     assert _code(sound) == "no-video-stream"
     with pytest.raises(VideoError, match="unreadable"):
-        next(video.read(text))
+        next(media.read(text))
 
 
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
@@ -448,7 +449,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
 def test_truncated_files(made: Made, tmp_path: Path, name: str, options: list[str], code: str) -> None:
     path = tmp_path / name
     ffmpeg("-i", made(_constant)[0], "-c", "copy", *options, path)
-    assert video.probe(path).frames == 90
+    assert media.probe(path).frames == 90
     data = path.read_bytes()
     for share in (0.3, 0.99):
         path.write_bytes(data[: int(share * len(data))])
@@ -480,12 +481,12 @@ def test_no_frame_comes_out_that_damage_may_have_reached(
     data[start : packet.pos + packet.size] = b"\xff" * (packet.pos + packet.size - start)
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
-    whole, found = list(video.read(source)), list(video.read(path))
+    whole, found = list(media.read(source)), list(media.read(path))
     kept = [pts // 512 for pts, _ in found]
     assert kept[:34] == list(range(34)) and kept[-42:] == list(range(48, 90)) and len(kept) < 86
     assert all(np.array_equal(frame, whole[pts // 512][1]) for pts, frame in found)
     assert "damaged frame(s) are left out" in caplog.text
-    part = list(video.read(path, start_pts=60 * 512))
+    part = list(media.read(path, start_pts=60 * 512))
     assert [pts for pts, _ in part] == [pts for pts, _ in whole[60:]]
 
 
@@ -507,7 +508,7 @@ def test_a_playlist_opens_nothing_but_itself(made: Made, tmp_path: Path) -> None
     path.write_text("ffconcat version 1.0\nfile a.ts\n")
     assert _code(path) == "unreadable"
     with pytest.raises(VideoError, match="is not a file"):
-        video.probe("http://127.0.0.1:9/a.mp4")
+        media.probe("http://127.0.0.1:9/a.mp4")
 
 
 def test_a_picture_that_changes_size_is_named(tmp_path: Path) -> None:
@@ -516,7 +517,7 @@ def test_a_picture_that_changes_size_is_named(tmp_path: Path) -> None:
     both = tmp_path / "both.ts"
     both.write_bytes(a.read_bytes() + b.read_bytes())
     with pytest.raises(VideoError, match="changes from 192x128 .* to 256x160"):
-        list(video.read(both))
+        list(media.read(both))
 
 
 def test_an_error_has_a_known_code_and_crosses_processes() -> None:
@@ -529,7 +530,7 @@ def test_an_error_has_a_known_code_and_crosses_processes() -> None:
 # --- crops and time as pure functions
 
 PROBES = st.builds(
-    lambda size, rotation, wide: video.Probe(
+    lambda size, rotation, wide: media.Probe(
         size=(size if rotation % 180 == 0 else size[::-1]),
         stored_size=(size[0] * 3 // 4 if wide else size[0], size[1]), rotation=rotation, codec="h264",
         time_base=(1, 30), frames=1, fps=30.0, seconds=1.0, has_audio=False, first_pts=0,
@@ -540,10 +541,10 @@ SPAN = st.floats(3, 1500)
 
 
 @given(PROBES, st.floats(-50, 60), st.floats(-50, 60), SPAN, SPAN)
-def test_rounding_a_crop_is_stable_and_near(found: video.Probe, x: float, y: float, w: float, h: float) -> None:
+def test_rounding_a_crop_is_stable_and_near(found: media.Probe, x: float, y: float, w: float, h: float) -> None:
     crop = (x, y, max(w, 60), max(h, 60))
-    rounded = video.round_crop(crop, found)
-    assert np.allclose(video.round_crop(rounded, found), rounded, atol=1e-6)
+    rounded = media.round_crop(crop, found)
+    assert np.allclose(media.round_crop(rounded, found), rounded, atol=1e-6)
     corners = np.array([rounded[0], rounded[1], rounded[0] + rounded[2], rounded[1] + rounded[3]])
     asked = np.array([crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]])
     assert np.abs(corners - asked).max() <= 1.5
@@ -554,7 +555,7 @@ def test_rounding_a_crop_is_stable_and_near(found: video.Probe, x: float, y: flo
 def test_a_crop_outside_the_picture_is_refused(made: Made) -> None:
     path, _ = made(_constant)
     with pytest.raises(ValueError, match="outside the picture"):
-        next(video.read(path, crop=(500, 0, 40, 40)))
+        next(media.read(path, crop=(500, 0, 40, 40)))
 
 
 TIMES = st.lists(st.floats(0.005, 0.5), min_size=0, max_size=60).map(lambda gaps: 7.0 + np.cumsum([0.0, *gaps]))
@@ -563,7 +564,7 @@ TIMES = st.lists(st.floats(0.005, 0.5), min_size=0, max_size=60).map(lambda gaps
 @given(TIMES, st.floats(0.5, 120))
 @settings(max_examples=200)
 def test_picking_keeps_the_frame_on_show_at_each_tick(times: np.ndarray, fps: float) -> None:
-    kept = video.pick(times, fps)
+    kept = media.pick(times, fps)
     assert kept[0] == 0 and (np.diff(kept) > 0).all() and kept[-1] < len(times)
     slack = min(1e-3, 0.25 / fps)
     assert len(kept) <= (times[-1] - times[0]) / (1 / fps - slack) + 2
@@ -574,8 +575,8 @@ def test_picking_keeps_the_frame_on_show_at_each_tick(times: np.ndarray, fps: fl
 
 @given(TIMES)
 def test_picking_without_a_rate_keeps_everything(times: np.ndarray) -> None:
-    assert video.pick(times, None).tolist() == list(range(len(times)))
-    assert video.pick(times, 1000.0).tolist() == list(range(len(times)))
+    assert media.pick(times, None).tolist() == list(range(len(times)))
+    assert media.pick(times, 1000.0).tolist() == list(range(len(times)))
 
 
 @pytest.mark.parametrize(
@@ -583,17 +584,17 @@ def test_picking_without_a_rate_keeps_everything(times: np.ndarray) -> None:
 )
 def test_picking_from_a_constant_rate(rate: float, wanted: float, step: int) -> None:
     exact = np.arange(3000) / rate
-    assert video.pick(exact, wanted).tolist() == list(range(0, 3000, step))
-    assert video.pick(np.round(exact, 3), wanted).tolist() == list(range(0, 3000, step))
+    assert media.pick(exact, wanted).tolist() == list(range(0, 3000, step))
+    assert media.pick(np.round(exact, 3), wanted).tolist() == list(range(0, 3000, step))
 
 
 def test_picking_refuses_what_makes_no_sense() -> None:
-    assert video.pick(np.array([]), 30).tolist() == []
+    assert media.pick(np.array([]), 30).tolist() == []
     with pytest.raises(ValueError, match="increasing"):
-        video.pick(np.array([0.0, 0.1, 0.1]), 30)
+        media.pick(np.array([0.0, 0.1, 0.1]), 30)
     for rate in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="positive"):
-            video.pick(np.array([0.0, 0.1]), rate)
+            media.pick(np.array([0.0, 0.1]), rate)
 
 
 # --- decord
@@ -606,24 +607,24 @@ def test_picking_refuses_what_makes_no_sense() -> None:
 def test_decord_only_where_it_is_proved(made: Made, kind: Callable, agrees: bool) -> None:
     pytest.importorskip("decord")
     path, expected = made(kind)
-    assert video.decord_agrees(path) == agrees
+    assert media.decord_agrees(path) == agrees
     if not agrees:
         with pytest.raises(ValueError, match="not proved"):
-            next(video.read(path, decoder="decord"))
+            next(media.read(path, decoder="decord"))
         return
-    ours, theirs = list(video.read(path, size=(64, 96))), list(video.read(path, size=(64, 96), decoder="decord"))
+    ours, theirs = list(media.read(path, size=(64, 96))), list(media.read(path, size=(64, 96), decoder="decord"))
     assert [p for p, _ in ours] == [p for p, _ in theirs]
     assert min(psnr(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True)) > 32
     assert numbers(path, decoder="decord", start_pts=ours[20][0], end_pts=ours[23][0]) == expected[20:23]
 
 
 def test_decord_that_is_not_installed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
-    assert not video.decord_agrees(made(_constant)[0])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not media.decord_agrees(made(_constant)[0])
     with pytest.raises(ValueError, match="not installed"):
-        video.read(made(_constant)[0], decoder="decord")
+        media.read(made(_constant)[0], decoder="decord")
     with pytest.raises(ValueError, match="unknown decoder"):
-        video.read(made(_constant)[0], decoder="opencv")
+        media.read(made(_constant)[0], decoder="opencv")
 
 
 # --- writing
@@ -636,9 +637,9 @@ def test_writing_and_reading_back(tmp_path: Path) -> None:
             writer.write(numbered(i))
         assert not path.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
-    found = video.probe(path)
+    found = media.probe(path)
     assert (found.frames, found.codec) == (20, "h264") and found.fps == pytest.approx(29.97, rel=1e-4)
-    frames = [frame for _, frame in video.read(path)]
+    frames = [frame for _, frame in media.read(path)]
     assert [number(frame) for frame in frames] == list(range(20))
     assert psnr(frames[5][70:, 130:], numbered(5)[70:, 130:]) > 38
     data = path.read_bytes()
@@ -679,7 +680,7 @@ def test_an_error_keeps_the_file_that_was_there(tmp_path: Path) -> None:
 def test_the_sound_is_that_of_the_driving_video(made: Made, tmp_path: Path, name: str, codec: str) -> None:
     driving, out, silent = tmp_path / name, tmp_path / "out.mp4", made(_variable)[0]
     ffmpeg("-i", made(_constant)[0], *SOUND, "-c:v", "copy", "-c:a", codec, "-t", "1", driving)
-    video.mux_audio(silent, driving, out)
+    media.mux_audio(silent, driving, out)
     assert numbers(out) == made(_variable)[1]
     with av.open(str(out)) as container:
         sound = container.streams.audio[0]
@@ -689,22 +690,22 @@ def test_the_sound_is_that_of_the_driving_video(made: Made, tmp_path: Path, name
     tone = np.abs(np.fft.rfft(heard[:44100]))
     assert abs(tone.argmax() * 44100 / len(heard[:44100]) - 440) < 5
     with pytest.raises(ValueError, match="no sound"):
-        video.mux_audio(driving, silent, out)
+        media.mux_audio(driving, silent, out)
 
 
 def test_cutting_a_part(made: Made, tmp_path: Path) -> None:
     source, out = tmp_path / "sound.mp4", tmp_path / "cut.mp4"
     ffmpeg("-i", made(_constant)[0], *SOUND, "-c:v", "copy", "-c:a", "aac", source)
-    video.cut(source, out, 0.5, 1.0)
+    media.cut(source, out, 0.5, 1.0)
     assert numbers(out) == list(range(15, 30))
-    assert video.probe(out).has_audio
-    video.cut(made(_variable)[0], out, 0.5, 1.0)
+    assert media.probe(out).has_audio
+    media.cut(made(_variable)[0], out, 0.5, 1.0)
     assert numbers(out) == [n for n in made(_variable)[1] if 15 <= n < 30]
     for start, end in ((1, 1), (50, 51), (-1, 1)):
         with pytest.raises(ValueError, match="has no part"):
-            video.cut(source, out, start, end)
+            media.cut(source, out, start, end)
     with pytest.raises(EncodeError, match="ffmpeg ended"):
-        video.cut(source, tmp_path / "cut.odd", 0, 1)
+        media.cut(source, tmp_path / "cut.odd", 0, 1)
 
 
 def _in_matroska(folder: Path) -> tuple[Path, list[int]]:
@@ -741,7 +742,7 @@ def any_ffmpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         return
     monkeypatch.setenv("REMOT_FFMPEG", "ffmpeg")
     try:
-        ffmpeg = video.ffmpeg_binary()
+        ffmpeg = media.ffmpeg_binary()
     except EncodeError:
         pytest.skip("no ffmpeg on the PATH beside the carried one")
     options = [
@@ -770,17 +771,17 @@ def test_cutting_keeps_every_frame_and_its_time(made: Made, tmp_path: Path, any_
     whole = _seconds(path)
     for start, end in ((0.5, 1.0), (0.0, 0.7), (1.2, 9.0)):
         part = [(n, t - start) for n, t in whole if start - 1e-4 < t < end - 1e-4]
-        video.cut(path, tmp_path / "part.mp4", start, end)
+        media.cut(path, tmp_path / "part.mp4", start, end)
         found = _seconds(tmp_path / "part.mp4")
         assert [n for n, _ in found] == [n for n, _ in part]
         assert np.abs(np.array([t for _, t in found]) - [t - part[0][1] for _, t in part]).max() < 1e-6
-        assert video.probe(tmp_path / "part.mp4").has_audio == video.probe(path).has_audio
+        assert media.probe(tmp_path / "part.mp4").has_audio == media.probe(path).has_audio
 
 
 def _seconds(path: Path) -> list[tuple[int, float]]:
     """The number and the time of every frame, in seconds from the first."""
-    found = video.probe(path)
-    frames = video.read(path)
+    found = media.probe(path)
+    frames = media.read(path)
     return [(number(f), (pts - found.first_pts) * found.time_base[0] / found.time_base[1]) for pts, f in frames]
 
 
@@ -790,7 +791,7 @@ def test_the_sound_of_a_part_is_that_of_its_pictures(tmp_path: Path) -> None:
     for suffix in ("mp4", "ts"):
         path = tmp_path / f"a.{suffix}"
         ffmpeg(*tone, "-i", encode(tmp_path / "pictures.mp4", 90, X264), "-c:v", "copy", "-c:a", "aac", path)
-        video.cut(path, tmp_path / "part.mp4", 0.5, 2.0)
+        media.cut(path, tmp_path / "part.mp4", 0.5, 2.0)
         with av.open(str(tmp_path / "part.mp4")) as container:
             heard = [frame.to_ndarray().mean(0) for frame in container.decode(audio=0)]
         loud = np.abs(np.concatenate(heard)) > 0.1
@@ -816,19 +817,19 @@ def test_a_wheel_that_carries_no_ffmpeg_is_said(tmp_path: Path, monkeypatch: pyt
     package.__path__ = [str(tmp_path)]
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", package)
     with pytest.raises(EncodeError, match="carries no ffmpeg .* set REMOT_FFMPEG"):
-        video.ffmpeg_binary()
+        media.ffmpeg_binary()
     (tmp_path / "binaries").mkdir()
     (tmp_path / "binaries" / "ffmpeg-of-another-machine").write_text("no program")
     with pytest.raises(EncodeError, match="that can be run"):
-        video.ffmpeg_binary()
+        media.ffmpeg_binary()
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(EncodeError, match="is not installed"):
-        video.ffmpeg_binary()
+        media.ffmpeg_binary()
 
 
 def test_frames_passed_over_can_be_told_of(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", 12, ["-c:v", "libx264"])
-    every = [pts for pts, _ in video.read(path)]
-    found = list(video.read(path, only=every[4:8:2], size=(32, 24), passing=True))
+    every = [pts for pts, _ in media.read(path)]
+    found = list(media.read(path, only=every[4:8:2], size=(32, 24), passing=True))
     assert [pts for pts, picture in found if picture.size] == every[4:8:2]
     assert every[5] in [pts for pts, picture in found if picture.shape == (0, 0, 3)]

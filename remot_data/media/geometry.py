@@ -1,0 +1,115 @@
+"""The map between the stored and the displayed picture: square pixels, mirrored, turned; and crops in either."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+
+Box = tuple[float, float, float, float]
+# Stored formats with four luma columns a chroma sample: even offsets do not fit them.
+_WIDE_CHROMA = ("yuv410p", "yuv411p", "yuvj411p", "uyyvyy411")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The map between displayed and stored pixels: made square, mirrored left to right, then turned.
+
+    `turns` are quarter turns counter-clockwise.
+    """
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+    turns: int = 0
+    mirrored: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame, aspect: Fraction | None) -> Geometry:
+        """From a decoded frame and the width of a pixel over its height (None or 0: square)."""
+        width = round(frame.width * aspect) if aspect else frame.width
+        return cls((frame.width, frame.height), (max(width, 1), frame.height), *_orientation(frame))
+
+    @property
+    def displayed(self) -> tuple[int, int]:
+        return self.upright if self.turns % 2 == 0 else self.upright[::-1]
+
+    def to_stored(self, box: Box) -> Box:
+        x, y, w, h = box
+        width, height = self.upright
+        if self.turns == 1:
+            x, y, w, h = width - (y + h), x, h, w
+        elif self.turns == 2:
+            x, y = width - (x + w), height - (y + h)
+        elif self.turns == 3:
+            x, y, w, h = y, height - (x + w), h, w
+        if self.mirrored:
+            x = width - (x + w)
+        scale = self.stored[0] / width
+        return x * scale, y, w * scale, h
+
+    def to_displayed(self, box: Box) -> Box:
+        scale = self.upright[0] / self.stored[0]
+        x, y, w, h = box[0] * scale, box[1], box[2] * scale, box[3]
+        width, height = self.upright
+        if self.mirrored:
+            x = width - (x + w)
+        if self.turns == 1:
+            return y, width - (x + w), h, w
+        if self.turns == 2:
+            return width - (x + w), height - (y + h), w, h
+        if self.turns == 3:
+            return height - (y + h), x, h, w
+        return x, y, w, h
+
+    def show(self, picture: np.ndarray) -> np.ndarray:
+        """A stored picture [H, W, 3], already of the displayed shape, mirrored and turned."""
+        return np.ascontiguousarray(np.rot90(picture[:, ::-1] if self.mirrored else picture, self.turns))
+
+    def even_box(self, crop: Box) -> tuple[int, int, int, int]:
+        """The box of stored pixels with even corners that is nearest to `crop` (displayed pixels)."""
+        x, y, w, h = self.to_stored(crop)
+        left, top = _even(x), _even(y)
+        right, bottom = max(_even(x + w), left + 2), max(_even(y + h), top + 2)
+        if left >= self.stored[0] or top >= self.stored[1] or right <= 0 or bottom <= 0:
+            raise ValueError(f"the crop {tuple(crop)} lies outside the picture of {self.displayed} pixels")
+        return left, top, right - left, bottom - top
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns counter-clockwise for display, and whether the picture is mirrored left to right before them.
+
+    From FFmpeg's display matrix, whose first two rows say where the right and the lower neighbour of a pixel are shown.
+    """
+    # Not `frame.side_data`: that makes a cycle, which would keep the picture until the garbage collector comes by.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(math.degrees(math.atan2(-b, a)) / 90) % 4, mirrored
+
+
+def _even(value: float) -> int:
+    return 2 * math.floor(value / 2 + 0.5)
+
+
+def crop_steps(box: tuple[int, int, int, int], stored: tuple[int, int], pixels: str) -> list[tuple[str, str]]:
+    """FFmpeg filters that cut `box` out of a picture of size `stored`, repeating its border outside."""
+    x, y, w, h = box
+    left, top = max(-x, 0), max(-y, 0)
+    right, bottom = max(x + w - stored[0], 0), max(y + h - stored[1], 0)
+    width, height = w - left - right, h - top - bottom
+    outside = bool(left or top or right or bottom)
+    # The pad filter loses the last column or row of an odd picture whose chroma is stored at half size.
+    full_chroma = pixels in _WIDE_CHROMA or (outside and (width % 2 or height % 2))
+    steps = [("format", "yuv444p")] if full_chroma else []
+    steps.append(("crop", f"{width}:{height}:{max(x, 0)}:{max(y, 0)}:exact=1"))
+    if outside:
+        steps += [("pad", f"{w}:{h}:{left}:{top}"), ("fillborders", f"{left}:{right}:{top}:{bottom}:smear")]
+    return steps

@@ -1,0 +1,109 @@
+"""What a video is: size, orientation, codec, times; measured, not believed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from remot_data.media.container import VideoError, open_container, scan, video_stream
+from remot_data.media.folders import decode_picture, folder_rate, frame_names
+from remot_data.media.frames import decoded, mended
+from remot_data.media.geometry import Box, Geometry
+from remot_data.records import Record
+
+
+@dataclass(frozen=True)
+class Probe(Record):
+    """What a video is, measured by demuxing all of it and decoding one frame.
+
+    `size` is the displayed width, height; `stored_size` that of the coded picture; `rotation` the degrees
+    (0, 90, 180, 270) that the stored picture is turned counter-clockwise for display, after it was mirrored
+    left to right where `mirrored` says so. `codec` is ``images`` for a folder of pictures. `frames` counts the
+    packets that are to be shown (the container's own count is never used), `fps` is the average over them,
+    `seconds` the time from the first frame to the end of the last. `first_pts` is in units of `time_base`
+    (numerator, denominator) seconds.
+    """
+
+    size: tuple[int, int]
+    stored_size: tuple[int, int]
+    rotation: int
+    codec: str
+    time_base: tuple[int, int]
+    frames: int
+    fps: float
+    seconds: float
+    has_audio: bool
+    first_pts: int
+    mirrored: bool = False
+
+
+def round_crop(crop: Box, video: Probe) -> Box:
+    """The crop that `read` really uses for `crop`: even whole pixels of the stored picture, as x, y, w, h.
+
+    Even, because chroma is stored at half size; given in displayed pixels, so it is whole there too unless
+    the pixels are not square. Rounding a rounded crop changes nothing, so record this one.
+
+    Raises:
+        ValueError: the crop lies wholly outside the picture.
+    """
+    turns = video.rotation // 90
+    upright = video.size if turns % 2 == 0 else video.size[::-1]
+    geometry = Geometry(video.stored_size, upright, turns, video.mirrored)
+    x, y, w, h = geometry.to_displayed(geometry.even_box(crop))
+    return float(x), float(y), float(w), float(h)
+
+
+def probe(path: str | Path, fps: float | None = None) -> Probe:
+    """Size, rotation, codec, frame count and timing of a video; reads the whole file, decodes one frame.
+
+    A file that was cut off is found by its index, by a broken fragment, or by a Matroska header. What has none of
+    these (MPEG-TS, AVI, a fragmented MP4 cut between two fragments) gives the frames that are there.
+
+    Args:
+        fps: frames a second of a folder of pictures, 30 where nobody says; ignored for a file, which has times.
+
+    Raises:
+        VideoError: ``unreadable``, ``no-video-stream``, ``truncated`` or ``no-frames``.
+    """
+    if os.path.isdir(path):
+        return _probe_folder(path, fps)
+    timing = scan(path)
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        pts, frame = next(mended(decoded(container, stream, path), stream), (0, None))
+        if frame is None:
+            raise VideoError("no-frames", f"{path}: none of {len(timing.pts)} packets gives a frame")
+        geometry = Geometry.of(frame, stream.sample_aspect_ratio)
+        span = float((timing.pts[-1] - timing.pts[0]) * stream.time_base)
+        nominal = float(stream.average_rate or stream.guessed_rate or 0)
+        return Probe(
+            size=geometry.displayed,
+            stored_size=geometry.stored,
+            rotation=geometry.turns * 90,
+            mirrored=geometry.mirrored,
+            codec=stream.codec_context.name,
+            time_base=(stream.time_base.numerator, stream.time_base.denominator),
+            frames=len(timing.pts),
+            fps=(len(timing.pts) - 1) / span if span else nominal,
+            seconds=float((timing.end - timing.pts[0]) * stream.time_base),
+            has_audio=bool(container.streams.audio),
+            first_pts=pts,
+        )
+
+
+def _probe_folder(folder: str | Path, fps: float | None) -> Probe:
+    names, rate = frame_names(folder), folder_rate(fps)
+    frame = decode_picture(os.path.join(folder, names[0]))
+    return Probe(
+        size=(frame.width, frame.height),
+        stored_size=(frame.width, frame.height),
+        rotation=0,
+        codec="images",
+        time_base=(rate.denominator, rate.numerator),
+        frames=len(names),
+        fps=float(rate),
+        seconds=float(len(names) / rate),
+        has_audio=False,
+        first_pts=0,
+    )
