@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from remot_data import render, synthetic
+from remot_data.reading.stream import Window, to_torch
 from remot_data.schemas import convert_labels
-from remot_data.stream import Window, to_torch
 from remot_model import devices, networks
 from remot_model.config import Config, StagePlan, preset
 from remot_model.features import Features

@@ -25,8 +25,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from remot_data import synthetic
+from remot_data.reading.stream import Window, to_torch
 from remot_data.schemas import convert_labels as convert
-from remot_data.stream import Window, to_torch
 from remot_model import rollout
 from remot_model.config import Config, preset
 from remot_model.stages import Setting

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from remot_data import layers, synthetic
-from remot_data.layers import _images
+from remot_data import synthetic
+from remot_data.store import layers
+from remot_data.store.layers import _images
 
 _RGB = cv2.IMREAD_COLOR_RGB
 Coder = tuple[str, Callable[[int], bytes], Callable[[bytes], Any]]

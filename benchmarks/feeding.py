@@ -24,14 +24,14 @@ import numpy as np
 import torch
 
 from remot_data import render
-from remot_data.layers import flow
-from remot_data.stream import to_torch
-from remot_data.synthetic_store import build_synthetic
+from remot_data.reading.stream import to_torch
+from remot_data.store.layers import flow
+from remot_data.synthetic.store import build_synthetic
 from remot_model import data
 from remot_model.config import STAGES, Config, preset
 from remot_model.train import read_only
 
-stream = importlib.import_module("remot_data.stream")  # the package calls its function so too
+stream = importlib.import_module("remot_data.reading.stream")  # the package calls its function so too
 
 AIMED = {"layout": 250, "region": 100, "whole": 100}  # frames/s of one card at 256x192
 AUGMENTATION = ("jitter", "mirror", "pose maps again")

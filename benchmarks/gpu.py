@@ -243,10 +243,10 @@ def _annotated(
     kind: str, spec: str, weights: str, settings: dict[str, Any], args: argparse.Namespace
 ) -> tuple[float, float]:
     """Frames a second of the task of `remot annotate`, and the share of its time that the network had a batch."""
-    from remot_data.annotate import plan_job
+    from remot_data.annotating.annotate import plan_job
+    from remot_data.annotating.task import annotate_shards
     from remot_data.engine import processors
     from remot_data.store import open_store
-    from remot_data.task import annotate_shards
 
     store = open_store(_store(_base(args), args))
     job = plan_job(store, kind, spec, weights, settings)
@@ -458,7 +458,7 @@ def _freed() -> None:
 
 def _store(base: Config, args: argparse.Namespace) -> str:
     """A store of drawn dancers, drawn once for all rows of a call."""
-    from remot_data.synthetic_store import build_synthetic
+    from remot_data.synthetic.store import build_synthetic
 
     url = f"{args.scratch}/store"
     if not Path(url).exists():

@@ -35,12 +35,12 @@ import psutil
 
 from remot_data import media
 from remot_data.assets import fetch
-from remot_data.build import frames_shard
 from remot_data.detectors.base import file_sha256
-from remot_data.layers._images import _JPEG
+from remot_data.ingest.build import frames_shard
+from remot_data.ingest.scan import Policy, scan
 from remot_data.records import Clip
-from remot_data.scan import Policy, scan
 from remot_data.store import Store, create_store
+from remot_data.store.layers._images import _JPEG
 
 BEST, NAIVE, MEMORY = 0.8, 1.0, 1.2
 CROP = (500.0, 30.0, 750.0, 1000.0)

@@ -29,8 +29,8 @@ import psutil
 
 from remot_data import media
 from remot_data.assets import fetch
+from remot_data.care.verify import verify
 from remot_data.store import open_store
-from remot_data.verify import verify
 
 BUILD = "--size 64x48 --min-frames 4 --max-frames 4 --shard-frames 4".split()
 REMOT = [sys.executable, "-c", "from remot_data.cli import main; main()"]
@@ -201,7 +201,7 @@ class Trial:
         elif victim == "worker" and workers:
             self.chance.choice(workers).kill()
         elif victim == "decoder":
-            found = [p for w in workers for p in children(w) if "remot_data.child" in words(p)]
+            found = [p for w in workers for p in children(w) if "remot_data.media.sandbox" in words(p)]
             if not found:
                 return
             with suppress(psutil.Error):

@@ -29,14 +29,14 @@ import cv2
 import numpy as np
 
 from remot_data import assets
-from remot_data.annotate import annotate, plan_job, plan_jobs, run_jobs
+from remot_data.annotating.annotate import annotate, plan_job, plan_jobs, run_jobs
+from remot_data.annotating.task import annotate_shards
 from remot_data.detectors.base import DEFAULTS, Arrays, Batched, Detector, load
 from remot_data.engine import open_engine, processors
-from remot_data.layers.frames import encode
 from remot_data.records import Clip, Receipt
-from remot_data.shards import Sample
 from remot_data.store import Store, create_store
-from remot_data.task import annotate_shards
+from remot_data.store.layers.frames import encode
+from remot_data.store.shards import Sample
 
 TABLES = ("cost", "again", "workers", "card")
 BOUND = 1.1

@@ -30,8 +30,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from remot_data import render, synthetic
+from remot_data.reading.stream import Window, to_torch
 from remot_data.schemas import convert_labels as convert
-from remot_data.stream import Window, to_torch
 from remot_model import devices, networks, rollout
 from remot_model.config import Config, StagePlan, preset
 from remot_model.features import VGG19, Features

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from remot_data.reading.stream import Plan, to_torch
 from remot_data.store import Store
-from remot_data.stream import Plan, to_torch
-from remot_data.synthetic_store import build_synthetic
+from remot_data.synthetic.store import build_synthetic
 from remot_model import metrics, rollout
 from remot_model.checkpoint import load_run
 from remot_model.config import STAGES, Config, StagePlan, preset

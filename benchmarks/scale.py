@@ -84,7 +84,7 @@ def engine(count: int, folder: Path) -> dict[str, float]:
 
 
 def lines(count: int, variable: bool) -> Iterator[dict[str, Any]]:
-    """What `remot_data.scan.scan` says of invented videos."""
+    """What `remot_data.ingest.scan.scan` says of invented videos."""
     from remot_data.records import Clip, Video
 
     rng = np.random.default_rng(0)
@@ -120,8 +120,8 @@ def lines(count: int, variable: bool) -> Iterator[dict[str, Any]]:
 
 
 def signature(rng: np.random.Generator, seconds: float) -> str:
-    """As `remot_data.scan.signature` packs one: pictures of 12 x 12 grey cells around a common background."""
-    from remot_data.scan import _GRID
+    """As `remot_data.ingest.scan.signature` packs one: pictures of 12 x 12 grey cells around a common background."""
+    from remot_data.ingest.scan import _GRID
 
     scene = rng.integers(40, 216) + rng.normal(0, 30, _GRID[1:])
     cells = np.clip(scene + rng.normal(0, 15, _GRID), 0, 255).astype(np.uint8)
@@ -130,8 +130,8 @@ def signature(rng: np.random.Generator, seconds: float) -> str:
 
 def plan(count: int, folder: Path, variable: bool = False) -> dict[str, float]:
     """Written by one process, planned by another, which does not have the memory of the writing."""
-    from remot_data.build import plan as planned
-    from remot_data.scan import Policy
+    from remot_data.ingest.build import plan as planned
+    from remot_data.ingest.scan import Policy
     from remot_data.store import Store, create_store
 
     policy = Policy()
@@ -165,7 +165,7 @@ def plan(count: int, folder: Path, variable: bool = False) -> dict[str, float]:
 
 
 def signatures(count: int, folder: Path) -> dict[str, float]:
-    from remot_data.scan import _Signatures
+    from remot_data.ingest.scan import _Signatures
 
     rng = np.random.default_rng(0)
     texts = [signature(rng, float(rng.uniform(5, 65))) for _ in range(count)]
@@ -183,13 +183,13 @@ def finished(count: int, folder: Path) -> None:
 
     The files are as small as they can be: going on reads receipts and names, never their content.
     """
-    from remot_data.annotate import plan_jobs
+    from remot_data.annotating.annotate import plan_jobs
     from remot_data.detectors.base import DEFAULTS
-    from remot_data.inputs import find_inputs
+    from remot_data.ingest.inputs import find_inputs
+    from remot_data.ingest.scan import Policy, stamp
     from remot_data.records import Receipt
-    from remot_data.scan import Policy, stamp
-    from remot_data.shards import Sample
     from remot_data.store import create_store
+    from remot_data.store.shards import Sample
 
     os.fsync = lambda file: None  # type: ignore[assignment]  # 120,000 files that nobody will miss
     (folder / "videos").mkdir()
@@ -201,7 +201,7 @@ def finished(count: int, folder: Path) -> None:
     with store.log("videos") as log:
         for item, line in zip(inputs, lines(count, False), strict=True):
             log.add({**line, "input": item.to_json(), "stamp": stamp(item.path)})
-    from remot_data.build import plan as planned
+    from remot_data.ingest.build import plan as planned
 
     clips = planned(store.logged("videos"), policy).clips
     store.write_clips(clips)

@@ -47,13 +47,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from remot_data.cache import Cache
-from remot_data.layers import _images, flow, pose
-from remot_data.loader import Loader
-from remot_data.shards import Sample
+from remot_data.reading.loader import Loader
+from remot_data.reading.stream import Plan
 from remot_data.store import Store, create_store
-from remot_data.stream import Plan
-from remot_data.synthetic_store import build_synthetic
+from remot_data.store.cache import Cache
+from remot_data.store.layers import _images, flow, pose
+from remot_data.store.shards import Sample
+from remot_data.synthetic.store import build_synthetic
 
 LENGTH, BATCH, DELAY = 6, 8, 0.02
 LAYERS = ("pose", "parsing", "flow")

@@ -21,7 +21,7 @@ import time
 
 import torch
 
-from remot_data.synthetic_store import build_synthetic
+from remot_data.synthetic.store import build_synthetic
 from remot_model import data, devices, networks
 from remot_model.config import STAGES, Config, preset
 from remot_model.stages import Setting, needed_generators

@@ -19,8 +19,8 @@ from distributed import LocalCluster
 
 from remot_data import media
 from remot_data.assets import fetch
-from remot_data.build import build
-from remot_data.scan import Policy
+from remot_data.ingest.build import build
+from remot_data.ingest.scan import Policy
 
 STAGES = ("look through", "frames", "layers")
 

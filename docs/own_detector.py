@@ -62,7 +62,7 @@ class Bright(Batched):
     def join(self, frames: np.ndarray, outputs: Arrays) -> Arrays:
         """The arrays of the layer for one clip, out of the outputs of its items; several threads, as `split`.
 
-        The arrays of each kind are checked as remot_data/layers has them:
+        The arrays of each kind are checked as remot_data/store/layers has them:
             pose: keypoints float32 [T, K, 3] of x, y, confidence, 0, 0, 0 where not seen; mask uint8 [T, H, W], if any
             parsing: labels uint8 [T, H, W]
             flow: flow float32 [T, H / 2, W / 2, 2] back to the frame before, confidence uint8 [T, H / 2, W / 2]

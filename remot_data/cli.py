@@ -28,7 +28,7 @@ from remot_data.engine import EngineError
 from remot_data.store import StoreError
 
 if TYPE_CHECKING:
-    from remot_data.annotate import Job
+    from remot_data.annotating.annotate import Job
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 
@@ -78,13 +78,13 @@ def build(
 
     On a store that is there, it goes on where it was, and adds the videos that are new; what is not given is as it was.
     """
-    from remot_data.annotate import Job
-    from remot_data.build import build as run
-    from remot_data.build import stored_policy
-    from remot_data.child import Limits
+    from remot_data.annotating.annotate import Job
     from remot_data.detectors.base import DEFAULTS
-    from remot_data.inputs import load_manifest
-    from remot_data.scan import Policy
+    from remot_data.ingest.build import build as run
+    from remot_data.ingest.build import stored_policy
+    from remot_data.ingest.inputs import load_manifest
+    from remot_data.ingest.scan import Policy
+    from remot_data.media.sandbox import Limits
 
     given = {
         "size": size and _size(size),
@@ -156,8 +156,8 @@ def annotate(
     as_json: AsJson = False,
 ) -> None:
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
-    from remot_data.annotate import Job
-    from remot_data.annotate import annotate as run
+    from remot_data.annotating.annotate import Job
+    from remot_data.annotating.annotate import annotate as run
 
     settings = _settings(setting or [])
     if workers != 0 and str(settings.get("device")).startswith("cuda:"):
@@ -194,10 +194,10 @@ def snapshot(
     split: Annotated[str | None, typer.Option(help="Split policy: 'column' or 'time:F'.")] = None,
 ) -> None:
     """Name a choice of layers and a filter; training reads it by name. Starts from the one there is, or from main."""
-    from remot_data.annotate import switch
-    from remot_data.sampling import split_mask
+    from remot_data.annotating.annotate import switch
+    from remot_data.reading.sampling import split_mask
+    from remot_data.reading.stream import where as allowed
     from remot_data.store import open_store
-    from remot_data.stream import where as allowed
 
     opened = open_store(store)
     chosen = {kind: opened.layer(kind, i).id for kind, _, i in (item.partition("=") for item in layer or [])}
@@ -226,7 +226,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show how far two layers of one kind agree, by clip and frame, the worst frames first."""
-    from remot_data.compare import compare as run
+    from remot_data.care.compare import compare as run
     from remot_data.store import open_store
 
     with _progress() as progress:
@@ -247,7 +247,7 @@ def remove(
     reason: Annotated[str, typer.Option(help="Kept with the note.")] = "removed by hand",
 ) -> None:
     """Take videos or clips out: readers pass over them at once, `remot compact` frees the space."""
-    from remot_data.compact import remove as run
+    from remot_data.care.compact import remove as run
     from remot_data.store import open_store
 
     gone = run(open_store(store), names, reason)
@@ -257,7 +257,7 @@ def remove(
 @app.command()
 def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) -> None:
     """Rewrite the shards that hold removed clips without them; nothing is decoded or detected again."""
-    from remot_data.compact import compact as run
+    from remot_data.care.compact import compact as run
     from remot_data.store import open_store
 
     with _progress() as progress:
@@ -275,9 +275,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of every file and every pointer of a store; make again what is broken."""
+    from remot_data.care.verify import repair as mend
+    from remot_data.care.verify import verify as run
     from remot_data.store import Store
-    from remot_data.verify import repair as mend
-    from remot_data.verify import verify as run
 
     problems = list(run(Store(store)))
     for problem in problems:
@@ -311,7 +311,7 @@ def import_files(
     as_json: AsJson = False,
 ) -> None:
     """Make a layer of what other tools have written: OpenPose JSON, parsing PNGs, .flo."""
-    from remot_data.importers import import_layer, import_manifest
+    from remot_data.exchange.importers import import_layer, import_manifest
     from remot_data.store import open_store
 
     run = {"snapshot": snapshot, "wait": wait, "workers": workers, "scheduler": scheduler}
@@ -341,7 +341,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a snapshot in another project's format."""
-    from remot_data.exports import export as run
+    from remot_data.exchange.exports import export as run
     from remot_data.store import open_store
 
     with _progress() as progress:
@@ -375,10 +375,10 @@ def stream(
     as_json: AsJson = False,
 ) -> None:
     """Read windows as training does, and say how fast; with --plan, say what training will read, and read none."""
-    from remot_data import preview
-    from remot_data.cache import Cache
-    from remot_data.loader import Loader
-    from remot_data.stream import Plan
+    from remot_data.reading import preview
+    from remot_data.reading.loader import Loader
+    from remot_data.reading.stream import Plan
+    from remot_data.store.cache import Cache
 
     try:
         made = Plan(
@@ -412,7 +412,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: ffmpeg, codecs, decoders, disk, memory, GPUs, dask, detectors and their weights."""
-    from remot_data.doctor import diagnose
+    from remot_data.care.doctor import diagnose
 
     colours = {"ok": "green", "warn": "yellow", "bad": "red"}
     found = diagnose(to)
@@ -430,8 +430,8 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Counts, sizes, layers and timing of a store."""
+    from remot_data.care.verify import stats as run
     from remot_data.store import open_store
-    from remot_data.verify import stats as run
 
     opened = open_store(store)
     found = run(opened)
@@ -480,7 +480,7 @@ def synthetic(
     workers: Workers = None,
 ) -> None:
     """Make a store of drawn dancers with exact keypoints, labels, flow and background."""
-    from remot_data.synthetic_store import build_synthetic
+    from remot_data.synthetic.store import build_synthetic
 
     with _progress() as progress:
         made = build_synthetic(to, dancers, frames, test, _size(size), shard_frames, seed, workers, progress)
@@ -651,7 +651,7 @@ def _say_approximate(jobs: Iterable[Job]) -> None:
 
 def _chosen_layers(layers: list[str], weights: list[str], settings: list[str]) -> list[Job]:
     """The layers of --layer, --weights and --setting of `remot build`."""
-    from remot_data.annotate import Job
+    from remot_data.annotating.annotate import Job
 
     told = {"--layer kind=detector": layers, "--weights kind=FILE": weights, "--setting kind.name=value": settings}
     for form, items in told.items():

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from remot_data import render
+from remot_data.care.verify import Content, content
 from remot_data.errors import RemotError
-from remot_data.loader import Batch, Loader
+from remot_data.reading.loader import Batch, Loader
+from remot_data.reading.stream import Plan, to_torch
+from remot_data.reading.stream import schemas as store_schemas
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
-from remot_data.stream import Plan, to_torch
-from remot_data.stream import schemas as store_schemas
-from remot_data.verify import Content, content
 from remot_model.config import Config
 
 # Layers a stage reads; None is all that the snapshot has.
@@ -88,7 +88,7 @@ def epochs(
 def batches(plan: Plan, config: Config, stage: str, **reading: Any) -> Iterator[dict[str, Tensor]]:
     """Endless batches as `stored` reads them, as tensors on the CPU.
 
-    Each batch is what `remot_data.stream.to_torch` gives: ``frames`` float32 [N, T, 3, H, W] and so on.
+    Each batch is what `remot_data.reading.stream.to_torch` gives: ``frames`` float32 [N, T, 3, H, W] and so on.
     `remot_model.feeding.Feeder` gives the same on a device.
     """
     with closing(stored(plan, config, stage, **reading)) as found:

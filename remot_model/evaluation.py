@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from remot_data.errors import RemotError
+from remot_data.reading.stream import Plan, Window, schemas, to_torch
 from remot_data.store import open_store
-from remot_data.stream import Plan, Window, schemas, to_torch
 from remot_model import devices, metrics, rollout
 from remot_model import evaluation_report as report_of
 from remot_model.checkpoint import Run, check_schemas, load_run, write_atomically

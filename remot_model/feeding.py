@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remot_data.stream import to_torch
+from remot_data.reading.stream import to_torch
 from remot_model.data import DataError, needed
 
 Batch = dict[str, Tensor]
@@ -159,7 +159,7 @@ def _as_stored(batch: Mapping[str, Any], stage: str) -> Batch:
 
 
 def converted(name: str, stored: Tensor) -> Tensor:
-    """What `remot_data.stream.to_torch` makes of an array, to the bit, from a tensor with flow as planes.
+    """What `remot_data.reading.stream.to_torch` makes of an array, to the bit, from a tensor with flow as planes.
 
     It is computed where `stored` lies and shares no memory with it.
     """

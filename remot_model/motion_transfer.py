@@ -27,9 +27,9 @@ import torch
 from remot_data import media
 from remot_data.assets import AssetError
 from remot_data.detectors.base import DetectorError, file_sha256
-from remot_data.files import FilesError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
+from remot_data.store.files import FilesError
 from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, write_atomically
 from remot_model.inference import Runner

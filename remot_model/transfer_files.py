@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from remot_data import media
-from remot_data.files import Busy, Files, Lock
+from remot_data.store.files import Busy, Files, Lock
 from remot_model.checkpoint import write_atomically
 from remot_model.transfer_inputs import Driving, TransferError, resized
 

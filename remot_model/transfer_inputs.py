@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import torch
 
-from remot_data import media, people
+from remot_data import media
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector
 from remot_data.errors import RemotError
+from remot_data.ingest import people
 from remot_data.schemas import REGIONS, convert_keypoints, convert_labels, keypoint_set
 from remot_model.alignment import align, boxes, centres, placement
 from remot_model.checkpoint import Run

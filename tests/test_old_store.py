@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from remot_data import media
-from remot_data.annotate import annotate, plan_jobs
+from remot_data.annotating.annotate import annotate, plan_jobs
 from remot_data.assets import fetch
-from remot_data.build import build
+from remot_data.care.verify import repair, verify
 from remot_data.detectors.base import DEFAULTS
+from remot_data.ingest.build import build
+from remot_data.reading.stream import Plan
 from remot_data.store import Store, open_store
-from remot_data.stream import Plan
-from remot_data.verify import repair, verify
 
 DATA = Path(__file__).parent / "data"
 OLD, SOURCE = DATA / "store-1c74548", DATA / "store-1c74548-cam1.mp4"

@@ -63,7 +63,7 @@ class Detector(Protocol):
             needed: for each kind in `needs`, the arrays that layer holds for the clip.
 
         Returns:
-            The arrays of the kind, as `remot_data.layers` documents them.
+            The arrays of the kind, as `remot_data.store.layers` documents them.
         """
         ...
 
@@ -252,7 +252,7 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
 
 
 def load_finder(spec: str) -> Any:
-    """What finds persons in whole pictures (`remot_data.people.Finder`), by a name of `FINDERS` or as for `load`.
+    """What finds persons in pictures (`remot_data.ingest.people.Finder`), by a name of `FINDERS` or as for `load`.
 
     Raises:
         DetectorError: as `load`.

@@ -17,11 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import assets, people
+from remot_data import assets
 from remot_data.detectors._network import at_least_one, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, DetectorError, file_sha256
-from remot_data.people import Person
+from remot_data.ingest import people
+from remot_data.ingest.people import Person
 from remot_data.schemas import keypoint_set
 
 _ON_CPU = "a fifth of a second (yolo11n) to some seconds (yolo11x) a frame"

@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import layers as layer_kinds
 from remot_data import media, render
 from remot_data.records import Clip
 from remot_data.report.html import Html, colours, count, data_url, facts, join, legend, markup, plural, short
 from remot_data.report.view import View, evenly
+from remot_data.store import layers as layer_kinds
 
 # A clip is shown with at most so many frames, about so many a second, at most so high, in this quality of x264.
 _SHOWN, _RATE, _HEIGHT, _CRF = 90, 30, 256, 29

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from remot_data import media
-from remot_data.layers._images import to_jpeg
 from remot_data.report.charts import curve
 from remot_data.report.errors import ReportError, reading
 from remot_data.report.html import Html, data_url, facts, file_size, join, markup, plural, table
+from remot_data.store.layers._images import to_jpeg
 
 # A film of a run that is larger is named instead of shown.
 _EMBEDDED = 24 << 20

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from remot_data.reading.sampling import split_mask
+from remot_data.reading.stream import where
 from remot_data.records import KINDS, REASONS, Snapshot
 from remot_data.report.charts import histogram
 from remot_data.report.errors import reading
@@ -23,9 +25,7 @@ from remot_data.report.html import (
     table,
 )
 from remot_data.report.view import SCAN, View, evenly
-from remot_data.sampling import split_mask
 from remot_data.schemas import convert_labels, label_set
-from remot_data.stream import where
 
 # So many frames are read for the shares of the layout; so many rejects are listed unfolded.
 _LABELLED = 160

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from dask.distributed import Client, LocalCluster
 
-from remot_data import cluster as cluster_module
 from remot_data.engine import EngineError, open_engine
-from remot_data.inputs import Input
-from remot_data.scan import Policy, scan, stamp
+from remot_data.engine import cluster as cluster_module
+from remot_data.ingest.inputs import Input
+from remot_data.ingest.scan import Policy, scan, stamp
 from tests.cluster.conftest import Cluster
 from tests.crash.harness import TINY, assert_sound, content, remot, started, wait_for
 

@@ -25,9 +25,9 @@ from typing import Any
 import psutil
 
 from remot_data.assets import fetch
+from remot_data.care.verify import verify
 from remot_data.media import ffmpeg_binary
 from remot_data.store import open_store
-from remot_data.verify import verify
 from tests.remot_data.conftest import digests
 
 PYTHON = [sys.executable, "-c", "from remot_data.cli import main; main()"]
@@ -119,7 +119,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 def decoders_of(pid: int) -> list[psutil.Process]:
     """The child processes in which a build or its workers decode."""
-    return [p for p in below(pid) if "remot_data.child" in words(p)]
+    return [p for p in below(pid) if "remot_data.media.sandbox" in words(p)]
 
 
 def words(process: psutil.Process) -> str:
@@ -206,17 +206,19 @@ def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] |
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from remot_data import child, cli, files
+    from remot_data import cli
+    from remot_data.media import sandbox
+    from remot_data.store import files
 
     # What is tested is who writes; without a process for the decoder, a run takes a fraction of a second.
-    child.call = partial(_called_here, broken)
+    sandbox.call = partial(_called_here, broken)
     files.Lock.SETTLE = 0.0  # nobody else is there
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
     sys.exit(cli._invoke(arguments))
 
 
 def _called_here(broken: str, function: str, arguments: dict[str, Any], limits: Any = None) -> Iterator[Any]:
-    from remot_data.child import ChildError
+    from remot_data.media.sandbox import ChildError
 
     module, _, name = function.partition(":")
     if name == "decoding" and arguments["clip"]["path"] == broken:
@@ -234,7 +236,7 @@ class _Points:
     def watch(self) -> None:
         for module, name in ((os, "replace"), (os, "link"), (os, "remove"), (os, "unlink"), (shutil, "rmtree")):
             setattr(module, name, self._watched(name, getattr(module, name)))
-        files = importlib.import_module("remot_data.files")
+        files = importlib.import_module("remot_data.store.files")
         files.open = self._open  # type: ignore[attr-defined]
 
     def reach(self, what: str) -> None:

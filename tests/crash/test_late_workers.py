@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from remot_data import annotate as _  # noqa: F401 - the function; the module is fetched below
-from remot_data import child
-from remot_data.annotate import annotate_shard, recorded_job
-from remot_data.build import build, frames_shard, stored_policy
-from remot_data.compact import compact, remove
+from remot_data.annotating.annotate import annotate_shard, recorded_job
+from remot_data.care.compact import compact, remove
+from remot_data.ingest.build import build, frames_shard, stored_policy
+from remot_data.media import sandbox
 from remot_data.store import Store, open_store
 from tests.crash.harness import assert_sound, content
 
@@ -76,23 +76,23 @@ def half_removed(clips, tmp_path) -> Path:
 
 
 def policy_of(fields: dict[str, Any]) -> Any:
-    return importlib.import_module("remot_data.scan").Policy(**fields)
+    return importlib.import_module("remot_data.ingest.scan").Policy(**fields)
 
 
 def test_frames_that_come_after_a_compaction_change_nothing(half_removed, monkeypatch):
     out, task = half_removed, frames_task(half_removed, 0)
     kept = Path(shutil.copytree(out / "frames", out.parent / "kept"))
     take_away(out, "frames", 0)
-    real = child.call
+    real = sandbox.call
 
     def call(function: str, arguments: dict[str, Any], limits: Any = None) -> Iterator[Any]:
         """In the middle of this task, another worker ends it, and the store is compacted."""
-        monkeypatch.setattr(child, "call", real)
+        monkeypatch.setattr(sandbox, "call", real)
         shutil.copytree(kept, out / "frames", dirs_exist_ok=True)
         assert compact(open_store(str(out)), workers=0) == 1
         yield from real(function, arguments, limits)
 
-    monkeypatch.setattr(child, "call", call)
+    monkeypatch.setattr(sandbox, "call", call)
     frames_shard(**task)
     assert_sound(out, compacted(out))
 
@@ -102,7 +102,7 @@ def test_a_layer_that_comes_after_a_compaction_changes_nothing(half_removed, mon
     flow = f"layers/flow/{open_store(str(out)).layers[0].id}"
     kept = Path(shutil.copytree(out / flow, out.parent / "kept"))
     take_away(out, flow, 0)
-    module = importlib.import_module("remot_data.task")
+    module = importlib.import_module("remot_data.annotating.task")
     real: Callable[..., Any] = module._detect
 
     def detect(*arguments: Any, **needed: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from remot_data import media
 from remot_data.store import Store, open_store
-from remot_data.synthetic_store import build_synthetic
+from remot_data.synthetic.store import build_synthetic
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def digests(folder: str | Path) -> dict[str, str]:
 
 RED_FINDER = """
 import numpy as np
-from remot_data.people import Person
+from remot_data.ingest.people import Person
 
 
 class Red:

@@ -8,8 +8,8 @@ import pytest
 
 from remot_data import cli
 from remot_data.detectors import base
-from remot_data.layers import frames, parsing
 from remot_data.store import open_store
+from remot_data.store.layers import frames, parsing
 
 
 def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from remot_data import child, cli, console
+from remot_data import cli, console
 from remot_data.detectors.base import DetectorError, DeviceLost
 from remot_data.errors import PARTS, RemotError
-from remot_data.files import FilesError
-from remot_data.media import VideoError
+from remot_data.media import VideoError, sandbox
+from remot_data.store.files import FilesError
 
 _ROOT = Path(__file__).parents[2]
 # What their own constructors take; all others take a sentence.
@@ -94,7 +94,7 @@ def test_every_error_survives_pickling_and_copying(error_class):
 
 def test_every_error_comes_home_from_a_child(error_class):
     error = made(error_class)
-    assert alike(child._error_from(child._report(error)), error)
+    assert alike(sandbox._error_from(sandbox._report(error)), error)
 
 
 def test_the_parts_make_the_sentence_where_there_is_none():
@@ -133,7 +133,7 @@ def raising(error: str) -> Iterator[tuple[dict, bytes]]:
 
 def home(error: str) -> RemotError:
     with pytest.raises(RemotError) as caught:
-        list(child.call(f"{__name__}:raising", {"error": error}))
+        list(sandbox.call(f"{__name__}:raising", {"error": error}))
     return caught.value
 
 
@@ -145,10 +145,10 @@ def test_a_child_sends_the_class_the_sentence_and_the_parts():
 
 
 def test_a_class_that_is_not_known_here_comes_as_the_nearest_above():
-    report = child._report(Deeper("no weights"))
+    report = sandbox._report(Deeper("no weights"))
     unknown = {**report, "classes": ["own.Deeper", *report["classes"][1:]]}
-    assert alike(child._error_from(unknown), DetectorError("no weights"))
-    assert alike(child._error_from(child._report(Odd("it", 3))), DetectorError("it has 3"))
+    assert alike(sandbox._error_from(unknown), DetectorError("no weights"))
+    assert alike(sandbox._error_from(sandbox._report(Odd("it", 3))), DetectorError("it has 3"))
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_a_class_that_is_not_known_here_comes_as_the_nearest_above():
     ],
 )
 def test_what_is_no_report_is_a_crash(wrong):
-    error = child._error_from({"kind": "remot", "text": "words", "args": [], **wrong})
-    assert isinstance(error, child.ChildError) and (error.code, error.detail) == ("crashed", "words")
+    error = sandbox._error_from({"kind": "remot", "text": "words", "args": [], **wrong})
+    assert isinstance(error, sandbox.ChildError) and (error.code, error.detail) == ("crashed", "words")
 
 
 def _task(number: int) -> None:

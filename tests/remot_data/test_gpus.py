@@ -15,12 +15,12 @@ from dask.distributed import Client
 torch = pytest.importorskip("torch")
 
 from remot_data import cli  # noqa: E402
-from remot_data.annotate import Job, annotate, plan_job, plan_jobs, run_jobs  # noqa: E402
+from remot_data.annotating.annotate import Job, annotate, plan_job, plan_jobs, run_jobs  # noqa: E402
+from remot_data.care.verify import repair, verify  # noqa: E402
 from remot_data.detectors._torch import only_gpus, visible_gpus  # noqa: E402
 from remot_data.detectors.base import DetectorError, DeviceError, DeviceLost, check_device  # noqa: E402
 from remot_data.engine import EngineError, open_engine  # noqa: E402
 from remot_data.store import open_store  # noqa: E402
-from remot_data.verify import repair, verify  # noqa: E402
 from tests.cluster.conftest import cluster  # noqa: E402, F401
 from tests.remot_data.conftest import digests  # noqa: E402
 
@@ -339,7 +339,7 @@ def test_errors_are_told_apart():
 
 def test_a_shard_says_which_card_made_it_and_repair_that_it_was_another(own_dancers, file, monkeypatch, caplog):
     cards = {"cuda": "Card A"}
-    monkeypatch.setattr("remot_data.task.gpu_name", lambda device: cards.get(device, ""))
+    monkeypatch.setattr("remot_data.annotating.task.gpu_name", lambda device: cards.get(device, ""))
     spec = f"{file}:Labels"
     made = annotate(own_dancers, "parsing", spec, settings=told(file), workers=0)
     folder = f"layers/parsing/{made.id}"

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from remot_data import media
-from remot_data.annotate import switch
-from remot_data.layers import frames as frames_layer
+from remot_data.annotating.annotate import switch
 from remot_data.records import REASONS, Clip, Reject
 from remot_data.report import ReportError, charts, clips, runs, write_report
 from remot_data.report.view import View
-from remot_data.shards import Sample, table_bytes
 from remot_data.store import Store, create_store, open_store
+from remot_data.store.layers import frames as frames_layer
+from remot_data.store.shards import Sample, table_bytes
 
 HOSTILE = "/in/<script>alert('x')</script>&\"{0}$body.mp4"
 VOID = {"meta", "link", "img", "br"}

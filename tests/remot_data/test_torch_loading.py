@@ -13,8 +13,8 @@ from itertools import islice
 
 import pytest
 
-from remot_data.loader import Loader
-from remot_data.stream import Plan
+from remot_data.reading.loader import Loader
+from remot_data.reading.stream import Plan
 from tests.remote.servers import free_port
 
 torch = pytest.importorskip("torch")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from remot_data.torch_dataset import BatchDataset  # noqa: E402
+from remot_data.reading.torch_dataset import BatchDataset  # noqa: E402
 
 TOLD = {"length": 2, "seed": 3, "layers": ["pose"]}
 
@@ -98,9 +98,9 @@ RANK = """
 import json, sys, time
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from remot_data.loader import Loader
-from remot_data.stream import Plan
-from remot_data.torch_dataset import BatchDataset
+from remot_data.reading.loader import Loader
+from remot_data.reading.stream import Plan
+from remot_data.reading.torch_dataset import BatchDataset
 
 if __name__ == "__main__":
     url, out, told = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

@@ -22,7 +22,7 @@ def one_thread():
 def drawn_store(monkeypatch):
     """Stands in for a store: one drawn clip of 16 frames, which is what `remot_model.data` finds anywhere."""
     pytest.importorskip("torch")
-    from remot_data.verify import Content
+    from remot_data.care.verify import Content
     from remot_model import data
     from tests.remot_model.windows import SCHEMAS, Windows, clip_arrays
 
@@ -36,8 +36,8 @@ def drawn_store(monkeypatch):
 @pytest.fixture
 def seers(monkeypatch):
     """The default detectors find red rectangles."""
-    from remot_data import people
     from remot_data.detectors import base as detectors
+    from remot_data.ingest import people
     from tests.remot_model.red_people import Seer
 
     real = detectors.load

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from remot_data.stream import to_torch
+from remot_data.reading.stream import to_torch
 from remot_model import networks
 from remot_model.apart import Apart
 from remot_model.config import STAGES, StagePlan

@@ -140,7 +140,7 @@ def test_stores_of_other_schemas_are_refused(monkeypatch):
 
 
 def test_frames_of_a_window_lie_up_to_max_step_apart(tmp_path):
-    from remot_data.synthetic_store import build_synthetic
+    from remot_data.synthetic.store import build_synthetic
 
     build_synthetic(str(tmp_path / "store"), dancers=2, frames=14, test=0, size=SIZE, workers=0)
     config = config_of(batch=8, max_step=4)

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from remot_data.reading.stream import Window  # noqa: E402
 from remot_data.render import pose_map  # noqa: E402
-from remot_data.stream import Window  # noqa: E402
 from remot_model import evaluation, evaluation_report, networks  # noqa: E402
 from remot_model.checkpoint import CheckpointError, Run  # noqa: E402
 from remot_model.config import preset  # noqa: E402
@@ -39,7 +39,7 @@ def standing(x: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class FakePlan:
-    """Windows of two clips of a person who walks to the right, in the form of `remot_data.stream.Plan`."""
+    """Windows of two clips of a person who walks to the right, in the form of `remot_data.reading.stream.Plan`."""
 
     length = LENGTH
     absent: tuple[str, ...] = ()

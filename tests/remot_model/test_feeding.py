@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from remot_data.loader import Loader
-from remot_data.stream import to_torch
+from remot_data.reading.loader import Loader
+from remot_data.reading.stream import to_torch
 from remot_model import data, feeding, train
 from remot_model.config import ConfigError
 from remot_model.data import DataError
@@ -336,7 +336,7 @@ def test_other_numbers_of_processes_are_refused(wrong):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from remot_data.synthetic_store import build_synthetic
+    from remot_data.synthetic.store import build_synthetic
 
     url = str(tmp_path_factory.mktemp("stores") / "dancers")
     return build_synthetic(url, dancers=2, frames=14, test=0, size=(32, 24), workers=0)

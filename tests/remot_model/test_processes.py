@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from remot_data.reading.stream import to_torch
 from remot_data.store import Store
-from remot_data.stream import to_torch
 from remot_model import checkpoint, networks, processes
 from remot_model.config import STAGES, StagePlan
 from remot_model.stages import Setting, needed_generators
@@ -37,7 +37,7 @@ train(store, run, config=Config.from_json(json.loads(config)), device="cpu", **j
 
 @pytest.fixture(scope="module")
 def dancers(tmp_path_factory) -> Store:
-    from remot_data.synthetic_store import build_synthetic
+    from remot_data.synthetic.store import build_synthetic
 
     url = str(tmp_path_factory.mktemp("stores") / "dancers")
     return build_synthetic(url, dancers=4, frames=20, test=1, size=(64, 48), workers=0)

@@ -10,14 +10,14 @@ import typer
 from typer.testing import CliRunner
 
 from remot_data import media
-from remot_data.annotate import annotate
+from remot_data.annotating.annotate import annotate
 from remot_data.assets import fetch
-from remot_data.build import build
-from remot_data.exports import export
-from remot_data.importers import import_manifest
-from remot_data.scan import Policy
+from remot_data.exchange.exports import export
+from remot_data.exchange.importers import import_manifest
+from remot_data.ingest.build import build
+from remot_data.ingest.scan import Policy
 from remot_data.store import open_store
-from remot_data.synthetic_store import build_synthetic
+from remot_data.synthetic.store import build_synthetic
 from remot_model import checkpoint, cli
 from remot_model.config import STAGES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from remot_data.stream import to_torch
+from remot_data.reading.stream import to_torch
 from remot_model import networks, rollout
 from remot_model.losses import Pair, judge
 from remot_model.networks.whole import texture_alignment

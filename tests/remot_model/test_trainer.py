@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from remot_data.stream import to_torch
+from remot_data.reading.stream import to_torch
 from remot_model import networks
 from remot_model.config import StagePlan
 from remot_model.stages import Setting, needed_generators

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from remot_data import render, synthetic
+from remot_data.reading.stream import Window
 from remot_data.schemas import convert_labels
-from remot_data.stream import Window
 from remot_model.config import Config, StagePlan, preset
 
 SIZE = (32, 24)
@@ -41,7 +41,7 @@ def clip_arrays(frames: int = 8, size: tuple[int, int] = SIZE, seed: int = 0) ->
 
 
 class Windows:
-    """The order over one clip, as `remot_data.stream.Plan`: windows one after the other, the first frame as source."""
+    """The order over one clip, as `remot_data.reading.stream.Plan`: windows in a row, the first frame as source."""
 
     remote, seed = False, 0
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from remot_data.assets import fetch
-from remot_data.build import build
-from remot_data.files import Files
-from remot_data.scan import Policy
+from remot_data.ingest.build import build
+from remot_data.ingest.scan import Policy
 from remot_data.store import Store
-from remot_data.synthetic_store import build_synthetic
+from remot_data.store.files import Files
+from remot_data.synthetic.store import build_synthetic
 
 POLICY = Policy(size=(128, 96), fps=12.0, min_frames=4, max_frames=8, shard_frames=8)
 LAYERS = {"pose": "blazepose", "scores": "basic-scores"}

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import cache as cache_module
-from remot_data.cache import BLOCK, Cache
-from remot_data.files import Files
-from remot_data.loader import Loader
-from remot_data.stream import Plan
+from remot_data.reading.loader import Loader
+from remot_data.reading.stream import Plan
+from remot_data.store import cache as cache_module
+from remot_data.store.cache import BLOCK, Cache
+from remot_data.store.files import Files
 from tests.remote.servers import Proxy, web_server
 
 pytestmark = pytest.mark.slow

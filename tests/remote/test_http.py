@@ -13,12 +13,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from remot_data import files as files_module
-from remot_data.build import build
-from remot_data.files import Files, FilesError
+from remot_data.care.verify import stats, verify
+from remot_data.ingest.build import build
+from remot_data.reading.stream import Plan, stream
 from remot_data.store import Store, StoreError, open_store
-from remot_data.stream import Plan, stream
-from remot_data.verify import stats, verify
+from remot_data.store import files as files_module
+from remot_data.store.files import Files, FilesError
 from tests.remote.conftest import POLICY, videos
 from tests.remote.servers import Proxy, nginx, nginx_binary, web_server
 

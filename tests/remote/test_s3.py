@@ -17,16 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from remot_data import files as files_module
-from remot_data.annotate import annotate
-from remot_data.build import build
-from remot_data.compact import compact, remove
-from remot_data.files import Busy, Files, FilesError
+from remot_data.annotating.annotate import annotate
+from remot_data.care.compact import compact, remove
+from remot_data.care.verify import verify
+from remot_data.ingest.build import build
+from remot_data.reading.stream import Plan, stream
 from remot_data.records import is_sealed
-from remot_data.shards import file_meta
+from remot_data.store import files as files_module
 from remot_data.store import open_store
-from remot_data.stream import Plan, stream
-from remot_data.verify import verify
+from remot_data.store.files import Busy, Files, FilesError
+from remot_data.store.shards import file_meta
 from tests.remote.conftest import LAYERS, POLICY, content, copied, videos
 from tests.remote.servers import Proxy, Request, s3_server
 
@@ -269,7 +269,7 @@ def test_an_upload_in_parts_that_was_cut_off_does_not_show(url, proxy, monkeypat
     monkeypatch.setattr(files.fs, "put_file", lambda here, there: real(here, there, chunksize=5 * 2**20))
     data = os.urandom(14 * 2**20)
     script = (
-        f"from remot_data.files import Files; files = Files({url!r}); real = files.fs.put_file\n"
+        f"from remot_data.store.files import Files; files = Files({url!r}); real = files.fs.put_file\n"
         "files.fs.put_file = lambda here, there: real(here, there, chunksize=5 * 2**20)\n"
         "with files.writing('x.tar') as file: file.write(bytes(14 * 2**20))\n"
     )
@@ -352,7 +352,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(url, proxy, plain):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_server_that_stays_away_ends_a_build_with_one_sentence(url, proxy, workers):
     """With a patience of 5 s in place of a minute, also in the workers."""
-    process = start(url, "--workers", workers, run=f"import remot_data.files as f; f._PATIENCE = 5.0; {RUN}")
+    process = start(url, "--workers", workers, run=f"import remot_data.store.files as f; f._PATIENCE = 5.0; {RUN}")
 
     def away(request: Request) -> bool:
         if sum(r.method == "PUT" for r in proxy.requests) == 4:

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_data import assets, layers
+from remot_data import assets
 from remot_data.detectors import _hands_face
 from remot_data.detectors._hands_face import Found, face70, hand_region, palm_region, without_double
 from remot_data.detectors._litert import Region
 from remot_data.detectors.blazepose import BlazePose
 from remot_data.schemas import keypoint_set, mirror_keypoints
+from remot_data.store import layers
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPE = runpy.run_path(str(GOLDEN / "make_golden.py"))

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from remot_data import assets, media
-from remot_data.annotate import plan_job
+from remot_data.annotating.annotate import plan_job
+from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, load
 from remot_data.detectors.segformer import check_labels, input_of, prepared
-from remot_data.task import annotate_shards
 from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors

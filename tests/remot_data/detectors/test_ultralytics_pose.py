@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import assets, media, people
+from remot_data import assets, media
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, load, load_finder
 from remot_data.detectors.ultralytics_pose import UltralyticsFinder, main_person, seen_points
-from remot_data.people import Person
+from remot_data.ingest import people
+from remot_data.ingest.people import Person
 
 pytestmark = pytest.mark.detectors
 

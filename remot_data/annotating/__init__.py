@@ -1,0 +1,1 @@
+"""Making layers: the plan, and the task."""

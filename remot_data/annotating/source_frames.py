@@ -1,0 +1,98 @@
+"""Clips at the resolution of their source: read again through the recorded crops, and the results mapped back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from remot_data import media
+from remot_data.ingest.scan import content_sha256, stamp
+from remot_data.media import sandbox
+from remot_data.records import Clip
+
+Arrays = dict[str, np.ndarray]
+
+
+def native_size(clip: Clip, size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Height and width at which a clip is read: those of its crop in the source, but at most `most` rows.
+
+    Of the shape of the store's frames `size`, and even; never smaller than these.
+    """
+    rows = max(size[0], min(round(clip.crop[3]), most))
+    return 2 * round(rows / 2), 2 * round(rows * size[1] / size[0] / 2)
+
+
+def read_native(clip: Clip, size: tuple[int, int], limits: sandbox.Limits | None = None) -> np.ndarray:
+    """The frames of a clip from its source video, uint8 [T, H, W, 3] with `size` = (H, W).
+
+    Raises:
+        VideoError: ``changed`` where the video is gone or is not the one the store was built from; as `media.read`.
+        ChildError: reading hung, crashed or took too much memory.
+    """
+    frames = np.empty((clip.frames, *size, 3), np.uint8)
+    arguments = {"clip": clip.to_json(), "size": list(size)}
+    for message, data in sandbox.call(
+        "remot_data.annotating.source_frames:reading", arguments, limits or sandbox.Limits()
+    ):
+        if "frame" in message:
+            frames[message["frame"]] = np.frombuffer(data, np.uint8).reshape(*size, 3)
+    return frames
+
+
+def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What the child does: every frame of a clip, in order, as bytes; and signs of life."""
+    cv2.setNumThreads(1)
+    found = Clip.from_json(clip)
+    if stamp(found.path) == "absent" or content_sha256(found.path) != found.sha256:
+        raise media.VideoError("changed", f"{found.path} is gone, or not what it was when the store was built")
+    yield {}, b""
+    read = 0
+    wanted = found.pts.array().tolist()
+    for _, frame in media.read(found.path, only=wanted, crop=found.crop, size=tuple(size), passing=True):
+        if not frame.size:
+            yield {}, b""
+            continue
+        yield {"frame": read}, np.ascontiguousarray(frame)
+        read += 1
+    if read != found.frames:
+        raise media.VideoError("changed", f"{found.path}: {read} of {found.frames} frames were found again by PTS")
+
+
+def at_size(kind: str, arrays: Mapping[str, Any], old: tuple[int, int], new: tuple[int, int]) -> Arrays:
+    """The arrays of a layer for frames of `old` (H, W), as they are for frames of `new`.
+
+    Coordinates are multiplied (their origin is the corner of the picture), masks and pictures averaged or interpolated,
+    labels take the nearest; flow keeps its grid of half the frames, in pixels of that grid, and its confidence bits
+    the nearest. Scores have no size.
+    """
+    if old == new or kind == "scores":
+        return dict(arrays)
+    out = dict(arrays)
+    if kind == "pose":
+        out["keypoints"] = arrays["keypoints"] * np.array([new[1] / old[1], new[0] / old[0], 1], np.float32)
+        if "mask" in arrays:
+            out["mask"] = _each(arrays["mask"], new, _smooth(old, new))
+    elif kind == "parsing":
+        out["labels"] = _each(arrays["labels"], new, cv2.INTER_NEAREST_EXACT)
+    elif kind == "flow":
+        grid = new[0] // 2, new[1] // 2
+        was = arrays["flow"].shape[1:3]
+        scale = np.array([grid[1] / was[1], grid[0] / was[0]], np.float32)
+        out["flow"] = _each(arrays["flow"], grid, _smooth(was, grid)) * scale
+        out["confidence"] = _each(arrays["confidence"], grid, cv2.INTER_NEAREST_EXACT)
+    elif kind == "background":
+        out["image"] = cv2.resize(arrays["image"], new[::-1], interpolation=_smooth(old, new))
+        if "seen" in arrays:
+            out["seen"] = cv2.resize(arrays["seen"], new[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return out
+
+
+def _each(pictures: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
+    return np.stack([cv2.resize(picture, size[::-1], interpolation=how) for picture in pictures])
+
+
+def _smooth(old: tuple[int, ...], new: tuple[int, int]) -> int:
+    return cv2.INTER_AREA if new[0] < old[0] else cv2.INTER_LINEAR

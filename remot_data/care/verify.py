@@ -1,0 +1,420 @@
+"""Checking a store against itself, every byte of it, and making again what is broken; counting what it holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from remot_data.annotating.annotate import Job, info, known_shards, recorded_job, run_jobs, shards_of
+from remot_data.detectors._torch import visible_gpus
+from remot_data.detectors.base import DetectorError
+from remot_data.engine import Engine, Progress, open_engine
+from remot_data.ingest.build import write_frames
+from remot_data.ingest.scan import Policy, content_sha256
+from remot_data.records import Clip, LayerInfo, digest, is_sealed, layer_folder
+from remot_data.store import Store, StoreError, index_name, open_store, shard_name, shards
+from remot_data.store import layers as layer_kinds
+from remot_data.store.currency import changed, in_order, metas
+from remot_data.store.files import TEMPORARY
+from remot_data.synthetic.store import draw_missing
+
+log = logging.getLogger(__name__)
+
+_SHARD = re.compile(r"(frames|layers/(\w+)/([^/]+))/shard-(\d+)\.(tar|parquet)")
+_LAYER = re.compile(r"layers/(\w+)/([^/]+)/layer\.json")
+_SEALED = re.compile(
+    r"(ledger/)?store\.json|removed\.json|clips\.parquet|snapshots/[\w-]+\.json|ledger/\w+\.parquet|" + _LAYER.pattern
+)
+_DAMAGED = "is damaged: its bytes are not those its seal was made for"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one file of a store.
+
+    `cure` names what `repair` does about it; empty: it can do nothing. A pointer is right again with what it points to.
+    """
+
+    name: str
+    what: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.what}"
+
+
+def verify(store: Store) -> Iterator[Problem]:
+    """What is wrong with a store; nothing for a sound one. Reads every file once.
+
+    Every file but the shards carries its own sha256; that of a shard is in its index.
+
+    Raises:
+        StoreError: where there is no store.
+    """
+    files = store.files.walk()
+    if not {"store.json", "ledger/store.json"} & set(files):
+        _ = store.config
+    copies = ("store.json", "ledger/store.json")
+    if any(name in files for name in copies):
+        yield from (Problem(name, "is missing", "copy") for name in copies if name not in files)
+    broken = {name for name in files if _SEALED.fullmatch(name) and not is_sealed(store.files.read(name))}
+    yield from (Problem(name, _DAMAGED, _cure(name)) for name in sorted(broken))
+    if "store.json" in broken or "store.json" not in files or "clips.parquet" in broken:
+        return
+    if "clips.parquet" not in files:
+        yield Problem("clips.parquet", "is missing: the build did not finish; run it again", "clips" * bool(files))
+        return
+    folders = {"frames": None, **{i.folder: i for i in _layers(store, broken)}}
+    yield from _strays(store, files, folders)
+    indexes = (name for name in files if _SHARD.fullmatch(name) and name.endswith(".parquet"))
+    whole = {name for name in indexes if is_sealed(store.files.read(name))}
+    for folder, made_by in folders.items():
+        for shard in range(store.shard_count):
+            yield from _shard(store, set(files), whole, folder, made_by, shard)
+    yield from _pointers(store, files, broken, folders)
+
+
+def _cure(name: str) -> str:
+    """What `repair` does about a damaged sealed file."""
+    if name in ("store.json", "ledger/store.json"):
+        return "copy"
+    if name == "clips.parquet":
+        return "clips"
+    if _LAYER.fullmatch(name):
+        return "layer"
+    return "forget" if name.startswith("ledger/") else ""
+
+
+def _layers(store: Store, broken: Iterable[str]) -> list[LayerInfo]:
+    """The layers whose description can be read."""
+    names = [m for m in map(_LAYER.fullmatch, store.files.walk()) if m and m[0] not in broken]
+    return [LayerInfo.from_json(json.loads(store.files.read(m[0]))) for m in names]
+
+
+def _strays(store: Store, files: Sequence[str], folders: Mapping[str, Any]) -> Iterator[Problem]:
+    """Files that belong nowhere, lines of the ledger that are damaged, layers without a description."""
+    unfinished = set()
+    for name in files:
+        shard = _SHARD.fullmatch(name)
+        if name.endswith(TEMPORARY):
+            yield Problem(name, "was left by an interrupted write", "remove")
+        elif shard and shard[1] not in folders:
+            unfinished.add(shard[1])
+        elif shard and int(shard[4]) >= store.shard_count:
+            yield Problem(name, "does not belong to this store", "remove")
+        elif re.fullmatch(r"ledger/\w+/[^/]+\.jsonl", name):
+            lines = store.files.read(name).split(b"\n")[:-1]
+            if not all(map(is_sealed, lines)):
+                yield Problem(name, "has damaged lines", "lines")
+        elif not (shard or _SEALED.fullmatch(name) or re.fullmatch(r"ledger/lock-.+\.json", name)):
+            yield Problem(name, "does not belong to this store")
+    for folder in sorted(unfinished):
+        if f"{folder}/layer.json" not in files:
+            yield Problem(folder, "is unfinished: it has no layer.json; annotate it again or remove it", "layer")
+
+
+def _shard(
+    store: Store, files: set[str], whole: set[str], folder: str, made_by: LayerInfo | None, shard: int
+) -> Iterator[Problem]:
+    tar, index = shard_name(folder, shard), index_name(folder, shard)
+    missing = [name for name in (tar, index) if name not in files]
+    if missing:
+        yield from (Problem(name, "is missing", "shard") for name in missing)
+        return
+    if index not in whole:
+        yield Problem(index, _DAMAGED, "shard")
+        return
+    found = store.index(folder, shard)
+    with store.files.open(tar) as file:
+        yield from (Problem(tar, what, "shard") for what in shards.check(file, found.table))
+    if found.meta["keys"] != digest(list(_keys(store.shard_clips(shard), made_by, found.meta["failed"]))):
+        yield Problem(tar, "has other keys than clips.parquet says", "shard")
+    elif made_by is not None:
+        stale = changed(found.meta, metas(store, made_by.inputs, shard)) if _sound(whole, made_by, shard) else []
+        if stale:
+            yield Problem(
+                tar, f"is stale: it was made from other {', '.join(stale)}; annotate that layer again", "shard"
+            )
+
+
+def _sound(whole: set[str], made_by: LayerInfo, shard: int) -> bool:
+    """Whether the indexes of what a layer reads are whole, so that it can be compared with them."""
+    return all(index_name(folder, shard) in whole for folder in made_by.reads.values())
+
+
+def _keys(clips: Sequence[Clip], made_by: LayerInfo | None, failed: Mapping[str, str]) -> Iterator[str]:
+    once = made_by is not None and layer_kinds.kind(made_by.kind).PER_CLIP
+    for clip in clips:
+        if clip.id not in failed:
+            yield from (clip.key(t) for t in range(1 if once else clip.frames))
+
+
+def _pointers(
+    store: Store, files: Sequence[str], broken: Iterable[str], folders: Mapping[str, Any]
+) -> Iterator[Problem]:
+    for name in files:
+        if name.startswith("snapshots/") and name not in broken:
+            for kind, layer_id in json.loads(store.files.read(name))["layers"].items():
+                if layer_folder(kind, layer_id) not in folders:
+                    yield Problem(name, f"names the {kind} layer {layer_id!r}, which is not there", "pointer")
+
+
+# Repair
+
+
+def repair(
+    store: Store,
+    problems: Sequence[Problem],
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Make again exactly what is broken; returns a sentence for each problem that it can do nothing about.
+
+    Frames are decoded again from the source videos, layers computed again by the detector that made them, each only
+    where it has the same content or fingerprint as before. Where that is done on another card than before, a warning
+    says so.
+
+    Raises:
+        StoreError, EngineError, Busy: when it cannot run.
+    """
+    left = [f"{p} (nothing to make it from; put a copy back)" for p in problems if not p.cure]
+    with store.lock():
+        for problem in problems:
+            if problem.cure in ("remove", "forget"):
+                store.files.remove(problem.name)
+            elif problem.cure == "lines":
+                _mend_lines(store, problem.name)
+            elif problem.cure == "copy":
+                other = "store.json" if problem.name.startswith("ledger") else "ledger/store.json"
+                left += _copy(store, other, problem.name)
+        store = open_store(store.url)
+        if any(p.cure == "clips" for p in problems):
+            _mend_clips(store)
+        with open_engine(workers, scheduler, visible_gpus) as engine:
+            left += _mend_shards(engine, store, problems, progress)
+    return left
+
+
+def _copy(store: Store, source: str, name: str) -> list[str]:
+    data = store.files.read(source) if store.files.exists(source) else b""
+    if not is_sealed(data):
+        return [f"{name} cannot be made again: its copy {source} is damaged or missing too"]
+    store.files.write(name, data)
+    return []
+
+
+def _mend_lines(store: Store, name: str) -> None:
+    good = [line + b"\n" for line in store.files.read(name).split(b"\n")[:-1] if is_sealed(line)]
+    store.files.write(name, b"".join(good))
+
+
+def _mend_clips(store: Store) -> None:
+    """Make clips.parquet again: which clips are where, the indexes of the frames tell; what they are, the ledger."""
+    known = {c["id"]: c for line in store.logged("videos") for c in line["clips"]}
+    clips = []
+    for shard in sorted(store.present("frames")):
+        for name in store.index("frames", shard).spans:
+            if name not in known:
+                raise StoreError(f"clips.parquet cannot be made again: the ledger does not know the clip {name}")
+            clips.append(Clip.from_json({**known[name], "shard": shard}))
+    store.write_clips(clips)
+
+
+def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], progress: Progress | None) -> list[str]:
+    broken: dict[str, set[int]] = {}
+    for match in (_SHARD.fullmatch(p.name) for p in problems if p.cure == "shard"):
+        if match:
+            broken.setdefault(match[1], set()).add(int(match[4]))
+    if "synthetic" in store.config:
+        for folder in [name for name in broken if name == "frames" or "/synthetic-" in name]:
+            for shard in broken.pop(folder):
+                _discard(store, folder, shard)
+        draw_missing(engine, store, progress)
+    left = _mend_frames(engine, store, broken.pop("frames", set()), progress)
+    wanted = {*broken, *(p.name.removesuffix("/layer.json") for p in problems if p.cure == "layer")}
+    jobs, sentences = _jobs(store, wanted)
+    for job in jobs:
+        for shard in broken.get(job.folder, ()):
+            _discard(store, job.folder, shard)
+        run_jobs(engine, store, [job], progress)
+        _say_of_other_gpus(store, job, broken.get(job.folder, set()))
+    return left + sentences
+
+
+def _say_of_other_gpus(store: Store, job: Job, repaired: Collection[int]) -> None:
+    """Say where shards were made again by another card than the rest of their layer."""
+    metas = shards_of(store, job.folder, {})
+    now = {metas[shard].get("gpu", "") for shard in repaired if shard in metas}
+    before = {meta.get("gpu", "") for shard, meta in metas.items() if shard not in repaired}
+    if before and now - before:
+        cards = [", ".join(sorted(name or "a processor" for name in names)) for names in (now, before)]
+        log.warning(
+            "%s: %d shards were made again on %s, the others on %s: their values may differ in the last digits",
+            *(job.folder, len(repaired), *cards),
+        )
+
+
+def _mend_frames(engine: Engine, store: Store, broken: set[int], progress: Progress | None) -> list[str]:
+    if not broken:
+        return []
+    if "policy" not in store.config:
+        names = (shard_name("frames", shard) for shard in sorted(broken))
+        return [f"{name} cannot be made again: this store was not built from videos" for name in names]
+    left = []
+    for shard in sorted(broken):
+        changed = [clip.path for clip in store.shard_clips(shard) if not _is_there(clip)]
+        if changed:
+            left.append(f"{shard_name('frames', shard)} cannot be made again: {changed[0]} is gone or has changed")
+        else:
+            _discard(store, "frames", shard)
+    faults = write_frames(engine, store, Policy.from_json(store.config["policy"]), None, progress)
+    return left + [f"clip {r.id} cannot be read again: {r.code} ({r.detail})" for r in faults.values()]
+
+
+def _is_there(clip: Clip) -> bool:
+    return os.path.exists(clip.path) and content_sha256(clip.path) == clip.sha256
+
+
+def _discard(store: Store, folder: str, shard: int) -> None:
+    """Take a shard away, index first: from then on it counts as missing."""
+    store.files.remove(index_name(folder, shard))
+    store.files.remove(shard_name(folder, shard))
+
+
+def _jobs(store: Store, folders: Iterable[str]) -> tuple[list[Job], list[str]]:
+    """The jobs that made these layers, in an order in which they can run; and sentences about those that cannot."""
+    logged = {job["id"]: Job.from_json(job) for job in store.logged("jobs")}
+    known = {i.folder: i for i in _layers(store, [n for n in store.files.walk() if _damaged(store, n)])}
+    jobs, left = [], []
+    for folder in sorted(folders):
+        try:
+            if folder in known:
+                jobs.append(recorded_job(known[folder]))
+            else:
+                job = logged.get(folder.split("/")[2])
+                if job is None:
+                    raise StoreError("the ledger does not say which detector made it; annotate again, or remove it")
+                _ = info(store, job)
+                jobs.append(job)
+        except (StoreError, DetectorError) as error:
+            left.append(f"{folder} cannot be made again: {error}")
+    return in_order(jobs), left
+
+
+def _damaged(store: Store, name: str) -> bool:
+    return bool(_LAYER.fullmatch(name)) and not is_sealed(store.files.read(name))
+
+
+# What a snapshot holds
+
+
+@dataclass(frozen=True)
+class Content:
+    """What reading a snapshot gives: `digest` names its clips and every byte of its frames and layers; `stale` are the
+    layers (``kind/id``) that do not belong to the frames and layers of now, each with the reason.
+    """
+
+    digest: str
+    stale: dict[str, str]
+
+
+def content(store: Store, name: str) -> Content:
+    """What the snapshot `name` holds now, by the indexes alone: each is read once, no shard is.
+
+    Raises:
+        StoreError: where there is no such snapshot, or a layer it names is not there.
+    """
+    snapshot = store.snapshot(name)
+    infos = [store.layer(kind, layer_id) for kind, layer_id in snapshot.layers.items()]
+    metas = _metas(store, infos)
+    clips = [(clip.id, clip.split, clip.shard, clip.frames) for clip in store.clips]
+    folders = ("frames", *(info.folder for info in infos))
+    shas = {folder: [meta and meta["sha256"] for meta in metas[folder]] for folder in folders}
+    return Content(digest([snapshot.to_json(), clips, shas]), _stale(infos, metas))
+
+
+def _metas(store: Store, infos: Sequence[LayerInfo]) -> dict[str, list[dict[str, Any] | None]]:
+    """Folder -> metadata of the index of each shard, of the frames, of layers and of all that these read."""
+    folders = sorted({"frames", *(i.folder for i in infos), *(f for i in infos for f in i.reads.values())})
+    pairs = [(folder, shard) for folder in folders for shard in range(store.shard_count)]
+    with ThreadPoolExecutor(16) as pool:  # on remote stores a read is mostly waiting
+        found = dict(zip(pairs, pool.map(lambda pair: store.meta(*pair), pairs), strict=True))
+    return {folder: [found[folder, shard] for shard in range(store.shard_count)] for folder in folders}
+
+
+def _stale(infos: Sequence[LayerInfo], metas: Mapping[str, Sequence[dict[str, Any] | None]]) -> dict[str, str]:
+    found = {}
+    for layer in infos:
+        for shard, meta in enumerate(metas[layer.folder]):
+            now = {kind: metas[folder][shard] for kind, folder in layer.reads.items()}
+            others = changed(meta, now) if meta else []
+            if meta is None or others:
+                why = f"was made from other {', '.join(others)}" if meta else "is missing"
+                found[f"{layer.kind}/{layer.id}"] = f"its shard {shard} {why}"
+                break
+    return found
+
+
+# Counting
+
+
+def stats(store: Store) -> dict[str, Any]:
+    """Counts, sizes and layers of a store as plain values; what is `stale` about a layer, as `content` tells."""
+    clips = store.clips
+    frames = sum(clip.frames for clip in clips)
+    receipts = store.logged("receipts")
+    seconds: dict[str, float] = {}
+    for receipt in receipts:
+        for stage, value in receipt.get("seconds", {}).items():
+            name = "read frames" if (receipt["task"], stage) == ("annotate", "frames") else stage
+            seconds[name] = seconds.get(name, 0.0) + value
+    infos = store.layers
+    stale = _stale(infos, _metas(store, infos))
+    layers = [
+        {
+            "kind": info.kind,
+            "id": info.id,
+            "detector": info.detector,
+            "schema": info.schema,
+            "approximate": info.approximate,
+            "licence": info.licence,
+            "failed": len(info.failed),
+            "stale": stale.get(f"{info.kind}/{info.id}", ""),
+            "bytes": _bytes(store, info.folder),
+        }
+        for info in infos
+    ]
+    return {
+        "store": store.url,
+        "size": list(store.size),
+        "videos": len({clip.video for clip in clips}),
+        "clips": len(clips),
+        "removed": len(store.planned) - len(clips),
+        "persons": len({clip.person for clip in clips}),
+        "frames": frames,
+        "seconds_of_video": round(sum(clip.frames / clip.fps for clip in clips if clip.fps), 2),
+        "splits": _counts(clip.split for clip in clips),
+        "shards": store.shard_count,
+        "bytes": {"frames": _bytes(store, "frames")},
+        "layers": layers,
+        "snapshots": {name: snapshot.to_json() for name, snapshot in store.snapshots.items()},
+        "worker_seconds": {k: round(v, 2) for k, v in seconds.items()},
+    }
+
+
+def _bytes(store: Store, folder: str) -> int:
+    return sum(meta["bytes"] for meta in shards_of(store, folder, known_shards(store)).values())
+
+
+def _counts(values: Iterator[str]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for value in values:
+        out[value] = out.get(value, 0) + 1
+    return json.loads(json.dumps(out, sort_keys=True))

@@ -1,0 +1,1 @@
+"""To and from other data sets and tools."""

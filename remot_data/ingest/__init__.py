@@ -1,0 +1,1 @@
+"""From videos to clips: inputs, one look through each video, and the build."""

@@ -1,0 +1,481 @@
+"""From videos to a store: looking through each input, planning shards, writing frames; and taking clips out again.
+
+Three passes: every video is looked through once (shots, the main person, one crop a clip), then the clips are
+laid out over shards, then each shard's frames are decoded, cropped and written. The plan depends on the inputs,
+the policy and what the store holds already, so the number of workers and the order in which they finish leave no
+trace. A store that grows keeps its shards: new clips go to new ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from remot_data import media
+from remot_data.annotating.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
+from remot_data.detectors._torch import visible_gpus
+from remot_data.detectors.base import DEFAULTS
+from remot_data.engine import Engine, Progress, open_engine
+from remot_data.ingest import people
+from remot_data.ingest.inputs import Input, find_inputs
+from remot_data.ingest.scan import Policy, content_sha256, duplicates, scan, stamp
+from remot_data.media import sandbox
+from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
+from remot_data.store import Store, StoreError, check_store, create_store, shard_name
+from remot_data.store.currency import in_order
+from remot_data.store.layers import frames as frames_layer
+from remot_data.store.shards import Sample, table_bytes
+
+REJECTS = "ledger/rejects.parquet"
+# Inputs after which `limit_rejects` may end a build.
+_ENOUGH = 20
+
+
+@dataclass(frozen=True)
+class Summary(Record):
+    """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy)."""
+
+    store: str
+    inputs: int = 0
+    ignored: int = 0
+    videos: int = 0
+    refused: int = 0
+    clips: int = 0
+    added: int = 0
+    shards: int = 0
+    frames: dict[str, int] = field(default_factory=dict)
+    rejects: tuple[dict[str, Any], ...] = ()
+    layers: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def build(
+    videos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str,
+    *,
+    policy: Policy | None = None,
+    layers: Mapping[str, str] | None = None,
+    instead: Sequence[Job] = (),
+    snapshot: str = "main",
+    split: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    retry: Collection[str] = (),
+    limit_rejects: float | None = None,
+    limits: sandbox.Limits | None = None,
+    finder: str | None = None,
+    wait: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Build a store from videos, or add videos to one; run again after an interruption, it goes on where it was.
+
+    Args:
+        videos: files, folders (searched through) or manifests (``.yaml``).
+        out: URL of the store.
+        policy: None for that of the store that is there, or the defaults for a new one.
+        layers: kind -> detector. None: those of the snapshot that is there, or else the defaults of
+            `remot_data.detectors.base.DEFAULTS`. Empty for frames only.
+        instead: layers to make in place of those of their kind, or besides: ``Job(kind, detector)``, with weights and
+            settings. The snapshot has them from then on, with new layers of those that read the ones replaced.
+        split: split policy of the snapshot, see `Snapshot`.
+        root: folder of the data, in place of the ``root`` of a manifest.
+        retry: reason codes; videos and clips refused for these are tried again.
+        limit_rejects: share of the inputs (of at least 20) that may be refused before the build stops.
+        limits: time and memory that reading one video may take.
+        finder: what finds the persons, see `people.open_finder`; its fingerprint becomes part of the policy. None for
+            the default detector.
+        wait: if somebody else is writing the store, wait until they are done.
+
+    Raises:
+        InputError, StoreError, AssetError, EngineError, Busy: when it cannot run. A bad video is a reject, no error.
+    """
+    unknown = sorted(set(retry) - set(REASONS))
+    if unknown:
+        raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
+    inputs, ignored = find_inputs(videos, root)
+    policy = policy or stored_policy(out) or Policy()
+    if finder is not None:
+        policy = dataclasses.replace(policy, finder=people.open_finder(finder).fingerprint())
+    config = {"policy": policy.to_json(), "size": policy.size}
+    store = check_store(out, config)
+    seconds: dict[str, float] = {}
+    bounds = (limits or sandbox.Limits()).to_json()
+    with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
+        store = create_store(out, config)
+        store.sweep("", "ledger", "frames")
+        jobs = _jobs(store, snapshot, layers, instead)  # before anything is decoded, for what cannot be done
+        started = time.monotonic()
+        lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)
+        seconds["look through"] = time.monotonic() - started
+        existing = []
+        if store.files.exists("clips.parquet"):
+            existing = store.planned
+            store.trim()
+        faults = {r.id: r for r in _read_rejects(store) if r.what == "clip" and r.code not in retry}
+        made = plan(lines, policy, existing, earlier, store.removed, faults)
+        _write_rejects(store, inputs, made.rejects)
+        if len(made.clips) != len(existing) or not existing:
+            store.write_clips(made.clips)
+            store.trim()
+        chosen: dict[str, str] = {}
+        if made.clips:
+            started = time.monotonic()
+            found = write_frames(engine, store, policy, bounds, progress)
+            if found:
+                made = plan(lines, policy, store.planned, earlier, store.removed, {**faults, **found})
+                _drop(store, inputs, made, found)
+            seconds["frames"] = time.monotonic() - started
+            started = time.monotonic()
+            if jobs:
+                run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
+                chosen = {job.kind: job.id for job in jobs}
+            seconds["layers"] = time.monotonic() - started
+            if layers is not None or instead or split is not None or snapshot not in store.snapshots:
+                switch(store, snapshot, chosen, split=split)
+        store.compact_log("videos", lambda line: line["input"]["path"])
+        store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
+        store.compact_log("jobs", lambda job: job["id"])
+    return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds)
+
+
+def stored_policy(out: str) -> Policy | None:
+    """The policy of the store at `out`, or None where there is none."""
+    store = Store(out)
+    if not store.files.exists("store.json"):
+        return None
+    if "policy" not in store.config:
+        raise StoreError(f"{out} was not built from videos: none can be added to it")
+    return Policy.from_json(store.config["policy"])
+
+
+def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead: Sequence[Job]) -> list[Job]:
+    """What to annotate with: what was asked for, or what the snapshot holds, or the defaults."""
+    known, wanted = store.snapshots, {job.kind: job for job in instead}
+    if layers is not None or snapshot not in known:
+        return plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
+    kept = []
+    layers = known[snapshot].layers
+    held = [store.layer(kind, layer_id) for kind, layer_id in layers.items()]
+    if lacking := [i.kind for i in held if not set(i.inputs) <= layers.keys()]:
+        raise StoreError(f"the layers {', '.join(lacking)} read layers the snapshot does not hold")
+    for made_by in in_order(held):
+        kind = made_by.kind
+        if kind not in wanted and wanted.keys().isdisjoint(made_by.inputs):
+            kept.append(recorded_job(made_by))
+        elif kind not in wanted:
+            wanted[kind] = recorded_job(made_by)
+    return plan_jobs(store, wanted, kept) if wanted else kept
+
+
+# Looking through
+
+
+def scan_all(
+    engine: Engine,
+    store: Store,
+    inputs: Sequence[Input],
+    policy: Policy,
+    retry: Collection[str] = (),
+    limit: float | None = None,
+    limits: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    finder: str | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What each input holds, in the order of the inputs, and what the ledger knows of other videos.
+
+    Inputs looked through before come from the ledger, unless they were refused for a reason in `retry`.
+    """
+    known = {(line["input"]["path"], line["stamp"]): line for line in store.logged("videos")}
+    wanted = {item.path: (item.path, stamp(item.path)) for item in inputs}
+
+    def is_known(item: Input) -> bool:
+        line = known.get(wanted[item.path])
+        if line is None or line["input"] != item.to_json():
+            return False
+        return not any(r["what"] == "video" and r["code"] in retry for r in line["rejects"])
+
+    fresh = [item for item in inputs if not is_known(item)]
+    if fresh and policy.finder is not None and finder is None:
+        raise StoreError(
+            f"{store.url} has videos to look through, and its persons are found by {policy.finder.get('detector')} "
+            f"(weights {str(policy.finder.get('weights'))[:12]}); give that again with --finder"
+        )
+    common = {"policy": policy.to_json(), "limits": limits, "finder": finder}
+    tasks = [{"item": i.to_json(), "seen": wanted[i.path][1], **common} for i in fresh]
+    with store.log("videos") as log:
+        refused = Counter[str]()
+        for seen, line in enumerate(engine.map(scan, tasks, "look through", log=log, progress=progress), 1):
+            known[wanted[line["input"]["path"]]] = line
+            if not line["clips"]:
+                refused.update({r["code"] for r in line["rejects"]})
+            _check_limit(limit, seen, refused)
+    lines = [known.pop(wanted[item.path]) for item in inputs]
+    return lines, list(known.values())
+
+
+def _check_limit(limit: float | None, seen: int, refused: Counter[str]) -> None:
+    total = refused.total()
+    if limit is None or seen < _ENOUGH or total <= limit * seen:
+        return
+    counts = ", ".join(f"{code} {count}" for code, count in refused.most_common())
+    raise StoreError(
+        f"stopped: of the first {seen} inputs {total} were refused, more than {limit:.0%} ({counts}); what was looked "
+        "through is kept, so run again with another limit to go on"
+    )
+
+
+# Planning
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All clips of the store with their shards, and what became of the inputs: rejects and sums of frames."""
+
+    clips: list[Clip]
+    rejects: list[Reject]
+    frames: dict[str, int]
+
+
+def plan(
+    lines: Sequence[Mapping[str, Any]],
+    policy: Policy,
+    existing: Sequence[Clip] = (),
+    earlier: Sequence[Mapping[str, Any]] = (),
+    removed: Mapping[str, str] | None = None,
+    faults: Mapping[str, Reject] | None = None,
+) -> Plan:
+    """Lay the clips of the inputs out over shards.
+
+    Args:
+        lines: what looking through each input gave.
+        existing: clips that the store holds; they keep their shards, new ones go to new shards.
+        earlier: what looking through other videos gave, at other times: those the store holds count for duplicates.
+        removed: clips taken out by hand, with the reason.
+        faults: clips whose frames could not be read when they were to be written.
+
+    A video whose content was seen before is a duplicate, of what the store holds or of an earlier input.
+    """
+    removed, faults = removed or {}, faults or {}
+    held = {clip.video for clip in existing}
+
+    def holds(line: Mapping[str, Any]) -> bool:
+        return bool(line["video"]) and line["video"]["id"] in held
+
+    first = [line for line in [*earlier, *lines] if holds(line)]
+    rest = [line for line in lines if not holds(line)]
+    repeats = _repeats([*first, *rest], policy, len(first))
+    clips, rejects = {clip.id: clip for clip in existing if clip.id not in faults}, []
+    counts = dict.fromkeys(("decoded", "kept", "refused", "resampled"), 0)
+    new: list[Clip] = []
+    for line in lines:
+        if id(line) in repeats:
+            found = Video.from_json(line["video"])
+            rejects.append(Reject("video", found.id, found.path, "duplicate", repeats[id(line)], found.frames))
+            counts["decoded"] += found.frames
+            counts["refused"] += found.frames
+            continue
+        counts = {name: counts[name] + line["frames"][name] for name in counts}
+        rejects += [Reject.from_json(r) for r in line["rejects"]]
+        for clip in map(Clip.from_json, line["clips"]):
+            refused = faults.get(clip.id)
+            if clip.id in removed:
+                refused = Reject("clip", clip.id, clip.path, "removed", removed[clip.id], clip.frames)
+            if refused:
+                rejects.append(refused)
+                counts["kept"] -= clip.frames
+                counts["refused"] += clip.frames
+            elif clip.id not in clips:
+                new.append(clip)
+    start = 1 + max((clip.shard for clip in existing), default=-1)
+    new = list(_laid_out(sorted(new, key=lambda c: c.id), policy.shard_frames, start))
+    return Plan(sorted([*clips.values(), *new], key=lambda c: (c.shard, c.id)), rejects, counts)
+
+
+def _repeats(lines: Sequence[Mapping[str, Any]], policy: Policy, held: int) -> dict[int, str]:
+    """id of a line -> what it repeats; the first `held` lines are in the store and repeat nothing."""
+    pairs = duplicates(lines, policy.duplicates).items()
+    return {id(lines[i]): f"the same {what} as {lines[j]['video']['path']}" for i, (j, what) in pairs if i >= held}
+
+
+def _laid_out(clips: Iterable[Clip], shard_frames: int, start: int) -> Iterator[Clip]:
+    shard, filled = start, 0
+    for clip in clips:
+        if filled and filled + clip.frames > shard_frames:
+            shard, filled = shard + 1, 0
+        filled += clip.frames
+        yield dataclasses.replace(clip, shard=shard)
+
+
+def _read_rejects(store: Store) -> list[Reject]:
+    if not store.files.exists(REJECTS):
+        return []
+    return [Reject.from_json(row) for row in pq.read_table(io.BytesIO(store.files.read(REJECTS))).to_pylist()]
+
+
+def _write_rejects(store: Store, inputs: Sequence[Input], rejects: Sequence[Reject]) -> None:
+    """The rejects of these inputs, and those noted before of others."""
+    now = {item.path for item in inputs}
+    others = [r for r in _read_rejects(store) if r.path not in now]
+    rows = sorted([*others, *rejects], key=lambda r: (r.path, r.id, r.code, r.detail))
+    names = [f.name for f in dataclasses.fields(Reject)]
+    columns = {name: [getattr(r, name) for r in rows] for name in names}
+    schema = pa.schema([(name, pa.int64() if name == "frames" else pa.string()) for name in names])
+    store.files.write(REJECTS, table_bytes(pa.table(columns, schema=schema)))
+
+
+def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str, Reject]) -> None:
+    """Take clips without frames out of the plan; shards at the end that held nothing else go with them."""
+    _write_rejects(store, inputs, made.rejects)
+    store.write_clips(made.clips)
+    store.trim()
+
+
+# Frames
+
+
+def write_frames(
+    engine: Engine,
+    store: Store,
+    policy: Policy,
+    limits: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Reject]:
+    """Write every frames shard that is missing; returns the clips that could not be read, by id."""
+    done = shards_of(store, "frames", known_shards(store))
+    missing = [shard for shard in range(store.shard_count) if shard not in done]
+    tasks = [{"url": store.url, "shard": shard, "policy": policy.to_json(), "limits": limits} for shard in missing]
+    with store.log("receipts") as log:
+        for receipt in engine.map(frames_shard, tasks, "frames", log=log, progress=progress):
+            done[receipt.shard] = receipt.made["frames"]
+    failed = {clip: why for meta in done.values() for clip, why in meta["failed"].items()}
+    clips = {clip.id: clip for clip in store.planned if clip.id in failed}
+    return {
+        name: Reject("clip", name, clip.path, *failed[name].split(": ", 1), clip.frames)  # type: ignore[arg-type]
+        for name, clip in clips.items()
+    }
+
+
+def frames_shard(url: str, shard: int, policy: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Receipt:
+    """The task: decode, crop and write one shard of frames. Harmless to run twice.
+
+    Videos are decoded in a child process that can be killed; a clip that cannot be read is left out, with the reason.
+    """
+    started = time.monotonic()
+    store = Store(url)
+    bounds = sandbox.Limits.from_json(limits or {})
+    clips = store.shard_clips(shard)
+    failed: dict[str, str] = {}
+    meta = _written(store, shard)
+
+    def samples() -> Iterator[Sample]:
+        for clip in clips:
+            try:
+                yield from _frames_of(clip, policy, bounds)
+            except (sandbox.ChildError, media.VideoError) as error:
+                failed[clip.id] = f"{error.code}: {error.detail}"
+        if _written(store, shard) is not None:
+            raise _Late
+
+    if meta is None:
+        try:
+            meta = store.write_shard("frames", shard, samples(), failed=failed)
+        except _Late:
+            meta = _written(store, shard)
+            assert meta is not None
+    seconds = {"frames": round(time.monotonic() - started, 4)}
+    return Receipt("frames", shard, meta["samples"], len(clips) - len(meta["failed"]), {"frames": meta}, seconds)
+
+
+class _Late(Exception):
+    """Somebody else was quicker; since then the shard may even have been made shorter, so theirs stays."""
+
+
+def _written(store: Store, shard: int) -> dict[str, Any] | None:
+    """Metadata of a shard of frames that is complete."""
+    return store.meta("frames", shard) if store.files.exists(shard_name("frames", shard)) else None
+
+
+def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: sandbox.Limits) -> list[Sample]:
+    """All frames of a clip, encoded, or an error: a part of a clip is never written."""
+    arguments = {"clip": clip.to_json(), "policy": dict(policy)}
+    for attempt in range(3):
+        try:
+            messages = sandbox.call("remot_data.ingest.build:decoding", arguments, limits)
+            return [Sample(m["key"], {"jpg": data}, {"pts": m["pts"]}) for m, data in messages if "key" in m]
+        except sandbox.ChildError as error:
+            # Somebody else's kill, such as that of a whole job, is not the video's fault.
+            if error.by_signal != signal.SIGKILL or attempt == 2:
+                raise
+    raise AssertionError
+
+
+def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """What the child does: the key, PTS and JPEG bytes of every frame of a clip, in order."""
+    cv2.setNumThreads(1)
+    found, rules = Clip.from_json(clip), Policy.from_json(policy)
+    if _sha256(found.path, stamp(found.path)) != found.sha256:
+        raise media.VideoError("changed", f"{found.path} is not what it was when it was looked through")
+    yield {}, b""
+    decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
+    wanted = found.pts.array().tolist()
+    written = 0
+    for pts, frame in media.read(
+        found.path, only=wanted, crop=found.crop, size=rules.size, decoder=decoder, passing=True
+    ):
+        if not frame.size:
+            yield {}, b""
+            continue
+        yield {"key": found.key(written), "pts": pts}, frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
+        written += 1
+    if written != found.frames:
+        detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"
+        raise media.VideoError("changed", detail)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, stamp: str) -> str:
+    return content_sha256(path)
+
+
+def _summary(
+    store: Store,
+    inputs: Sequence[Input],
+    ignored: int,
+    made: Plan,
+    added: int,
+    layers: Mapping[str, str],
+    seconds: Mapping[str, float],
+) -> Summary:
+    paths = {item.path for item in inputs}
+    live = [clip for clip in made.clips if clip.id not in store.removed]
+    videos = len({clip.path for clip in live if clip.path in paths})
+    failed = {kind: store.layer(kind, layer_id).failed for kind, layer_id in layers.items()}
+    return Summary(
+        store=store.url,
+        inputs=len(inputs),
+        ignored=ignored,
+        videos=videos,
+        refused=len(inputs) - videos,
+        clips=len(live),
+        added=added,
+        shards=store.shard_count if made.clips else 0,
+        frames=dict(made.frames),
+        rejects=tuple(r.to_json() for r in made.rejects),
+        layers=dict(layers),
+        failed={kind: clips for kind, clips in failed.items() if clips},
+        seconds={k: round(v, 2) for k, v in seconds.items()},
+    )

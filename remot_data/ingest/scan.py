@@ -1,0 +1,626 @@
+"""Looking through one video: its shots, the main person of each, and the clips or rejects that come of them.
+
+The work is done in a child process that can be killed. What is refused here is lost to the store, so every bound of
+`Policy` is for what is hopeless; whoever wants less than all that is left filters by scores when reading.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import os
+import re
+import signal
+import stat
+import struct
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from remot_data import media
+from remot_data.detectors.base import DetectorError
+from remot_data.ingest import people
+from remot_data.ingest.inputs import Input
+from remot_data.media import sandbox
+from remot_data.records import Clip, Record, Reject, Video
+
+
+@dataclass(frozen=True)
+class Policy(Record):
+    """What decides how videos become clips; kept in ``store.json``.
+
+    Attributes:
+        size: height and width of the stored frames.
+        fps: frames a second, chosen by time, or None for those of the source.
+        margin: room around the union of the person's boxes, as a share of its height.
+        min_frames, max_frames: a shorter shot is refused, a longer one becomes several clips of about equal length.
+        min_height: least height of the person in source pixels; a picture that is lower than that is refused whole.
+        looks: times a second that persons are searched for.
+        max_others: share of the looks in which somebody else, at least half as tall as the main person, may stand
+            in the crop; a single look is always allowed, and 1 allows all.
+        min_seen: share of the looks from the first to the last in which the person has to be found.
+        min_sharpness: least median of `people.sharpness` over the looks. 0.02 is Gaussian blur with a standard
+            deviation of more than 1 % of the person's height, 2 pixels of a stored frame. Video that was enlarged
+            from 180 lines has 0.13.
+        min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
+            4 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
+            than a second are not held against it.
+        duplicates: ``pictures`` to refuse videos that show the same as an earlier one (see `same_content`), also
+            when they were encoded anew; ``bytes`` for files of the same bytes only.
+        shard_frames: frames after which a shard is full.
+        test: share of the videos whose split is ``test`` where a manifest does not say.
+        decoder: ``pyav``, or ``decord`` for the files where it was proved to give the same frames.
+        finder: fingerprint of what finds the persons (with its version and the sha256 of its weights), None for the
+            default detector.
+    """
+
+    size: tuple[int, int] = (256, 192)
+    fps: float | None = None
+    margin: float = 0.1
+    min_frames: int = 16
+    max_frames: int = 600
+    min_height: int = 64
+    looks: float = 5.0
+    max_others: float = 0.3
+    min_seen: float = 0.5
+    min_sharpness: float = 0.02
+    min_motion: float = 4.0
+    duplicates: str = "pictures"
+    shard_frames: int = 4096
+    test: float = 0.1
+    decoder: str = "pyav"
+    finder: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
+        for name, value in (("fps", self.fps), ("margin", self.margin), ("looks", self.looks), ("test", self.test)):
+            object.__setattr__(self, name, value if value is None else float(value))
+        if self.duplicates not in ("pictures", "bytes"):
+            raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        # The default finder is not named: policies keep the bytes they had before there was a choice.
+        return {name: value for name, value in super().to_json().items() if name != "finder" or value is not None}
+
+
+# The file
+
+
+def stamp(path: str) -> str:
+    """Changes when the file does, or any picture of a folder; ``absent`` where nothing can be seen."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        sha = hashlib.sha256()
+        for name in _pictures(path):
+            picture = os.stat(os.path.join(path, name))
+            sha.update(os.fsencode(name) + f"\0{picture.st_size}-{picture.st_mtime_ns}\0".encode())
+        return f"folder-{sha.hexdigest()[:32]}"
+    except (OSError, ValueError):
+        return "absent"
+
+
+def _pictures(folder: str) -> list[str]:
+    try:
+        return media.frame_names(folder)
+    except media.VideoError:
+        return []
+
+
+def content_sha256(path: str) -> str:
+    """sha256 of a file; of a folder that of the names, sizes and bytes of its pictures, in their order.
+
+    Raises:
+        OSError: a file that cannot be read.
+        VideoError: a folder without pictures.
+    """
+    return _result(_hashing(path))
+
+
+def _hashing(path: str) -> Generator[int, None, str]:
+    """`content_sha256`, with a sign of life every 64 MiB."""
+    sha = hashlib.sha256()
+    folder = os.path.isdir(path)
+    blocks = 0
+    for name in media.frame_names(path) if folder else [""]:
+        with open(os.path.join(path, name) if folder else path, "rb") as file:
+            if folder:
+                sha.update(os.fsencode(name) + f"\0{os.fstat(file.fileno()).st_size}\0".encode())
+            while block := file.read(1 << 20):
+                sha.update(block)
+                blocks += 1
+                if blocks % 64 == 0:
+                    yield blocks
+    return sha.hexdigest()
+
+
+def _result(steps: Generator[Any, None, Any]) -> Any:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+# The task and its child
+
+
+def scan(
+    item: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    limits: Mapping[str, Any] | None = None,
+    seen: str | None = None,
+    finder: str | None = None,
+) -> dict[str, Any]:
+    """The task: look through one input.
+
+    Args:
+        item, policy: an `Input` and a `Policy` as JSON.
+        limits: what it may take, `sandbox.Limits` as JSON.
+        seen: the `stamp` of the file where the task was made.
+        finder: what finds the persons, see `people.open_finder`; its fingerprint is that of the policy.
+
+    Returns:
+        Plain values: input, stamp, video, clips, rejects, frames, signature, seconds.
+
+    Raises:
+        RuntimeError: the file cannot be seen here but could be there, or no child process can be started.
+        DetectorError, AssetError: persons cannot be looked for on this machine.
+    """
+    started = time.monotonic()
+    source = Input.from_json(item)
+    line = {"input": source.to_json(), "stamp": seen or stamp(source.path)}
+    refusal = (source.refused, source.detail) if source.refused else _closed(source.path, seen)
+    if refusal:
+        line.update(_refused(source, *refusal))
+    else:
+        people.prepare(finder, policy.get("finder"))
+        line.update(_looked_through(source, policy, sandbox.Limits.from_json(limits or {}), finder))
+    line["seconds"] = round(time.monotonic() - started, 3)
+    return line
+
+
+def _closed(path: str, seen: str | None) -> tuple[str, str] | None:
+    """Code and detail of a path that is not to be opened."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        if seen not in (None, "absent"):
+            raise RuntimeError(
+                f"this worker does not see {path} ({error}), though the build does: give all machines the same file "
+                "system, at the same place"
+            ) from error
+        return None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return "unsafe-path", f"{path} is a pipe, a socket or a device, not a file"
+    return None
+
+
+def _refused(source: Input, code: str, detail: str) -> dict[str, Any]:
+    reject = Reject("video", Path(source.path).name, source.path, code, detail)
+    frames = dict.fromkeys(("decoded", "kept", "refused", "resampled"), 0)
+    return {"video": None, "clips": [], "rejects": [reject.to_json()], "frames": frames, "signature": ""}
+
+
+def _looked_through(
+    source: Input, policy: Mapping[str, Any], limits: sandbox.Limits, finder: str | None
+) -> dict[str, Any]:
+    """The part of the line that the child makes, or that of the reject it ended with."""
+    arguments = {"item": source.to_json(), "policy": dict(policy), "finder": finder}
+    killed = False
+    while True:
+        try:
+            *_, (last, _) = sandbox.call("remot_data.ingest.scan:looking", arguments, limits)
+            return last["line"]
+        except sandbox.ChildError as error:
+            # Somebody else's kill, such as that of a machine out of memory, is not the video's fault the first time.
+            if killed or error.by_signal != getattr(signal, "SIGKILL", 9):
+                return _refused(source, error.code, error.detail)
+            killed = True
+        except media.VideoError as error:
+            return _refused(source, error.code, error.detail)
+        except DetectorError as error:
+            return _refused(source, "detector-failed", str(error))
+
+
+def looking(
+    item: Mapping[str, Any], policy: Mapping[str, Any], finder: str | None = None
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """What the child does: signs of life, and last the line with video, clips, rejects, frames and signature.
+
+    Raises:
+        VideoError, DetectorError: what the video is refused for.
+    """
+    cv2.setNumThreads(1)
+    steps = _look_through(Input.from_json(item), Policy.from_json(policy), finder)
+    while True:
+        try:
+            yield {"frames": next(steps)}, b""
+        except StopIteration as end:
+            yield {"line": end.value}, b""
+            return
+
+
+def _look_through(source: Input, policy: Policy, finder: str | None = None) -> Generator[int, None, dict[str, Any]]:
+    probe = media.probe(source.path, source.fps)
+    yield 0
+    if probe.size[1] < policy.min_height:
+        detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
+        raise media.VideoError("too-small", detail)
+    seen = yield from people.watching(source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder)
+    try:
+        sha = yield from _hashing(source.path)
+    except OSError as error:
+        raise media.VideoError("unreadable", f"{source.path}: {error}") from error
+    found = _describe(source, seen, sha)
+    clips, rejects, frames = judge(found, seen, policy)
+    return {
+        "video": found.to_json(),
+        "clips": [c.to_json() for c in clips],
+        "rejects": [r.to_json() for r in rejects],
+        "frames": frames,
+        "signature": signature(seen.moments, probe.seconds, probe.size),
+    }
+
+
+def _describe(source: Input, seen: people.Watched, sha: str) -> Video:
+    probe, pts = seen.probe, seen.pts
+    stem = re.sub(r"[^a-z0-9]+", "-", (source.name or Path(source.path).stem).lower()).strip("-")[:32] or "video"
+    seconds = int(pts[-1] - pts[0]) * probe.time_base[0] / probe.time_base[1]
+    return Video(
+        id=f"{stem}-{sha[:8]}",
+        path=source.path,
+        sha256=sha,
+        size=probe.size,
+        frames=len(pts),
+        seconds=round(seconds, 4),
+        fps=round((len(pts) - 1) / seconds, 4) if seconds > 0 else 0.0,
+        time_base=tuple(probe.time_base),
+        codec=probe.codec,
+        rotation=probe.rotation,
+        licence=source.licence,
+        url=source.url,
+        person=source.person,
+        split=source.split,
+    )
+
+
+# Judging
+
+
+def judge(found: Video, seen: people.Watched, policy: Policy) -> tuple[list[Clip], list[Reject], dict[str, int]]:
+    """Clips and rejects of a video that was looked through, and the sums of its frames.
+
+    Decoded = kept + refused + resampled (left out by the frame rate). A reject is of a shot, or of the span of it
+    that its detail names.
+    """
+    times = seen.pts * (seen.probe.time_base[0] / seen.probe.time_base[1])
+    picked = np.zeros(len(times), bool)
+    picked[media.pick(times, policy.fps)] = True
+    shots = [_Shot(found, seen, picked, policy, number) for number in range(len(seen.shots))]
+    for shot in shots:
+        shot.judge()
+    clips = [clip for shot in shots for clip in shot.clips]
+    rejects = [reject for shot in shots for reject in shot.rejects]
+    kept, refused = sum(c.frames for c in clips), sum(r.frames for r in rejects)
+    counts = {"decoded": len(times), "kept": kept, "refused": refused, "resampled": len(times) - kept - refused}
+    return clips, rejects, counts
+
+
+class _Shot:
+    """One shot and what comes of it: clips and rejects, which together have all its picked frames."""
+
+    def __init__(self, found: Video, seen: people.Watched, picked: np.ndarray, policy: Policy, number: int) -> None:
+        self.found, self.seen, self.picked, self.policy, self.number = found, seen, picked, policy, number
+        self.span = seen.shots[number]
+        self.clips: list[Clip] = []
+        self.rejects: list[Reject] = []
+
+    def judge(self) -> None:
+        looks = self._looks(*self.span)
+        track = people.main_track([self.seen.looks[i] for i in looks])
+        if not track:
+            return self._refuse("no-person", self.span, f"nobody in {len(looks)} looks")
+        tall = float(np.median([people.height(p.box) for p in track]))
+        if tall < self.policy.min_height:
+            detail = f"{tall:.0f} pixels high, {self.policy.min_height} asked for"
+            return self._refuse("person-too-small", self.span, detail)
+        first, last = _span(track, self.span, [self.seen.at[i] for i in looks])
+        numbers = self._picked(first, last)
+        few = len(numbers) < self.policy.min_frames
+        if few and len(self._picked(*self.span)) >= self.policy.min_frames:
+            somebody = sum(bool(self.seen.looks[i]) for i in looks)
+            if somebody < self.policy.min_seen * len(looks):
+                return self._refuse("occluded", self.span, _seen_in(somebody, len(looks), self.policy))
+        self._refuse("no-person", (self.span[0], first), "before the person is seen")
+        self._refuse("no-person", (last, self.span[1]), "after the person is last seen")
+        if few:
+            code = "too-short" if len(self.seen.shots) == 1 else "shot-too-short"
+            return self._refuse(code, (first, last), f"{len(numbers)} frames, {self.policy.min_frames} asked for")
+        for part, chosen in enumerate(np.array_split(numbers, -(-len(numbers) // self.policy.max_frames))):
+            self._judge_part(part, chosen, track)
+
+    def _judge_part(self, part: int, numbers: np.ndarray, track: Sequence[people.Person]) -> None:
+        # From the look before the first frame to that after the last: the person is somewhere between them.
+        before, after = np.searchsorted(self.seen.at, (numbers[0], numbers[-1] + 1)) + (-1, 0)
+        bounds = self.seen.at[max(before, 0)], self.seen.at[min(after, len(self.seen.at) - 1)]
+        around = [p for p in track if bounds[0] <= p.frame <= bounds[1]]
+        around = around or [min(track, key=lambda p: abs(p.frame - numbers[len(numbers) // 2]))]
+        aspect = self.policy.size[1] / self.policy.size[0]
+        crop = people.crop([p.box for p in around], self.found.size, aspect, self.policy.margin)
+        fault = self._fault(numbers, track, around, crop)
+        if fault:
+            self._refuse(fault[0], (int(numbers[0]), int(numbers[-1]) + 1), fault[1])
+        else:
+            self.clips.append(self._clip(part, numbers, crop))
+
+    def _fault(
+        self, numbers: np.ndarray, track: Sequence[people.Person], around: Sequence[people.Person], crop: people.Box
+    ) -> tuple[str, str] | None:
+        """Code and detail of what makes these frames hopeless."""
+        policy, seen = self.policy, self.seen
+        looks = self._looks(int(numbers[0]), int(numbers[-1]) + 1)
+        main = {p.frame: p for p in track}
+        present = [i for i in looks if seen.at[i] in main]
+        if len(present) < policy.min_seen * len(looks):
+            return "occluded", _seen_in(len(present), len(looks), policy)
+        base = self.found.time_base[0] / self.found.time_base[1]
+        lasts = float(seen.pts[numbers[-1]] - seen.pts[numbers[0]]) * base
+        moved = motion(seen.cells[looks], crop, self.found.size) if lasts >= 1.0 and len(looks) > 1 else np.inf
+        if moved < policy.min_motion:
+            return "static", f"nothing changes by more than {moved:.0f} grey levels, at least {policy.min_motion:g}"
+        sharp = float(np.median([p.sharpness for p in around]))
+        if sharp < policy.min_sharpness:
+            return "blurred", f"sharpness {sharp:.3f}, at least {policy.min_sharpness:g}"
+        crowded = sum(_others_in(crop, main[seen.at[i]], seen.looks[i]) for i in present)
+        if crowded > max(1, policy.max_others * len(present)):
+            share = f"{crowded / len(present):.0%} of {len(present)} looks"
+            return "several-persons", f"somebody else stands in the crop in {share}, at most {policy.max_others:.0%}"
+        return None
+
+    def _looks(self, start: int, stop: int) -> list[int]:
+        """Numbers of the looks at frames start to stop - 1."""
+        return list(range(*np.searchsorted(self.seen.at, (start, stop)).tolist()))
+
+    def _picked(self, start: int, stop: int) -> np.ndarray:
+        return start + np.flatnonzero(self.picked[start:stop])
+
+    def _refuse(self, code: str, span: tuple[int, int], detail: str) -> None:
+        lost = len(self._picked(*span))
+        if lost:
+            where = f"frames {span[0]} to {span[1] - 1}: {detail}"
+            name = f"{self.found.id}-{self.number:03d}"
+            self.rejects.append(Reject("shot", name, self.found.path, code, where, lost))
+
+    def _clip(self, part: int, numbers: np.ndarray, crop: people.Box) -> Clip:
+        found, pts = self.found, self.seen.pts[numbers]
+        seconds = int(pts[-1] - pts[0]) * (found.time_base[0] / found.time_base[1])
+        chance = int(hashlib.sha256((found.person or found.id).encode()).hexdigest()[:8], 16) / 2**32
+        return Clip(
+            id=f"{found.id}-{self.number:03d}-{part:02d}",
+            video=found.id,
+            path=found.path,
+            sha256=found.sha256,
+            shot=self.number,
+            pts=pts,
+            time_base=found.time_base,
+            fps=round((len(pts) - 1) / seconds, 4) if seconds > 0 else 0.0,
+            source_size=found.size,
+            crop=media.round_crop(crop, self.seen.probe),
+            person=found.person or f"{found.id}-{self.number:03d}",
+            split=found.split or ("test" if chance < self.policy.test else "train"),
+            licence=found.licence,
+            url=found.url,
+        )
+
+
+def _span(track: Sequence[people.Person], shot: tuple[int, int], at: Sequence[int]) -> tuple[int, int]:
+    """First frame and one past the last of a track; `at` are the frames of the looks at the shot.
+
+    To the end of the shot where no later look missed the person, from its beginning where one earlier look did at most.
+    """
+    first = shot[0] if track[0].frame <= at[:2][-1] else track[0].frame
+    last = shot[1] if track[-1].frame == at[-1] else track[-1].frame + 1
+    return first, last
+
+
+def _seen_in(present: int, looks: int, policy: Policy) -> str:
+    return f"the person is found in {present} of {looks} looks, at least {policy.min_seen:.0%}"
+
+
+def _others_in(crop: people.Box, main: people.Person, look: Sequence[people.Person]) -> bool:
+    """Whether somebody else, at least half as tall as the main person, stands for the most part in the crop."""
+    inside = (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
+    tall = people.height(main.box) / 2
+    return any(p != main and people.height(p.box) >= tall and people.share(p.box, inside) > 0.5 for p in look)
+
+
+def motion(cells: np.ndarray, crop: people.Box, size: tuple[int, int]) -> float:
+    """How much the most changing part of a crop changes: the range of a cell's grey level over all looks.
+
+    Args:
+        cells: uint8 [looks, 32, 32], a grid over a picture of `size` (width, height).
+        crop: x, y, width, height in that picture.
+    """
+    rows, columns = cells.shape[1:]
+    x0, x1 = _cell_span(crop[0], crop[2], columns / size[0], columns)
+    y0, y1 = _cell_span(crop[1], crop[3], rows / size[1], rows)
+    return float(np.ptp(cells[:, y0:y1, x0:x1].astype(np.int16), axis=0).max())
+
+
+def _cell_span(start: float, extent: float, scale: float, count: int) -> tuple[int, int]:
+    first = min(max(int(start * scale), 0), count - 1)
+    return first, max(min(int(np.ceil((start + extent) * scale)), count), first + 1)
+
+
+# Duplicates
+
+_HEADER = struct.Struct("<ff")  # seconds, width over height
+_GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
+_MOST_DIFFERENCE = 16  # grey levels; another encoding at 10 frames a second makes 11, another take 50 and more
+_BINNED = 5  # cells that pairs are looked up by
+_PAIRS = 1 << 20  # compared at a time
+
+
+def signature(moments: np.ndarray, seconds: float, size: tuple[int, int]) -> str:
+    """What a video looks like at eight moments (uint8 [8, 12, 12]), its length and shape, as text of 1.5 kB."""
+    return base64.b64encode(_HEADER.pack(seconds, size[0] / size[1]) + moments.tobytes()).decode()
+
+
+def same_content(a: str, b: str) -> bool:
+    """Whether two signatures are of the same video, be it encoded anew.
+
+    Strict, as a video that is called the same is lost: length (2 %, at least 0.15 s, two frames of a slow rate) and
+    shape (3 %) agree, and no cell of any moment differs by more than 16 grey levels, or a quarter of what moves in
+    the video where that is less. Another size, codec, container, quality or frame rate passes; another take, a part,
+    a mirrored or a differently lit picture does not.
+    """
+    table = _Signatures([a, b])
+    return bool(table.agree(np.array([0]), np.array([1]))[0])
+
+
+def duplicates(lines: Sequence[Mapping[str, Any]], by: str = "pictures") -> dict[int, tuple[int, str]]:
+    """Which lines of `scan` repeat an earlier one: index -> index of the first of its kind, and what is the same.
+
+    That is ``bytes`` or ``pictures``; the latter only if `by` says so, and only between videos that have clips: what
+    has none has its own reason, and must not stand for a better copy.
+    """
+    first: dict[str, int] = {}
+    found: dict[int, tuple[int, str]] = {}
+    for i, line in enumerate(lines):
+        if line["video"]:
+            original = first.setdefault(line["video"]["sha256"], i)
+            if original != i:
+                found[i] = original, "bytes"
+    if by == "pictures":
+        left = [i for i, line in enumerate(lines) if i not in found and line["clips"] and line.get("signature")]
+        shows: dict[str, int] = {}
+        for i in left:
+            shows.setdefault(lines[i]["signature"], i)
+        origins = dict(zip(shows, _Signatures(list(shows)).originals(), strict=True))
+        numbers = list(shows.values())
+        for i in left:
+            earlier = numbers[origins[lines[i]["signature"]]]
+            if earlier != i:
+                found[i] = earlier, "pictures"
+    # A copy of the bytes of a repeat repeats the first of them all.
+    return {i: found.get(j, (j, what)) for i, (j, what) in sorted(found.items())}
+
+
+class _Signatures:
+    """Many signatures as arrays: `seconds` and `shape` float [N], `cells` uint8 [N, 1152], `bound` int [N]."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        raw = [base64.b64decode(text) for text in texts]
+        length = _HEADER.size + int(np.prod(_GRID))
+        for one in raw:
+            if len(one) != length:
+                raise ValueError(f"a signature has {length} bytes, not {len(one)}: it is of another version")
+        whole = np.frombuffer(b"".join(raw), np.uint8).reshape(len(raw), length)
+        header = np.ascontiguousarray(whole[:, : _HEADER.size]).view("<f4").astype(np.float64)
+        self.seconds, self.shape = header[:, 0], header[:, 1]
+        self.cells = np.ascontiguousarray(whole[:, _HEADER.size :])
+        moving = np.ptp(self.cells.reshape(-1, *_GRID), axis=1).max((1, 2), initial=0)
+        self.bound = np.minimum(_MOST_DIFFERENCE, moving // 4).astype(np.int16)
+
+    def agree(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """bool [P]: whether the signatures i [P] and j [P] are of the same video."""
+        return self._near(i, j) & self._alike(i, j)
+
+    def _near(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        a, b = self.seconds[i], self.seconds[j]
+        close = np.abs(a - b) <= np.maximum(0.15, 0.02 * np.maximum(a, b))
+        return close & (np.abs(self.shape[i] - self.shape[j]) <= 0.03 * np.maximum(self.shape[i], self.shape[j]))
+
+    def _alike(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        bound = np.minimum(self.bound[i], self.bound[j])
+        out = np.empty(len(i), bool)
+        for start in range(0, len(i), 4096):
+            part = slice(start, start + 4096)
+            a, b = self.cells[i[part]], self.cells[j[part]]
+            out[part] = (np.maximum(a, b) - np.minimum(a, b)).max(1) <= bound[part]
+        return out
+
+    def originals(self) -> list[int]:
+        """For each signature the first one it repeats, at once or by way of others; itself where there is none."""
+        first = np.arange(len(self.cells))
+        for i, j in self._candidates():
+            same = self._alike(i, j)
+            low, high = np.minimum(i[same], j[same]), np.maximum(i[same], j[same])
+            np.minimum.at(first, high, low)
+        out: list[int] = []
+        for earlier in first.tolist():
+            out.append(out[earlier] if earlier < len(out) else earlier)
+        return out
+
+    def _candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs that may agree, each once.
+
+        Length and a few cells are put into bins as wide as they may differ, so only videos of the same or of
+        neighbouring bins are compared, first by more cells.
+        """
+        telling = self._telling()
+        bins = np.stack([self._length_bins(), *(self.cells[:, c] // (_MOST_DIFFERENCE + 1) for c in telling[:_BINNED])])
+        bins = bins.astype(np.int64) + 1
+        bins = bins[bins.min(1, initial=2**30) < bins.max(1, initial=0)]
+        place = np.cumprod(np.r_[1, bins.max(1, initial=0) + 2])[:-1]
+        keys = (bins * place[:, None]).sum(0)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        rows = np.arange(len(keys))
+        columns = [self.cells[:, c].astype(np.int16) for c in telling]
+        for offset in itertools.product((-1, 0, 1), repeat=len(bins)):
+            step = int(np.dot(offset, place))
+            if step < 0:  # each pair of bins is met from one side
+                continue
+            ends = np.searchsorted(keys, keys + step, side="right")
+            starts = np.searchsorted(keys, keys + step, side="left") if step else rows + 1
+            for i, j in _pairs(rows, starts, ends):
+                yield self._thinned(order[i], order[j], columns)
+
+    def _thinned(self, i: np.ndarray, j: np.ndarray, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        for column in columns:
+            close = np.flatnonzero(np.abs(column[i] - column[j]) <= np.minimum(self.bound[i], self.bound[j]))
+            i, j = i[close], j[close]
+        close = self._near(i, j)
+        return i[close], j[close]
+
+    def _length_bins(self) -> np.ndarray:
+        """Lengths that `_near` lets pass differ by at most one bin."""
+        seconds = np.maximum(self.seconds, 1e-3)
+        return np.where(seconds < 7.5, seconds / 0.15, 50 + np.log(seconds / 7.5) / 0.0202) / 1.02
+
+    def _telling(self) -> list[int]:
+        """Up to twelve cells: each the one that tells the most of those pairs apart that the ones before do not."""
+        chance = np.random.default_rng(0)
+        i, j = chance.integers(0, max(len(self.cells), 1), (2, 1 << 14))
+        i, j = i[i != j], j[i != j]
+        chosen: list[int] = []
+        while len(chosen) < 12 and len(i):
+            a, b = self.cells[i], self.cells[j]
+            apart = np.count_nonzero(np.maximum(a, b) - np.minimum(a, b) > _MOST_DIFFERENCE, axis=0)
+            best = int(apart.argmax())
+            if not apart[best]:
+                break
+            chosen.append(best)
+            near = np.abs(a[:, best].astype(np.int16) - b[:, best]) <= _MOST_DIFFERENCE
+            i, j = i[near], j[near]
+        return chosen
+
+
+def _pairs(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each row with every number from its start to its end - 1, some millions of pairs at a time."""
+    counts = ends - starts
+    rows = rows[counts > 0]
+    for part in np.split(rows, np.flatnonzero(np.diff(np.cumsum(counts[rows]) // _PAIRS)) + 1):
+        many = counts[part]
+        steps = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+        yield np.repeat(part, many), np.repeat(starts[part], many) + steps

@@ -1,0 +1,557 @@
+"""Store and snapshot to windows: consecutive frames of a clip and a source frame of the same person.
+
+Only the layers asked for are read, and only the members of the frames used are decoded. A clip that a
+detector failed on is left out of every snapshot that reads the layer, and counted in the log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import operator
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from remot_data import render
+from remot_data.reading import sampling
+from remot_data.records import Clip, Snapshot
+from remot_data.schemas import SchemaError, convert_labels, keypoint_set, label_set, label_table
+from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
+from remot_data.store import layers as layer_kinds
+from remot_data.store.cache import Cache
+from remot_data.store.layers import LayerError
+
+log = logging.getLogger(__name__)
+
+Stores = Store | str | Sequence[Store | str]
+Arrays = dict[str, np.ndarray]
+Split = str | Sequence[str | None] | None
+
+LAYERS = ("pose", "parsing", "flow", "background")
+LABEL_SCHEMA = "remot11"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A training sample.
+
+    `id` is ``clip:first-last/source``, or ``clip:first-last:step/source`` where frames lie `step` > 1 apart. `arrays`,
+    where T frames of H x W were asked for: ``frames`` uint8 [T, H, W, 3], ``pts`` int64 [T], ``keypoints`` float32
+    [T, K, 3], ``pose_map`` uint8 [T, H, W, 3], ``labels`` uint8 [T, H, W] in the set `LABEL_SCHEMA`, ``flow`` float32
+    [T, H, W, 2] in pixels from each frame back to the one before in the window, ``confidence`` bool [T, H, W],
+    ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
+    [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent.
+
+    With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
+    chained over the frames between, and the first frame has none: zeros, not to be trusted.
+
+    Where plans say `raw`, there is no ``pose_map``, labels are in the layer's own set, and flow and confidence stay on
+    the grid [h, w] that they were stored on, in pixels of that grid.
+    """
+
+    id: str
+    clip: str
+    first: int
+    source: int
+    arrays: dict[str, np.ndarray] = field(repr=False)
+    step: int = 1
+
+
+def stream(
+    store: Stores,
+    *,
+    snapshot: str = "main",
+    split: Split = "train",
+    layers: Sequence[str] | None = None,
+    length: int = 6,
+    stride: int | None = None,
+    size: tuple[int, int] | None = None,
+    source: str = "random",
+    shuffle: bool = True,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    **more: Any,
+) -> Iterator[Window]:
+    """The windows of one epoch one by one, in an order that depends on nothing but seed and epoch.
+
+    `remot_data.reading.loader.Loader` gives batches of the same windows, read ahead by threads.
+
+    Args:
+        store: a store or several, which are then mixed in proportion to their windows, or to `weights`.
+        split: ``train``, ``test`` or whatever the snapshot's split policy knows; None for every frame.
+        layers: kinds to read besides frames; all of `LAYERS` that the snapshot holds by default.
+        size: height and width to resize to at load.
+        source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
+            the split policy ``time:F`` the source always comes out of the training part.
+        start: windows of the global order to pass over; rank r of w yields start + r, start + r + w, ...
+        more: `weights`, `max_step`, `open_shards`, `raw` and `cache`; see `Plan`.
+
+    Raises:
+        StoreError: for a store, snapshot or layer that is not there, or when no window is left (says why).
+    """
+    plan = Plan(store, snapshot, split, layers, length, stride, source, shuffle, seed, epoch, **more)
+    for index in sampling.share(len(plan), rank, world_size, start):
+        yield plan.window(index, size)
+
+
+class Plan:
+    """The order of training: `len(plan)` windows an epoch, each read on demand by its number.
+
+    Number i is window i of the epoch `epoch`; numbers from `len(plan)` on are those of the epochs after it. A plan can
+    be pickled, and be used by several threads and in forked processes.
+
+    Args:
+        split: one for all stores, or one for each. A store may be given twice, with two splits.
+        weights: how many of its windows an epoch shows of each store: 1 all of them, 2 all twice, 0.5 half (and the
+            next epoch the other half).
+        max_step: frames of a window lie 1 to so many apart, drawn for each window.
+        open_shards: shards that are shuffled together; see `sampling.Order`.
+        raw: leave out what is derived at load; see `Window`.
+        cache: where the bytes of remote shards are kept (`remot_data.store.cache.Cache`).
+
+    Raises:
+        StoreError: see `stream`.
+    """
+
+    def __init__(
+        self,
+        store: Stores,
+        snapshot: str = "main",
+        split: Split = "train",
+        layers: Sequence[str] | None = None,
+        length: int = 6,
+        stride: int | None = None,
+        source: str = "random",
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        *,
+        weights: Sequence[float] | None = None,
+        max_step: int = 1,
+        open_shards: int = 16,
+        raw: bool = False,
+        cache: Cache | None = None,
+    ) -> None:
+        if source not in ("random", "frontal"):
+            raise ValueError(f"source is 'random' or 'frontal', not {source!r}")
+        several = [store] if isinstance(store, (Store, str)) else list(store)
+        splits = [split] * len(several) if split is None or isinstance(split, str) else list(split)
+        if len(splits) != len(several):
+            raise ValueError(f"{len(several)} stores need one split or as many, not {len(splits)}")
+        self.rules = sampling.Rules(length, stride, max_step, shuffle, open_shards, seed)
+        self.length, self.source, self.seed, self.epoch, self.raw = length, source, seed, epoch, raw
+        stores = [s if isinstance(s, Store) else open_store(s, cache) for s in several]
+        if layers is None:
+            layers = _common(stores, snapshot)
+        self.readers = [_Reader(s, snapshot, layers) for s in stores]
+        spans = [r.spans(name) for r, name in zip(self.readers, splits, strict=True)]
+        self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
+        if not len(self.order):
+            names = ", ".join(r.store.url for r in self.readers)
+            found = np.concatenate([s for s, _ in spans])
+            raise StoreError(
+                f"no window of {length} frames is left in split {split!r} of snapshot {snapshot!r} of {names}: "
+                f"{len(found)} runs of usable frames, the longest of {(found[:, 3] - found[:, 2]).max(initial=0)}; "
+                "take shorter windows, another split, or loosen the snapshot's filter"
+            )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading waits for a network."""
+        return any(not reader.store.files.local for reader in self.readers)
+
+    def window(self, number: int, size: tuple[int, int] | None = None) -> Window:
+        """Read and decode one window of the order."""
+        _, cut = self._cut(number)
+        arrays: Arrays = {}
+        self.fill(number, self.fetch(number), arrays, size)
+        return Window(cut.id, cut.clip.id, cut.first, cut.source, arrays, cut.step)
+
+    def fetch(self, number: int) -> list[bytes]:
+        """The members of a window as they are stored.
+
+        Raises:
+            DamagedError: for a shard or member that is missing or cut short; names the key and the shard.
+        """
+        part, members = self.members(number)
+        return self.readers[part].store.read_all(members, _WASTE)
+
+    def members(self, number: int) -> tuple[int, list[Members]]:
+        """Number of the store of a window, and the members that it reads."""
+        part, cut = self._cut(number)
+        return part, self.readers[part].members(cut)
+
+    def fill(self, number: int, data: Sequence[bytes], out: Arrays, size: tuple[int, int] | None = None) -> str:
+        """Decode what `fetch` gave into the arrays that `out` has, or new ones; gives the id of the window.
+
+        Raises:
+            DamagedError: for a member that cannot be decoded; names the key and the shard.
+        """
+        part, cut = self._cut(number)
+        reader = self.readers[part]
+        reader.decode(cut, data, out, size or reader.store.size, self.raw)
+        return cut.id
+
+    def _cut(self, number: int) -> tuple[int, Cut]:
+        part, clip, first, step, source = self.order.window(self.epoch * len(self.order) + number)
+        reader = self.readers[part]
+        found = reader.store.clips[clip]
+        if self.source == "frontal":
+            source = reader.frontal(found, self.order.orders[part].sources(clip))
+        return part, Cut(found, first, step, self.length, source)
+
+
+class Cut(NamedTuple):
+    """The frames of a window: first, first + step, ... and the source."""
+
+    clip: Clip
+    first: int
+    step: int
+    length: int
+    source: int
+
+    @property
+    def frames(self) -> range:
+        return range(self.first, self.first + self.length * self.step, self.step)
+
+    @property
+    def id(self) -> str:
+        step = f":{self.step}" if self.step > 1 else ""
+        return f"{self.clip.id}:{self.first}-{self.frames[-1]}{step}/{self.source}"
+
+
+def schemas(store: Store | str, snapshot: str = "main") -> dict[str, str]:
+    """Names of the schemas that windows of this snapshot have: ``pose`` and ``labels``."""
+    store = store if isinstance(store, Store) else open_store(store)
+    layers = store.snapshot(snapshot).layers
+    found = {"labels": LABEL_SCHEMA} if "parsing" in layers else {}
+    if "pose" in layers:
+        found["pose"] = store.layer("pose", layers["pose"]).schema
+    return found
+
+
+def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
+    """A window, or the arrays of a batch, as torch tensors under the same names.
+
+    Images become float32 [..., 3, H, W] in [-1, 1], labels int64, flow float32 [..., T, 2, H, W] and confidence
+    float32 [..., T, 1, H, W]; keypoints, pts and what is no array keep their form.
+    """
+    import torch
+
+    out = {}
+    for name, array in (window.arrays if isinstance(window, Window) else window).items():
+        if not isinstance(array, np.ndarray):
+            out[name] = array
+            continue
+        if name == "flow":
+            array = np.moveaxis(array, -1, -3)
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if name in ("frames", "pose_map", "background", "source"):
+            tensor = tensor.movedim(-1, -3).float().div_(127.5).sub_(1)
+        elif name in ("labels", "source_labels"):
+            tensor = tensor.long()
+        elif name == "confidence":
+            tensor = tensor.float().unsqueeze(-3)
+        out[name] = tensor
+    return out
+
+
+def _common(stores: Sequence[Store], snapshot: str) -> list[str]:
+    """The kinds of layer that windows of all stores can have."""
+    held = [store.snapshot(snapshot).layers for store in stores]
+    common = [kind for kind in LAYERS if all(kind in layers for layers in held)]
+    for store, layers in zip(stores, held, strict=True):
+        lost = [kind for kind in LAYERS if kind in layers and kind not in common]
+        if lost:
+            log.warning("%s: the %s layer is not read, because another store has none", store.url, ", ".join(lost))
+    return common
+
+
+class _Reader:
+    """One store through one snapshot."""
+
+    def __init__(self, store: Store, snapshot: str, layers: Sequence[str]) -> None:
+        self.store, self.snapshot = store, store.snapshot(snapshot)
+        missing = [k for k in layers if k not in self.snapshot.layers]
+        if missing:
+            raise StoreError(
+                f"snapshot {snapshot!r} of {store.url} has no {', '.join(missing)} layer; "
+                f"it has {', '.join(self.snapshot.layers) or 'none'}"
+            )
+        self.kinds, self.reads = list(layers), ["frames", *layers]
+        self.folders = store.folders(self.snapshot)
+        exts = [layer_kinds.kind(kind).FIELDS[_FIELDS[kind]] for kind in self.reads]
+        self._kept = [(kind, self.folders.get(kind, "frames"), ext) for kind, ext in zip(self.reads, exts, strict=True)]
+        read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
+        infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
+        self.schema = {kind: infos[kind].schema for kind in self.kinds}
+        self._frontal: dict[str, int] = {}
+        self.failed = {clip for info in infos.values() for clip in info.failed}
+        if self.failed:
+            log.warning(
+                "%s: %d of %d clips are left out, because a detector failed on them (`remot stats` names the layers)",
+                store.url,
+                len(self.failed & set(store.clip)),
+                len(store.clips),
+            )
+
+    def spans(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Runs of usable frames, int64 [S, 4] of shard, number of the clip, start and stop; and of source frames."""
+        clips = [(n, clip) for n, clip in enumerate(self.store.clips) if clip.id not in self.failed]
+        shards = [list(of) for _, of in itertools.groupby(clips, key=lambda one: one[1].shard)]
+        # A filter reads an index a shard, which takes time far away.
+        many = _AT_ONCE if self.snapshot.where and not self.store.files.local else 1
+        with ThreadPoolExecutor(many) as pool:
+            parts = list(pool.map(partial(self._spans, split), shards))
+        spans, sources = ([row for part in parts for row in part[which]] for which in (0, 1))
+        return np.array(spans, np.int64).reshape(-1, 4), np.array(sources, np.int64).reshape(-1, 3)
+
+    def _spans(self, split: str | None, clips: Sequence[tuple[int, Clip]]) -> tuple[list[Any], list[Any]]:
+        policy, filtered = self.snapshot.split, bool(self.snapshot.where)
+        spans, sources = [], []
+        for number, clip in clips:
+            if not filtered and policy == "column":
+                usable = found = [(0, clip.frames)] if split in (None, clip.split or "train") else []
+            else:
+                allowed = where(self.snapshot, self.store, clip)
+                usable = sampling.runs(allowed & sampling.split_mask(clip.frames, policy, split, clip.split))
+                as_source = split if policy == "column" else "train"
+                found = sampling.runs(allowed & sampling.split_mask(clip.frames, policy, as_source, clip.split))
+            if found:
+                spans += [(clip.shard, number, a, b) for a, b in usable]
+                sources += [(number, a, b) for a, b in found]
+        return spans, sources
+
+    def frontal(self, clip: Clip, candidates: np.ndarray) -> int:
+        """The one of `candidates` (int [N]) that shows the person most from the front."""
+        if clip.id not in self._frontal:
+            points = self.store.read_arrays(self.folders["pose"], "pose", clip, ["keypoints"])["keypoints"]
+            facing = frontality(points, self.store.layer("pose", self.snapshot.layers["pose"]).schema)
+            self._frontal[clip.id] = int(candidates[np.argmax(facing[candidates])])
+        return self._frontal[clip.id]
+
+    def members(self, cut: Cut) -> list[Members]:
+        """The members of a window: those of each layer in turn."""
+        return [Members(folder, cut.clip, ext, self._samples(kind, cut)) for kind, folder, ext in self._kept]
+
+    @staticmethod
+    def _samples(kind: str, cut: Cut) -> Sequence[int]:
+        if kind == "background":
+            return (0,)
+        if kind == "flow":  # the flow of a larger step is chained over the frames between
+            return range(cut.first + (cut.step > 1), cut.frames[-1] + 1)
+        return (*cut.frames, cut.source)
+
+    def decode(self, cut: Cut, data: Sequence[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        """Turn the bytes of `members` into the arrays of a window; see `Plan.fill`."""
+        _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
+        rest, taken = iter(data), 0
+
+        def contents(kind: str) -> Iterator[bytes]:
+            nonlocal taken
+            for content in itertools.islice(rest, len(self._samples(kind, cut))):
+                yield content
+                taken += 1
+
+        try:
+            for kind in self.reads:
+                getattr(self, f"_{kind}")(cut, contents(kind), out, size, raw)
+        except _DAMAGE as error:
+            folder = "frames" if kind == "frames" else self.folders[kind]
+            name = member_key(self.members(cut), min(taken, len(data) - 1))
+            raise DamagedError(
+                f"{self.store.url}/{shard_name(folder, cut.clip.shard)}: {name} cannot be used ({error}); "
+                f"run `remot verify {self.store.url} --repair`"
+            ) from error
+
+    def _frames(self, cut: Cut, jpegs: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        frames = _place(out, "frames", (cut.length, *size, 3), np.uint8)
+        for jpeg, to in zip(jpegs, [*frames, _place(out, "source", (*size, 3), np.uint8)], strict=True):
+            self._picture("frames", jpeg, to)
+
+    def _background(self, cut: Cut, jpegs: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        self._picture("background", next(jpegs), _place(out, "background", (*size, 3), np.uint8))
+
+    @staticmethod
+    def _picture(kind: str, jpeg: bytes, to: np.ndarray) -> None:
+        image = layer_kinds.kind(kind).decode("jpg", jpeg, to)
+        if not np.may_share_memory(image, to):
+            _resize(image, to)
+
+    def _pose(self, cut: Cut, sets: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        points = np.stack([layer_kinds.pose.from_npy(data) for data in sets])
+        height, width = self.store.size
+        if size != (height, width):
+            points[..., :2] *= np.array([size[1] / width, size[0] / height], np.float32)
+        _place(out, "keypoints", points[:-1].shape, np.float32)[:] = points[:-1]
+        _place(out, "source_keypoints", points[-1].shape, np.float32)[:] = points[-1]
+        if not raw:
+            maps = _place(out, "pose_map", (cut.length, *size, 3), np.uint8)
+            for to, keypoints in zip(maps, points[:-1], strict=True):
+                to[:] = render.pose_map(keypoints, self.schema["pose"], size)
+
+    def _parsing(self, cut: Cut, maps: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        labels = _place(out, "labels", (cut.length, *size), np.uint8)
+        schema = self.schema["parsing"]
+        table = label_table(schema, LABEL_SCHEMA)
+        source = _place(out, "source_labels", size, np.uint8)
+        for found, to in zip(maps, [*labels, source], strict=True):
+            near = _nearest(layer_kinds.parsing.decode("png", found), size)
+            to[:] = near if raw else cv2.LUT(near, table)
+            if not raw and to.max() == _NO_LABEL:
+                convert_labels(near, schema, LABEL_SCHEMA)  # says which
+        if raw and max(labels.max(), source.max()) >= len(label_set(schema)):
+            raise LayerError(f"labels are outside the set {schema!r}")
+
+    def _flow(self, cut: Cut, packed: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
+        steps = (layer_kinds.flow.unpack("npz", data) for data in packed)
+        for t, planes in enumerate(steps if cut.step == 1 else _chained(steps, cut)):
+            if not t:
+                grid = planes.shape[1:]
+                size = grid if raw else size
+                flow = np.moveaxis(_place(out, "flow", (cut.length, *size, 2), np.float32), -1, 1)
+                sure = _place(out, "confidence", (cut.length, *size), np.bool_)
+                scale = np.array([size[1] / grid[1], size[0] / grid[0]], np.float32) / layer_kinds.flow.SCALE
+                scale = scale[:, None, None]
+            if grid == size:
+                flow[t] = planes[:2]
+                flow[t] *= scale
+                np.equal(planes[2], _CONFIDENT, out=sure[t])
+                continue
+            for plane, to in zip(planes[:2] * scale, flow[t], strict=True):
+                _resize(plane, to)
+            sure[t] = _nearest((planes[2] == _CONFIDENT).view(np.uint8), size)
+
+
+def _chained(flows: Iterator[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
+    """The flow of each frame of a window to the one `step` before, from that of neighbours; none for the first."""
+    for t in range(1, cut.length):
+        between = list(itertools.islice(flows, cut.step))
+        if t == 1:
+            yield np.zeros_like(between[0])
+        yield layer_kinds.flow.chain(between)
+
+
+# The array of each layer that a window reads.
+_FIELDS = {"frames": "frames", "pose": "keypoints", "parsing": "labels", "flow": "flow", "background": "image"}
+_AT_ONCE = 16  # indexes that are read at the same time for a filter
+_WASTE = 0.07  # share of the bytes of a window that may be read along to save requests
+# What decoding damaged bytes raises.
+_DAMAGE = (LayerError, SchemaError, ValueError, IndexError, struct.error, cv2.error)
+
+
+def _place(out: Arrays, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The array `name` of `out`; a new one where it has none."""
+    found = out.get(name)
+    if found is None:
+        found = out[name] = as_used(name, np.empty(in_memory(name, shape), dtype))
+    elif found.shape != shape:
+        raise StoreError(
+            f"{name} has the shape {list(shape)} here and {list(found.shape)} in other windows; give a size, and read "
+            "stores of one flow grid and one keypoint set together"
+        )
+    return found
+
+
+def in_memory(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape an array has in memory: flow lies there as planes, [..., 2, H, W], as it is written and used."""
+    return (*shape[:-3], shape[-1], *shape[-3:-1]) if name == "flow" else tuple(shape)
+
+
+def as_used(name: str, array: np.ndarray) -> np.ndarray:
+    """An array of the shape `in_memory`, as the view that windows show."""
+    return np.moveaxis(array, -3, -1) if name == "flow" else array
+
+
+_NO_LABEL = 255
+_CONFIDENT = layer_kinds.flow.FORWARD_BACKWARD | layer_kinds.flow.PHOTOMETRIC
+
+_OPERATORS = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)\s*(\S+?)\s*")
+
+
+def where(snapshot: Snapshot, store: Store, clip: Clip) -> np.ndarray:
+    """Which frames of a clip pass a snapshot's filter: bool [frames].
+
+    A filter is conditions joined by ``and``; a condition compares a column of the scores layer (a value a frame)
+    or of the clip (one value) with a number or a word.
+
+    Raises:
+        StoreError: for a condition that cannot be read, or a column that is not there (lists what is).
+    """
+    keep = np.ones(clip.frames, bool)
+    for part in filter(str.strip, re.split(r"\band\b|,", snapshot.where)):
+        match = _CONDITION.fullmatch(part)
+        if match is None:
+            raise StoreError(f"the filter {part.strip()!r} is not of the form 'column >= value'")
+        name, sign, text = match.groups()
+        values = _column(snapshot, store, clip, name)
+        wanted = text.strip("\"'") if values.dtype.kind in "UO" else float(text)
+        keep &= _OPERATORS[sign](values, wanted)
+    return keep
+
+
+def _column(snapshot: Snapshot, store: Store, clip: Clip, name: str) -> np.ndarray:
+    described = {**clip.to_json(), "frames": clip.frames}
+    if "scores" in snapshot.layers:
+        index = store.index(store.folders(snapshot)["scores"], clip.shard)
+        if name in index.rows.column_names:
+            return index.column(clip.id, name)
+        known = [*index.rows.column_names[4:], *described]
+    else:
+        known = list(described)
+    if not isinstance(described.get(name), (str, int, float)):
+        raise StoreError(f"there is no column {name!r} to filter by; there are {', '.join(known)}")
+    return np.array(described[name])
+
+
+def frontality(keypoints: np.ndarray, schema: str) -> np.ndarray:
+    """How much each pose faces the camera: float32 [T], from keypoints float32 [T, K, 3].
+
+    The signed width of the shoulders over the length of the trunk (positive when the left shoulder is on the
+    right of the picture, as for a person seen from the front), plus the share of nose and eyes that are visible.
+    """
+    names = keypoint_set(schema)
+    left, right = (keypoints[:, names.index(f"{side}-shoulder")] for side in ("left", "right"))
+    hips = [keypoints[:, names.index(f"{side}-hip")] for side in ("left", "right")]
+    trunk = np.hypot(*np.moveaxis(((left + right) - (hips[0] + hips[1]))[:, :2] / 2, -1, 0))
+    seen = (left[:, 2] > 0) & (right[:, 2] > 0) & (trunk > 1)
+    width = np.where(seen, (left[:, 0] - right[:, 0]) / np.maximum(trunk, 1), -1).clip(-1, 1)
+    face = np.mean([keypoints[:, names.index(p), 2] > 0 for p in ("nose", "left-eye", "right-eye")], axis=0)
+    return (width + face).astype(np.float32)
+
+
+def _interpolation(old: Sequence[int], new: Sequence[int]) -> int:
+    return cv2.INTER_AREA if new[0] < old[0] else cv2.INTER_LINEAR
+
+
+def _resize(image: np.ndarray, to: np.ndarray) -> None:
+    """Bring an image to the size of the array `to`, and put it there."""
+    cv2.resize(image, to.shape[1::-1], dst=to, interpolation=_interpolation(image.shape, to.shape))
+
+
+def _nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == tuple(size):
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,0 +1,679 @@
+"""A store: what it says of itself, its shards, its snapshots, its ledger and what was removed from it.
+
+Nothing half-written is ever visible: a shard's tar comes before its index, all indexes of a layer before its
+``layer.json``, layers before the snapshot; and each file appears whole (`remot_data.store.files`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from remot_data.errors import RemotError
+from remot_data.records import (
+    FORMAT,
+    NO_SEAL,
+    Clip,
+    LayerInfo,
+    Snapshot,
+    Times,
+    canonical_json,
+    digest,
+    is_sealed,
+    layer_folder,
+    sealed,
+)
+from remot_data.store import layers as layer_kinds
+from remot_data.store import shards
+from remot_data.store.cache import Cache
+from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError, Lines, Lock, read_lines
+
+# The end of the name of an index that waits for its tar.
+_NEXT = f".next{TEMPORARY}"
+# Clips in one row group of clips.parquet: what a task reads to know its shard.
+_CLIP_GROUP = 512
+_BETWEEN, _AT_ONCE = 4096, 1 << 20  # bytes between members that are read along, and the most that is read at once
+_INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) and tars a process keeps
+
+T = TypeVar("T")
+
+
+class StoreError(RemotError, RuntimeError):
+    """A store that is missing, unfinished or not as asked for; the message says what to do."""
+
+
+class DamagedError(StoreError):
+    """A shard or member that is missing, cut short or cannot be decoded; the message names it."""
+
+
+class Index:
+    """The index of one shard: where each member of each clip lies.
+
+    `offsets[ext]` and `sizes[ext]` hold one value a sample, in key order; a clip's samples are a slice.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table, self.meta = table, shards.index_meta(table)
+        exts = np.array(table["ext"].to_pylist(), object)
+        offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
+        self.offsets = {e: offset[exts == e] for e in set(exts)}
+        self.sizes = {e: size[exts == e] for e in set(exts)}
+        first = min(self.offsets, default="")
+        keep = np.flatnonzero(exts == first)
+        self.rows = table.take(keep) if len(keep) else table
+        clips = np.array([key.rsplit("/", 1)[0] for key in self.rows["key"].to_pylist()], object)
+        starts = np.flatnonzero(np.r_[True, clips[1:] != clips[:-1]]) if len(clips) else np.array([], int)
+        ends = np.r_[starts[1:], len(clips)] if len(clips) else starts
+        self.spans = {clips[a]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
+
+    def members(self, clip: str, ext: str) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets and sizes of a clip's members with this extension, in frame order."""
+        if clip not in self.spans or ext not in self.offsets:
+            raise DamagedError(f"no member {clip}/*.{ext} in this shard")
+        a, b = self.spans[clip]
+        return self.offsets[ext][a:b], self.sizes[ext][a:b]
+
+    def column(self, clip: str, name: str) -> np.ndarray:
+        """An extra column of the index for a clip's samples, in frame order."""
+        a, b = self.spans[clip]
+        return self.rows[name].slice(a, b - a).to_numpy()
+
+
+class Recent:
+    """The results of a function for the last `most` keys; of several threads that want one, one computes it.
+
+    A process that was forked starts with none, since a thread of the other may have been at work.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._reset()
+
+    def _reset(self) -> None:
+        self._kept: dict[Any, Future[Any]] = {}
+        self._lock, self._pid = threading.Lock(), os.getpid()
+
+    def __contains__(self, key: Any) -> bool:
+        found = self._kept.get(key)
+        return found is not None and found.done()
+
+    def get(self, key: Any, make: Callable[[], T]) -> T:
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            found = self._kept.pop(key, None)
+            mine = found is None
+            self._kept[key] = found = found or Future()
+            while len(self._kept) > self._most:
+                self._kept.pop(next(iter(self._kept)))
+        if mine:
+            try:
+                found.set_result(make())
+            except BaseException as error:
+                self.forget(key)
+                found.set_exception(error)
+        return found.result()
+
+    def forget(self, key: Any) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
+
+class Store:
+    """A dataset folder at any fsspec URL. Open one with `open_store`."""
+
+    def __init__(self, url: str, cache: Cache | None = None) -> None:
+        self.url = os.fspath(url)
+        self.files = Files(self.url)
+        self.cache = cache
+        self._indexes, self._open_files = Recent(_INDEXES), Recent(_OPEN_FILES)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "cache": self.cache}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["url"], state["cache"])  # type: ignore[misc]
+
+    # What the store says of itself
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of ``store.json``: format, frame size, crop and fps policy."""
+        try:
+            config = self._read_json("store.json")
+        except FileNotFoundError:
+            raise StoreError(f"{self.url} is no store: it has no store.json (make one with `remot build`)") from None
+        except ValueError as error:
+            raise StoreError(f"{self.url} is no store: its store.json is not JSON ({error})") from error
+        if config.get("format") != FORMAT:
+            raise StoreError(f"{self.url} has format {config.get('format')!r}; this version reads {FORMAT}")
+        return config
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every frame."""
+        return tuple(self.config["size"])  # type: ignore[return-value]
+
+    @property
+    def policy(self) -> str:
+        """Digest of ``store.json``: part of every layer id."""
+        return digest(self.config)
+
+    @cached_property
+    def planned(self) -> list[Clip]:
+        """Every clip that the shards hold, in the order of shards and keys; those that were removed, too."""
+        try:
+            return _clips(pq.read_table(io.BytesIO(self.files.read("clips.parquet"))))
+        except FileNotFoundError:
+            raise StoreError(f"{self.url} has no clips yet: its build did not finish; run it again") from None
+        except FilesError:
+            raise
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.url}/clips.parquet cannot be read ({error}); run `remot verify`") from error
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        """Every clip but those that were removed, in the order of shards and keys."""
+        return [clip for clip in self.planned if clip.id not in self.removed]
+
+    @cached_property
+    def clip(self) -> dict[str, Clip]:
+        """Every clip by its id."""
+        return {clip.id: clip for clip in self.clips}
+
+    @cached_property
+    def removed(self) -> dict[str, str]:
+        """The clips that were removed, and why; readers pass over them, a build never takes them up again."""
+        try:
+            return self._read_json("removed.json")["clips"]
+        except FileNotFoundError:
+            return {}
+
+    @cached_property
+    def _by_shard(self) -> dict[int, list[Clip]]:
+        found: dict[int, list[Clip]] = {}
+        for clip in self.planned:
+            found.setdefault(clip.shard, []).append(clip)
+        return found
+
+    @property
+    def shard_count(self) -> int:
+        return 1 + max(self._by_shard, default=-1)
+
+    def shard_clips(self, shard: int) -> list[Clip]:
+        """The clips of a shard in key order, removed ones too. A task that asks for one shard reads little."""
+        if "planned" in self.__dict__:
+            return self._by_shard.get(shard, [])
+        with self.files.open("clips.parquet") as file:
+            return _clips(pq.read_table(file, filters=[("shard", "==", shard)]))
+
+    def write_clips(self, clips: Sequence[Clip]) -> None:
+        """Write ``clips.parquet``, the plan of the store."""
+        self.files.write("clips.parquet", shards.table_bytes(_clip_table(clips), group=_CLIP_GROUP))
+        self._forget("planned", "clips", "clip", "_by_shard")
+
+    def remove(self, clips: Mapping[str, str]) -> None:
+        """Note clips as removed, each with the reason: readers honour it at once, `compact` frees the space."""
+        self.write_json("removed.json", {"clips": {**self.removed, **clips}})
+        self._forget("removed", "clips", "clip")
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            self.__dict__.pop(name, None)
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """Every finished layer."""
+        found = []
+        for kind in layer_kinds.KINDS:
+            for name in self.files.names(f"layers/{kind}"):
+                with contextlib.suppress(FileNotFoundError):
+                    found.append(LayerInfo.from_json(self._read_json(f"{layer_folder(kind, name)}/layer.json")))
+        return found
+
+    def layer(self, kind: str, layer_id: str) -> LayerInfo:
+        """One layer by kind and id, or by the unique beginning of its id."""
+        with contextlib.suppress(FileNotFoundError):
+            return LayerInfo.from_json(self._read_json(f"{layer_folder(kind, layer_id)}/layer.json"))
+        known = [info for info in self.layers if info.kind == kind]
+        found = [info for info in known if info.id.startswith(layer_id)]
+        if len(found) != 1:
+            names = ", ".join(info.id for info in known) or "none"
+            raise StoreError(f"{self.url} has no single {kind} layer called {layer_id!r}; there is {names}")
+        return found[0]
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        names = (name.removesuffix(".json") for name in self.files.names("snapshots") if name.endswith(".json"))
+        return {name: self.snapshot(name) for name in names}
+
+    def snapshot(self, name: str) -> Snapshot:
+        """The snapshot called `name`; `StoreError` lists the known ones."""
+        try:
+            return Snapshot.from_json(self._read_json(f"snapshots/{name}.json"))
+        except FileNotFoundError:
+            known = ", ".join(n.removesuffix(".json") for n in self.files.names("snapshots")) or "none"
+            raise StoreError(f"{self.url} has no snapshot {name!r}; there is {known}") from None
+
+    def write_snapshot(self, snapshot: Snapshot) -> None:
+        """Make `snapshot` visible, replacing one of the same name. Each layer it names must exist."""
+        if not re.fullmatch(r"[\w-]+", snapshot.name):
+            raise StoreError(f"a snapshot's name has only letters, digits, - and _, not {snapshot.name!r}")
+        for kind, layer_id in snapshot.layers.items():
+            if not self.files.exists(f"{layer_folder(kind, layer_id)}/layer.json"):
+                raise StoreError(f"snapshot {snapshot.name!r} names the {kind} layer {layer_id!r}, which is not there")
+        self.files.sweep("snapshots", f"{snapshot.name}.json")
+        self.write_json(f"snapshots/{snapshot.name}.json", snapshot.to_json())
+
+    # Shards
+
+    def meta(self, folder: str, shard: int) -> dict[str, Any] | None:
+        """The metadata of a shard's index (`shards.index_meta`), or None where the shard is not complete."""
+        if (folder, shard) in self._indexes:
+            return self.index(folder, shard).meta
+        try:
+            return shards.file_meta(self.files.read(index_name(folder, shard)))
+        except FileNotFoundError:
+            return None
+        except FilesError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(index_name(folder, shard), error) from error
+
+    def present(self, folder: str) -> set[int]:
+        """The shards of a folder that have both files."""
+        names = set(self.files.names(folder))
+        stems = (name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
+        return {int(stem.removeprefix("shard-")) for stem in stems if f"{stem}.tar" in names}
+
+    def index(self, folder: str, shard: int) -> Index:
+        """The index of a shard of ``frames`` or of ``layers/<kind>/<id>``."""
+        return self._indexes.get((folder, shard), lambda: self._read_index(folder, shard))
+
+    def _read_index(self, folder: str, shard: int) -> Index:
+        name = index_name(folder, shard)
+        try:
+            return Index(pq.read_table(io.BytesIO(self.files.read(name))))
+        except FileNotFoundError:
+            again = "build" if folder == "frames" else "build or `remot annotate`"
+            raise DamagedError(f"{self.url}/{name} is missing: run the {again} again") from None
+        except FilesError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> StoreError:
+        return DamagedError(f"{self.url}/{name} cannot be read ({error}); run `remot verify {self.url} --repair`")
+
+    def sha256(self, folder: str, shard: int) -> str:
+        """The sha256 that a shard's index gives for its tar."""
+        meta = self.meta(folder, shard)
+        if meta is None:
+            raise StoreError(f"{self.url}/{index_name(folder, shard)} is missing: run the build again")
+        return meta["sha256"]
+
+    def write_shard(
+        self,
+        folder: str,
+        shard: int,
+        samples: Iterable[shards.Sample],
+        saw: Mapping[str, str] | None = None,
+        failed: Mapping[str, str] | None = None,
+        gpu: str = "",
+    ) -> dict[str, Any]:
+        """Write one shard, tar before index, and return the index metadata; see `shards.write`.
+
+        Where there is one already, its old index does not fit the new tar: until the new one is there, it lies beside
+        it under a temporary name, so that `sweep` can finish what was interrupted in between.
+        """
+        index, coming = index_name(folder, shard), index_name(folder, shard) + _NEXT
+        replaces = self.files.exists(index)
+        with self.files.writing(shard_name(folder, shard)) as file:
+            table = shards.write(file, samples, saw, failed, gpu)
+            data = shards.table_bytes(table)
+            if replaces:
+                self.files.write(coming, data)
+        self.files.write(index, data)
+        if replaces:
+            self.files.remove(coming)
+        self._indexes.forget((folder, shard))
+        self._open_files.forget(shard_name(folder, shard))
+        return shards.index_meta(table)
+
+    def read_members(self, folder: str, clip: Clip, ext: str, which: Sequence[int]) -> Iterator[bytes]:
+        """The members of a clip with this extension for the samples `which` (0 is the first)."""
+        return iter(self.read_all([Members(folder, clip, ext, which)]))
+
+    def read_all(self, wanted: Sequence[Members], waste: float = math.inf) -> list[bytes]:
+        """The bytes of members of any layers; on a remote store all are asked for at once.
+
+        `waste` is the share of bytes that may be read along to save requests, `Files.pieces` says how.
+
+        Raises:
+            DamagedError: for a shard that is missing or cut short; names the key and the shard.
+        """
+        places = self._places(wanted)
+        try:
+            found = self._pieces(places, waste)
+        except FilesError:
+            raise
+        except OSError as error:
+            raise DamagedError(f"a shard cannot be read ({error}); run `remot verify {self.url} --repair`") from error
+        for at, ((name, start, end), data) in enumerate(zip(places, found, strict=True)):
+            if len(data) != end - start:
+                raise DamagedError(
+                    f"{self.url}/{name}: {member_key(wanted, at)} is cut short; run `remot verify {self.url} --repair`"
+                )
+        return found
+
+    def _places(self, wanted: Sequence[Members]) -> list[tuple[str, int, int]]:
+        """The name of the tar, and where in it each member begins and ends."""
+        places: list[tuple[str, int, int]] = []
+        for folder, clip, ext, which in wanted:
+            name = shard_name(folder, clip.shard)
+            offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
+            if len(which) and max(which) >= len(offsets):
+                raise DamagedError(f"{self.url}/{name} has no member {clip.key(max(which))}.{ext}")
+            rows = np.array(which, np.int64)
+            starts = offsets[rows]
+            places += zip(itertools.repeat(name), starts.tolist(), (starts + sizes[rows]).tolist())
+        return places
+
+    def _pieces(self, places: Sequence[tuple[str, int, int]], waste: float = math.inf) -> list[bytes]:
+        """The bytes [start, end) of each (name, start, end)."""
+        if self.files.local:
+            return list(self._read_local(places))
+        if self.cache is None:
+            return self.files.pieces(places, waste)
+        stamps = {name: self.sha256(*_of_shard(name)) for name, _, _ in places}
+        return self.cache.pieces(self.files, places, stamps)
+
+    def _read_local(self, places: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Read members that follow each other at once: what a system call costs is more than the bytes between them."""
+        at = 0
+        while at < len(places):
+            name, first, end = places[at]
+            stop = at + 1
+            for other, start, until in places[stop:]:
+                if other != name or not 0 <= start - end <= _BETWEEN or until - first > _AT_ONCE:
+                    break
+                end, stop = until, stop + 1
+            # Reading at an offset leaves no mark on the file: threads and forked processes may share it.
+            data = os.pread(self._open(name).fileno(), end - first, first)
+            for _, start, until in places[at:stop]:
+                yield data[start - first : until - first]
+            at = stop
+
+    def read_arrays(self, folder: str, kind: str, clip: Clip, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Decoded arrays of a whole clip, as a detector returned them; those the layer does not hold are absent."""
+        module, index = layer_kinds.kind(kind), self.index(folder, clip.shard)
+        only = None if names is None else set(names)
+        chosen = {n: e for n, e in module.FIELDS.items() if e in index.offsets and (only is None or n in only)}
+        count = 1 if module.PER_CLIP else clip.frames
+        read = iter(self.read_all([Members(folder, clip, ext, range(count)) for ext in chosen.values()]))
+        out: dict[str, Any] = {}
+        for name, ext in chosen.items():
+            values = [module.decode(ext, next(read)) for _ in range(count)]
+            out[name] = values[0] if module.PER_CLIP else values
+        return _stacked(kind, out)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Everything the ``main`` snapshot holds for one frame, ``store["clip/frame"]``, decoded."""
+        clip_id, _, number = key.rpartition("/")
+        if clip_id not in self.clip or not number.isdigit() or int(number) >= self.clip[clip_id].frames:
+            raise KeyError(f"{key!r} is no frame of {self.url}")
+        clip, out = self.clip[clip_id], {"__key__": key, "pts": self.clip[clip_id].pts[int(number)]}
+        for kind, folder in {"frames": "frames", **self.folders(self.snapshot("main"))}.items():
+            module = layer_kinds.kind(kind)
+            chosen = {n: e for n, e in module.FIELDS.items() if e in self.index(folder, clip.shard).offsets}
+            which = 0 if module.PER_CLIP else int(number)
+            read = self.read_all([Members(folder, clip, ext, [which]) for ext in chosen.values()])
+            for (name, ext), data in zip(chosen.items(), read, strict=True):
+                out[name] = module.decode(ext, data)
+        return out
+
+    @staticmethod
+    def folders(snapshot: Snapshot) -> dict[str, str]:
+        """Kind -> folder of each layer of a snapshot."""
+        return {kind: layer_folder(kind, layer_id) for kind, layer_id in snapshot.layers.items()}
+
+    # JSON, the ledger, locks
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write values as sealed JSON that a person can read, the same bytes for equal values."""
+        text = json.dumps({**value, "seal": NO_SEAL}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        self.files.write(name, sealed(text.encode()))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        value = json.loads(self.files.read(name))
+        value.pop("seal", None)
+        return value
+
+    def log(self, name: str) -> Lines:
+        """Opens the log `name` of the ledger for new records."""
+        return Lines(self.files, f"ledger/{name}")
+
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """The records of a log, in the order they were written."""
+        records, _ = read_lines(self.files, f"ledger/{name}")
+        return [*self._compacted(name), *records]
+
+    def compact_log(self, name: str, key: Callable[[dict[str, Any]], Any]) -> None:
+        """Put the lines of a log into one Parquet file: of records with one key, the last."""
+        records, names = read_lines(self.files, f"ledger/{name}")
+        if not names:
+            return
+        kept: dict[Any, str] = {}
+        for record in [*self._compacted(name), *records]:
+            kept.pop(key(record), None)  # the order is that of the last writing
+            kept[key(record)] = canonical_json(record)
+        self.files.write(f"ledger/{name}.parquet", shards.table_bytes(pa.table({"record": list(kept.values())})))
+        for part in names:
+            self.files.remove(part)
+
+    def _compacted(self, name: str) -> list[dict[str, Any]]:
+        try:
+            data = self.files.read(f"ledger/{name}.parquet")
+        except FileNotFoundError:
+            return []
+        if not is_sealed(data):
+            raise StoreError(f"{self.url}/ledger/{name}.parquet is damaged; run `remot verify {self.url} --repair`")
+        texts = pq.read_table(io.BytesIO(data))["record"].to_pylist()
+        return json.loads("[" + ",".join(texts) + "]")
+
+    def lock(self, name: str = "store", wait: bool = False) -> Lock:
+        """The lock of who writes frames (``store``) or a layer (its id)."""
+        return Lock(self.files, f"ledger/{LOCK}{name}.json", wait)
+
+    def sweep(self, *folders: str) -> None:
+        """Finish or remove what interrupted writes left in these folders; only for who holds the lock on them."""
+        for folder in folders:
+            for name in self.files.names(folder, temporary=True):
+                if name.endswith(_NEXT):
+                    self._finish(f"{folder}/{name.removesuffix(_NEXT)}")
+            self.files.sweep(folder)
+
+    def trim(self) -> None:
+        """Remove shards past the last one that has clips; only for who holds the lock on the store.
+
+        A plan that became shorter leaves them, and a store that grows would take them for its own.
+        """
+        count = self.shard_count
+        layers = (layer_folder(k, name) for k in layer_kinds.KINDS for name in self.files.names(f"layers/{k}"))
+        for folder in ("frames", *layers):
+            for name in self.files.names(folder):
+                found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)
+                if found and int(found[1]) >= count:
+                    self.files.remove(f"{folder}/{name}")
+
+    def _finish(self, index: str) -> None:
+        """Give a replaced shard its new index, if its tar is the new one."""
+        data = self.files.read(index + _NEXT)
+        tar = self.files.read(f"{index.removesuffix('.parquet')}.tar")
+        if hashlib.sha256(tar).hexdigest() == shards.file_meta(data)["sha256"]:
+            self.files.write(index, data)
+
+    def _open(self, name: str) -> Any:
+        # Never closed here: a thread that reads from it keeps it, and the last to let go closes it.
+        return self._open_files.get(name, lambda: self.files.open(name))
+
+
+class Members(NamedTuple):
+    """Members of a shard: folder of the layer, clip, extension, and the numbers of the samples in the clip."""
+
+    folder: str
+    clip: Clip
+    ext: str
+    which: Sequence[int]
+
+
+def member_key(wanted: Iterable[Members], at: int) -> str:
+    """The key of number `at` of these members."""
+    keys = (f"{clip.key(t)}.{ext}" for _, clip, ext, which in wanted for t in which)
+    return next(itertools.islice(keys, at, None))
+
+
+def open_store(url: str, cache: Cache | None = None) -> Store:
+    """The store at `url`; what is read of the shards of a remote one is kept in `cache`.
+
+    Raises:
+        StoreError: where there is none, or of another format.
+    """
+    store = Store(url, cache)
+    _ = store.config
+    return store
+
+
+def create_store(url: str, config: Mapping[str, Any] | None) -> Store:
+    """A new store with this policy, or the one that is there; without a policy, the one that has to be there.
+
+    To be called under the lock on it where others may do the same.
+
+    Raises:
+        StoreError: see `check_store`.
+    """
+    store = check_store(url, config)
+    if config is not None and not store.files.exists("store.json"):
+        for name in ("ledger/store.json", "store.json"):
+            store.write_json(name, _stored(config))
+    return store
+
+
+def _stored(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(canonical_json({"format": FORMAT, **config}))
+
+
+def check_store(url: str, config: Mapping[str, Any] | None) -> Store:
+    """The store that is there, or is to be made, without writing anything.
+
+    Raises:
+        StoreError: where the folder holds something else, or a store of another policy (names what differs).
+    """
+    store = Store(url)
+    if config is None:
+        _ = store.config
+        return store
+    wanted = _stored(config)
+    if not store.files.exists("store.json"):
+        if [name for name in store.files.names("") if name != "ledger"]:
+            raise StoreError(f"{url} exists and is no store; choose another --out or empty that folder")
+        return store
+    different = list(_differences(store.config, wanted))
+    if different:
+        raise StoreError(
+            f"{url} was made with another policy ({', '.join(different)}); "
+            "leave these options out, or use another --out"
+        )
+    return store
+
+
+def _differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**wanted, **have}:
+        old, new = have.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif old != new:
+            yield f"{name} is {old}, not {new}"
+
+
+def shard_name(folder: str, shard: int) -> str:
+    return f"{folder}/shard-{shard:05d}.tar"
+
+
+def index_name(folder: str, shard: int) -> str:
+    return f"{folder}/shard-{shard:05d}.parquet"
+
+
+def _of_shard(name: str) -> tuple[str, int]:
+    folder, _, file = name.rpartition("/")
+    return folder, int(file.removeprefix("shard-").removesuffix(".tar"))
+
+
+_CLIP_TYPES = {
+    "id": pa.string(),
+    "video": pa.string(),
+    "path": pa.string(),
+    "sha256": pa.string(),
+    "shot": pa.int64(),
+    "pts": pa.list_(pa.int64()),
+    "time_base": pa.list_(pa.int64()),
+    "fps": pa.float64(),
+    "source_size": pa.list_(pa.int64()),
+    "crop": pa.list_(pa.float64()),
+    "person": pa.string(),
+    "split": pa.string(),
+    "licence": pa.string(),
+    "url": pa.string(),
+    "shard": pa.int64(),
+}
+
+
+def _clip_table(clips: Sequence[Clip]) -> pa.Table:
+    """A row a clip, sorted by shard and id."""
+    clips = sorted(clips, key=lambda c: (c.shard, c.id))
+    columns = {name: [getattr(c, name) for c in clips] for name in _CLIP_TYPES if name != "pts"}
+    arrays = {name: pa.array(values, _CLIP_TYPES[name]) for name, values in columns.items()}
+    ends = np.cumsum([0, *(c.frames for c in clips)]).astype(np.int32)
+    values = np.concatenate([c.pts.array() for c in clips]) if clips else np.empty(0, np.int64)
+    arrays["pts"] = pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+    return pa.table({name: arrays[name] for name in _CLIP_TYPES})
+
+
+def _clips(table: pa.Table) -> list[Clip]:
+    pts = table["pts"].combine_chunks()
+    ends, values = pts.offsets.to_numpy(), pts.values.to_numpy()
+    times = (Times(values[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    rows = table.drop_columns(["pts"]).to_pylist()
+    return [_clip(row, t) for row, t in zip(rows, times, strict=True)]
+
+
+def _clip(row: Mapping[str, Any], times: Times) -> Clip:
+    return Clip(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}, pts=times)
+
+
+def _stacked(kind: str, out: dict[str, Any]) -> dict[str, Any]:
+    if kind == "background":
+        return out
+    if kind == "scores":
+        rows = out.get("scores", [])
+        return {name: np.array([row[name] for row in rows], np.float32) for name in (rows[0] if rows else ())}
+    arrays = {name: np.stack(values) for name, values in out.items()}
+    if kind == "flow" and "flow" in arrays:
+        packed = arrays["flow"]
+        return {"flow": np.stack([packed[:, 0], packed[:, 1]], -1), "confidence": packed[:, 2].astype(np.uint8)}
+    return arrays

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remot_data import media
+from remot_data.detectors import base
+from remot_data.ingest import people
+from remot_data.ingest.people import Person
+
+BOX = st.tuples(st.floats(0, 500), st.floats(0, 800), st.floats(20, 400), st.floats(50, 900)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
+
+
+@given(st.lists(BOX, min_size=1, max_size=5), st.sampled_from([0.0, 0.1, 0.3]))
+def test_the_crop_holds_every_box_with_its_margin_and_has_the_aspect(boxes, margin):
+    size = (900, 1700)
+    x, y, w, h = people.crop(boxes, size, 0.75, margin)
+    assert w / h == pytest.approx(0.75)
+    union = np.array(boxes)
+    assert x <= union[:, 0].min() + 1e-6 or w > size[0]
+    assert x + w >= min(union[:, 2].max(), size[0]) - 1e-6
+    assert y <= union[:, 1].min() + 1e-6 or h > size[1]
+    assert y + h >= min(union[:, 3].max(), size[1]) - 1e-6
+
+
+@given(BOX)
+def test_a_crop_that_fits_lies_inside_the_picture(box):
+    size = (4000, 4000)
+    x, y, w, h = people.crop([box], size, 0.75, 0.1)
+    assert x >= 0 and y >= 0 and x + w <= size[0] and y + h <= size[1]
+
+
+def test_the_main_person_is_the_large_one_and_is_followed_through_a_gap():
+    def large(t):
+        return Person(t, (100 + 5 * t, 50, 300 + 5 * t, 650), 0.8)
+
+    def small(t):
+        return Person(t, (600, 200, 650, 330), 0.99)
+
+    looks = [[small(t)] if t == 3 else [small(t), large(t)] for t in range(8)]
+    track = people.main_track(looks)
+    assert [p.frame for p in track] == [0, 1, 2, 4, 5, 6, 7]
+    assert all(people.height(p.box) == 600 for p in track)
+
+
+def test_a_person_who_leaves_for_long_comes_back_as_another_track():
+    looks = [[Person(t, (0, 0, 100, 300), 1.0)] if t < 2 or t > 8 else [] for t in range(11)]
+    assert sorted(len(t) for t in people.tracks(looks)) == [2, 2]
+
+
+def test_no_looks_no_track():
+    assert people.main_track([[], []]) == []
+
+
+@pytest.fixture
+def scenes():
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(0, 255, (90, 160, 3), np.uint8) for _ in range(3)]
+    pictures[1] = 255 - pictures[0] // 3
+    pictures[2][:] = (10, 200, 30)
+    return pictures
+
+
+def test_cuts_are_found_at_the_right_frame(scenes):
+    finder = people.ShotFinder()
+    for picture, count in zip(scenes, (12, 9, 15), strict=True):
+        for shift in range(count):
+            finder.see(np.roll(picture, shift, axis=1))
+    assert finder.shots() == [(0, 12), (12, 21), (21, 36)]
+
+
+def test_a_moving_camera_is_no_cut():
+    finder = people.ShotFinder()
+    wide = np.kron(np.random.default_rng(0).integers(0, 255, (6, 60, 3), np.uint8), np.ones((15, 15, 1), np.uint8))
+    for shift in range(40):
+        finder.see(np.ascontiguousarray(wide[:, shift * 10 : shift * 10 + 160]))
+    assert finder.shots() == [(0, 40)]
+
+
+def test_a_video_without_frames_has_no_shots():
+    assert people.ShotFinder().shots() == []
+
+
+class Alone:
+    """A detector for one thread at a time, as LiteRT's networks are, and as slow in turns."""
+
+    made = []
+
+    def __init__(self):
+        self.busy = threading.Lock()
+        self.made.append(self)
+
+    def body_boxes(self, image, tiles):
+        assert self.busy.acquire(blocking=False), "another thread is in it"
+        time.sleep(0.001 * (int(image[0, 0, 0]) % 3))
+        self.busy.release()
+        box = (float(image[0, 0, 0]), 0.0, 300.0, 9.0)
+        return [SimpleNamespace(box=box, score=0.9)]
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    monkeypatch.setattr(people.base, "load", lambda spec: Alone())
+    monkeypatch.setattr(Alone, "made", [])
+    people._finder.cache_clear()
+    yield Alone.made
+    people._finder.cache_clear()
+
+
+def test_each_thread_that_looks_for_people_has_a_detector_of_its_own(alone):
+    pictures = [np.full((8, 8, 3), i, np.uint8) for i in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(people.find, pictures))
+    assert [one[0].box[0] for one in found] == list(range(40))
+    assert 1 <= len(alone) <= 4
+
+
+def test_several_threads_see_what_one_sees(alone, tmp_path):
+    path = tmp_path / "grey.mp4"
+    with media.VideoWriter(path, 10, (32, 24)) as out:
+        for t in range(60):
+            out.write(np.full((32, 24, 3), 4 * t, np.uint8))
+    one, four = people.watch(path), people.watch(path, threads=4)
+    assert four.looks == one.looks and len(one.looks) == 30
+    assert (four.at, four.shots) == (one.at, one.shots) and len(alone) > 1
+
+
+def test_an_error_of_a_thread_that_looks_comes_out(alone, monkeypatch, tmp_path):
+    path = tmp_path / "grey.mp4"
+    with media.VideoWriter(path, 10, (32, 24)) as out:
+        for t in range(20):
+            out.write(np.full((32, 24, 3), 4 * t, np.uint8))
+
+    def fails(self, image, tiles):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Alone, "body_boxes", fails)
+    for threads in (1, 3):
+        with pytest.raises(base.DetectorError, match="finding persons in frame 0 failed: RuntimeError: no memory"):
+            people.watch(path, threads=threads)
