@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import people  # noqa: E402
+from remot_data.ingest import people  # noqa: E402
 from remot_model import transfer_inputs as inputs  # noqa: E402
 from remot_model.transfer_inputs import TransferError  # noqa: E402
 from tests.remot_model import red_people  # noqa: E402
