@@ -101,7 +101,7 @@ class Runner:
         """The network, made ready for inference; it goes to the device when it is first used.
 
         Args:
-            mixed: with bfloat16 only convolutions and products are in it (torch's autocast), not the network as a whole.
+            mixed: with bfloat16 only convolutions and products are in it (torch's autocast), not the whole network.
             exact: parts of a mixed one that stay in float32 all the same; they are called within `exact`.
         """
         import torch
@@ -117,7 +117,7 @@ class Runner:
         return network
 
     def exact(self) -> AbstractContextManager[Any]:
-        """Without autocast, for parts placed as exact: bfloat16 cannot tell apart pixels of a picture wider than 256."""
+        """Without autocast, for parts placed as exact: beyond 256, bfloat16 cannot tell a pixel from the next."""
         import torch
 
         return torch.autocast(self.device.partition(":")[0], enabled=False)

@@ -277,7 +277,7 @@ def _prepared(config: Any, margin: float) -> Any:
 
 
 def _colours(preprocessor: Mapping[str, Any]) -> tuple[bool, Any, Any]:
-    """What a config says of the network's colours: whether BGR and RGB are swapped, the mean, the standard deviation."""
+    """What a config says of colours: whether BGR and RGB are swapped, the mean and the standard deviation."""
     swapped = bool(preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr"))
     return swapped, preprocessor.get("mean"), preprocessor.get("std")
 

@@ -126,7 +126,7 @@ class UltralyticsPose(Batched):
         return out
 
     def _found(self, candidates: np.ndarray | None, size: tuple[int, int], model: _Batches) -> list[np.ndarray]:
-        """Of candidates [T, N, 5 + K] the persons in each frame, the surest first, their boxes in pixels of the frame."""
+        """Of candidates [T, N, 5 + K] the persons in each frame, the surest first, boxes in pixels of the frame."""
         import torch
         from torchvision.ops import nms
 
