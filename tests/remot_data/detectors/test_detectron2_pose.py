@@ -180,6 +180,24 @@ def test_keypoints_and_mask_of_real_frames(
 
 @pytest.mark.slow
 @pytest.mark.detectors
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_card_finds_what_the_processor_finds(weights: tuple[Path, Path], frames: np.ndarray, precision: str) -> None:
+    settings = {"weights": weights[0], "mask": True, "mask_weights": weights[1], "size": 128, "score": 0.0, "batch": 3}
+    one, other = (Detectron2Pose(**settings, precision=precision, device=device) for device in ("cpu", "cuda"))
+    for detector in (one, other):
+        few_people(detector._people)
+        few_people(detector._masks)
+    wanted, found = (landed(detector.infer(frames)) for detector in (one, other))
+    assert {name: array.shape for name, array in wanted.items()} == {name: array.shape for name, array in found.items()}
+    if precision == "float32":  # random weights leave near ties, which half the digits decide otherwise
+        near = np.abs(wanted["keypoints"][..., :2] - found["keypoints"][..., :2]).max(-1) < 2
+        assert near.mean() > 0.9
+    assert other(frames)["mask"].shape == (3, 256, 192)
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
 def test_half_precision_is_that_of_the_backbone(weights: tuple[Path, Path], frames: np.ndarray) -> None:
     settings = {"weights": weights[0], "device": "cpu", "size": 128, "score": 0.0, "threshold": 0.0}
     full, half = (Detectron2Pose(**settings, precision=kind) for kind in ("float32", "bfloat16"))

@@ -6,17 +6,20 @@ import builtins
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from remot_data import assets, video
+from remot_data.annotate import plan_job
 from remot_data.detectors import _torch, base, mmpose_pose
 from remot_data.detectors._torch import as_layer, stand_ins
-from remot_data.detectors.base import Detector, DetectorError, load
+from remot_data.detectors.base import Detector, DetectorError, landed, load
 from remot_data.detectors.mmpose_pose import MMPose, download, find_config, published, schema_of
 from remot_data.schemas import keypoint_set
+from remot_data.task import annotate_shards
 from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 TINY = "rtmpose-t_8xb256-420e_coco-256x192"
@@ -211,6 +214,42 @@ def test_no_frame_depends_on_its_company(checkpoint: tuple[str, Path], frames: n
     with ThreadPoolExecutor(3) as pool:
         parts = list(pool.map(lambda t: some.split(larger[t : t + 1]), range(3)))
     assert np.concatenate(parts).tobytes() == some.split(larger).tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+@pytest.mark.parametrize("checkpoint", [TINY], indirect=True)
+def test_clips_that_share_batches_get_the_keypoints_they_get_alone(
+    checkpoint: tuple[str, Path], own_dancers: Any
+) -> None:
+    model, path = checkpoint
+    settings = {"device": "cpu", "batch": 7, "threshold": 0.0, "detect": True}
+    job = plan_job(own_dancers, "pose", f"mmpose:{model}", weights=str(path), settings=settings)
+    assert [r.shard for r in annotate_shards(own_dancers.url, range(2), [job], threads=2)] == [0, 1]
+    alone = MMPose(model, path, device="cpu", threshold=0.0, detect=True)
+    for clip in [clip for clip in own_dancers.clips if clip.shard < 2]:
+        frames = own_dancers.read_arrays("frames", "frames", clip)["frames"]
+        found = own_dancers.read_arrays(job.folder, "pose", clip)["keypoints"]
+        assert found.any() and np.array_equal(found, alone(frames)["keypoints"])
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_card_makes_what_the_processor_makes(
+    checkpoint: tuple[str, Path], frames: np.ndarray, precision: str
+) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model, path = checkpoint
+    one, other = (MMPose(model, path, device=device, batch=3, precision=precision) for device in ("cpu", "cuda"))
+    wanted, found = (landed(detector.infer(detector.split(frames))) for detector in (one, other))
+    assert wanted["place"].tobytes() == found["place"].tobytes()
+    for name in ("map0", "map1"):
+        assert np.abs(wanted[name] - found[name]).max() < 0.1 * np.abs(wanted[name]).max(), name
+    assert other(frames)["keypoints"].any()
 
 
 @pytest.mark.slow

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from remot_data import assets, people, video
+from remot_data.annotate import plan_job
 from remot_data.detectors import base
-from remot_data.detectors.base import Detector, DetectorError, load, load_finder
+from remot_data.detectors.base import Detector, DetectorError, landed, load, load_finder
 from remot_data.detectors.ultralytics_pose import UltralyticsFinder, _Batches, letterbox, main_person, seen_points
 from remot_data.people import Person
+from remot_data.task import annotate_shards
 from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors
@@ -218,6 +220,36 @@ def test_no_frame_depends_on_its_company(models: dict[str, Path], name: str, fra
     assert all(array.tobytes() == other[key].tobytes() for key, array in one.items())
     none = {key: array.shape for key, array in some(frames[:0]).items()}
     assert none == {"keypoints": (0, 17, 3), "mask": (0, 256, 192)}
+
+
+@pytest.mark.slow
+def test_clips_that_share_batches_get_the_poses_they_get_alone(models: dict[str, Path], own_dancers: Any) -> None:
+    settings = {"device": "cpu", "size": 64, "person": 1e-5, "threshold": 0.0, "seg": str(models["yolo11n-seg"])}
+    weights = str(models["yolo11n-pose"])
+    job = plan_job(own_dancers, "pose", "ultralytics", weights=weights, settings={**settings, "batch": 7})
+    assert [r.shard for r in annotate_shards(own_dancers.url, range(2), [job], threads=2)] == [0, 1]
+    alone = opened(models, **settings)
+    for clip in [clip for clip in own_dancers.clips if clip.shard < 2]:
+        frames = own_dancers.read_arrays("frames", "frames", clip)["frames"]
+        found, wanted = own_dancers.read_arrays(job.folder, "pose", clip), alone(frames)
+        assert found["keypoints"].any() and np.array_equal(found["keypoints"], wanted["keypoints"])
+        assert (found["mask"] > 127).mean() == pytest.approx((wanted["mask"] > 127).mean(), abs=0.02)  # a lossy picture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_card_makes_what_the_processor_makes(models: dict[str, Path], frames: np.ndarray, precision: str) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    settings = {"seg": str(models["yolo11n-seg"]), "person": 1e-5, "batch": 3, "precision": precision}
+    one, other = (opened(models, **{**settings, "device": device}) for device in ("cpu", "cuda"))
+    wanted, found = (landed(detector.infer(frames)) for detector in (one, other))
+    assert {name: array.shape for name, array in wanted.items()} == {name: array.shape for name, array in found.items()}
+    assert found["pose"][:, :5, 4] == pytest.approx(wanted["pose"][:, :5, 4], rel=0.2)
+    assert np.abs(np.subtract(found["protos"], wanted["protos"], dtype=float)).max() < 0.1 * wanted["protos"].max()
+    assert other(frames)["mask"].shape == (3, 256, 192)
 
 
 @pytest.mark.slow
