@@ -162,7 +162,7 @@ class MMPose(Batched):
         images = (images.flip(1) if swapped else images).float()
         images = normalised(images, mean, std) if mean is not None else images
         looks = [images, images.flip(-1)] if self._test.get("flip_test", False) else [images]
-        features = [tuple(part.float() for part in network.extract_feat(look)) for look in looks]
+        features = [_in_float(network.extract_feat(look)) for look in looks]
         # Numbers that are on the device already: a list would be sent to it.
         samples = [SimpleNamespace(metainfo={**self._meta, "flip_indices": network.mirrored})] * len(items)
         with self._runner.exact():
@@ -280,6 +280,11 @@ def _colours(preprocessor: Mapping[str, Any]) -> tuple[bool, Any, Any]:
     """What a config says of colours: whether BGR and RGB are swapped, the mean and the standard deviation."""
     swapped = bool(preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr"))
     return swapped, preprocessor.get("mean"), preprocessor.get("std")
+
+
+def _in_float(features: Any) -> Any:
+    """Tensors, in sequences of sequences as a backbone gives them, in float32."""
+    return type(features)(map(_in_float, features)) if isinstance(features, (tuple, list)) else features.float()
 
 
 def _undecoded(outputs: Any) -> Any:
