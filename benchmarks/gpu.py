@@ -64,12 +64,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain float32": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "float32"},
     "plain bfloat16": {**dict.fromkeys(AUTO_FIELDS, False), "precision": "bfloat16", "channels_last": True},
 }
-CAPS = {"card": 30, "training": 60, "transfer": 45, "detectors": 45, "feeding": 75}  # seconds of a row at most
+CAPS = {"card": 30, "training": 60, "transfer": 45, "detectors": 90, "feeding": 75}  # seconds of a row at most
 COLUMNS = {
     "card": "name torch cuda bfloat16_tflops",
     "training": "stage fields windows step_s frames_s tflop_step tflops share first_s memory_gb kernels busy",
     "transfer": "fields clips frames_s tflop_frame tflops share first_s memory_gb",
-    "detectors": "detector precision bare_batch bare_calls_s frames_s ratio",
+    "detectors": "detector precision bare_batch bare_calls_s frames_s ratio annotate_s annotate_ratio annotate_busy",
     "feeding": "stage steps steps_s frames_s data_wait first_s",
 }
 
@@ -197,6 +197,7 @@ def _annotated(
 ) -> tuple[float, float]:
     """Frames a second of the task of `remot annotate`, and the share of its time that the network had a batch."""
     from remot_data.annotate import plan_job
+    from remot_data.engine import processors
     from remot_data.store import open_store
     from remot_data.task import annotate_shards
 
@@ -204,9 +205,9 @@ def _annotated(
     job = plan_job(store, kind, spec, weights, settings)
     job.detector()
     # The first shard warms up: memory, plans of cuDNN.
-    list(annotate_shards(store.url, [0], [job]))
+    list(annotate_shards(store.url, [0], [job], processors()))
     began = time.perf_counter()
-    receipts = list(annotate_shards(store.url, range(store.shard_count), [job], retry=True))
+    receipts = list(annotate_shards(store.url, range(store.shard_count), [job], processors(), retry=True))
     seconds = time.perf_counter() - began
     return sum(r.frames for r in receipts) / seconds, sum(r.seconds[kind] for r in receipts) / seconds
 

@@ -20,7 +20,7 @@ from typing import Any
 from remot_data import layers as layer_kinds
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
-from remot_data.engine import Engine, Progress, Spoilt, open_engine
+from remot_data.engine import Engine, Progress, Spoilt, open_engine, processors
 from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json
 from remot_data.store import Store, StoreError, open_store
 from remot_data.task import annotate_shards, sources
@@ -426,8 +426,11 @@ def info(store: Store, job: Job) -> LayerInfo:
 def annotate_shard(
     url: str, shard: int, jobs: Sequence[Mapping[str, Any]], retry: bool = False, threads: int = 0
 ) -> Receipt:
-    """The task: make one shard of every job's layer. Harmless to run twice."""
-    (receipt,) = annotate_shards(url, [shard], list(map(Job.from_json, jobs)), retry, threads)
+    """The task: make one shard of every job's layer. Harmless to run twice.
+
+    `threads` are the processors it may use, 0 for all that its process may.
+    """
+    (receipt,) = annotate_tasks([{"url": url, "shard": shard, "jobs": jobs, "retry": retry, "threads": threads}])
     return receipt
 
 
@@ -438,6 +441,6 @@ def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Receipt]:
         url, retry, threads = (same[0][name] for name in ("url", "retry", "threads"))
         shards = [task["shard"] for task in same]
         try:
-            yield from annotate_shards(url, shards, list(map(Job.from_json, jobs)), retry, threads)
+            yield from annotate_shards(url, shards, list(map(Job.from_json, jobs)), threads or processors(), retry)
         except base.DeviceLost as error:
             raise Spoilt(str(error)) from error

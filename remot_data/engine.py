@@ -135,9 +135,7 @@ class Engine:
         def fill(room: int) -> None:
             for need, tasks in work.items():
                 while tasks and flying[need] < room:
-                    # Few enough that all GPUs have some, several times.
-                    size = min(_TOGETHER, len(tasks) // (2 * gpus)) if need == "GPU" and gpus else 1
-                    submit(_Attempt(_taken(tasks, max(1, size)), need))
+                    submit(_Attempt(_taken(tasks, _together(len(tasks), need, gpus)), need))
 
         try:
             room, counted = self._room(), time.monotonic()
@@ -264,6 +262,11 @@ class Engine:
 def _one_by_one(function: Callable[..., Any], tasks: Sequence[Task]) -> Iterator[Any]:
     for task in tasks:
         yield function(**task)
+
+
+def _together(tasks: int, need: str, gpus: int) -> int:
+    """How many tasks a worker takes at a time: few enough that all GPUs have some, several times."""
+    return max(1, min(_TOGETHER, tasks // (2 * gpus))) if need == "GPU" and gpus else 1
 
 
 def _taken(waiting: deque[Task], count: int) -> list[Task]:

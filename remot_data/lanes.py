@@ -40,6 +40,8 @@ class Lane:
         """As `submit`, once all of `needs` are done, well or not: so no thread waits for another's work."""
         future = self._lanes.promise()
         left, lock = len(needs), threading.Lock()
+        # Futures keep their callbacks: what these hold must not keep a clip's arrays alive.
+        waiting = [(turn, future, function, arguments)]
 
         def done(_: Future[Any]) -> None:
             nonlocal left
@@ -47,12 +49,12 @@ class Lane:
                 left -= 1
                 ready = not left
             if ready:
-                self._put(turn, future, function, arguments)
+                self._put(*waiting.pop())
 
         for need in needs:
             need.add_done_callback(done)
         if not needs:
-            self._put(turn, future, function, arguments)
+            self._put(*waiting.pop())
         return future
 
     def end(self) -> None:

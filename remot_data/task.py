@@ -7,7 +7,6 @@ their order, a detector sees one clip after the other, and batches are filled in
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -41,14 +40,14 @@ _UNWRITTEN = 2  # shards whose layers are held in memory until they are written
 
 
 def annotate_shards(
-    url: str, shards: Sequence[int], jobs: Sequence[Job], retry: bool = False, threads: int = 0
+    url: str, shards: Sequence[int], jobs: Sequence[Job], threads: int, retry: bool = False
 ) -> Iterator[Receipt]:
     """Make shards of every job's layer, and give a receipt as each is written, in order. Harmless to run twice.
 
     Args:
         jobs: in such an order that each comes after those whose layers it reads.
-        retry: also those shards that are current, if clips failed.
-        threads: processors to use, all by default. With one, nothing overlaps, unless a batched detector is used.
+        threads: processors to use. With one, nothing overlaps, unless a batched detector is used.
+        retry: also the shards that are current.
 
     Raises:
         StoreError, DetectorError, DeviceError: what no clip is to blame for. Then, as on Ctrl-C, all threads end.
@@ -57,7 +56,7 @@ def annotate_shards(
     cv2.setNumThreads(1)
     store = Store(url)
     with Lanes(expected=(base.DetectorError,)) as lanes:
-        stages = _Stages(lanes, store, jobs, threads or _processors())
+        stages = _Stages(lanes, store, jobs, threads)
         parts: deque[_Part] = deque()
         for shard in shards:
             part = _Part(store, shard, jobs, retry)
@@ -66,14 +65,12 @@ def annotate_shards(
             for clip in part.clips:
                 stages.make_room()
                 stages.start(part, clip)
-            while len(parts) > _UNWRITTEN or (parts and parts[0].receipt is not None and parts[0].receipt.done()):
+                while parts[0].is_written:
+                    yield stages.receipt(parts.popleft())
+            while len(parts) > _UNWRITTEN or (parts and parts[0].is_written):
                 yield stages.receipt(parts.popleft())
         while parts:
             yield stages.receipt(parts.popleft())
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Seconds:
@@ -114,6 +111,10 @@ class _Part:
         self.seconds = _Seconds(["frames", *(job.kind for job in self.todo), "encode", "write"])
         self.left = len(self.clips)
         self.receipt: Future[Receipt] | None = None
+
+    @property
+    def is_written(self) -> bool:
+        return self.receipt is not None and self.receipt.done()
 
     def write(self) -> Receipt:
         """Write the shard of every layer, and tell."""

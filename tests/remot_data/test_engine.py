@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import ExitStack
 
 import pytest
 
-from remot_data.engine import EngineError, open_engine
+from remot_data.cluster import LocalWorkers, OtherWorkers, processors
+from remot_data.engine import Engine, EngineError, _together, open_engine
 
 
 def double(number: int) -> int:
     if number == 13:
         raise ValueError("unlucky")
     return 2 * number
+
+
+def doubles(tasks):
+    for task in tasks:
+        yield double(**task)
 
 
 def process(number: int) -> int:
@@ -29,6 +36,21 @@ def test_a_failed_task_is_named():
         list(engine.map(double, [{"number": 13}], "frames"))
 
 
+def test_a_worker_with_a_gpu_is_handed_a_few_tasks_at_a_time():
+    assert [_together(count, "GPU", 2) for count in (1, 4, 8, 15, 16, 1000)] == [1, 1, 2, 3, 4, 4]
+    assert _together(1000, "CPU", 2) == _together(1000, "GPU", 0) == 1
+
+
+def test_processors_are_shared_among_the_tasks_of_one_machine():
+    def local(count: int | None) -> Engine:
+        return Engine(LocalWorkers(count, tuple, ExitStack()))
+
+    assert Engine().threads(8) == local(2).threads(8, "GPU") == 0
+    assert Engine(OtherWorkers(None)).threads(8) == 1  # on a cluster nobody knows who else is there
+    assert local(4).threads(1) == processors()
+    assert local(2 * processors()).threads(9999) == local(None).threads(9999) == 1
+
+
 @pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_an_error():
     with pytest.raises(EngineError, match="no dask scheduler answers"), open_engine(scheduler="tcp://127.0.0.1:1"):
@@ -40,6 +62,9 @@ def test_local_workers_do_every_task_once_in_other_processes():
     environment = dict(os.environ)
     with open_engine(2) as engine:
         assert sorted(engine.map(double, [{"number": n} for n in range(12)])) == [2 * n for n in range(12)]
+        assert sorted(engine.run(doubles, {"CPU": deque({"number": n} for n in range(5))})) == [0, 2, 4, 6, 8]
+        with pytest.raises(EngineError, match=r"pairs \{'number': 13\} failed.*unlucky"):
+            list(engine.run(doubles, {"CPU": deque([{"number": 13}])}, "pairs"))
         processes = set(engine.map(process, [{"number": n} for n in range(12)]))
         with pytest.raises(EngineError, match="unlucky"):
             list(engine.map(double, [{"number": n} for n in range(10, 20)]))
@@ -47,16 +72,11 @@ def test_local_workers_do_every_task_once_in_other_processes():
     assert os.getpid() not in processes and 1 <= len(processes) <= 2
 
 
-def doubled(tasks):
-    for task in tasks:
-        yield double(**task)
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_tasks_that_are_added_while_results_come_are_done_as_well(workers):
     work, found = {"CPU": deque({"number": n} for n in range(5))}, []
     with open_engine(workers) as engine:
-        for result in engine.run(doubled, work):
+        for result in engine.run(doubles, work):
             found.append(result)
             if result < 20:
                 work["CPU"].append({"number": result + 10})

@@ -99,7 +99,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def notes(file: Path, name: str = "labels") -> list[tuple[str, str]]:
     """The process and the GPU of every call, in their order."""
-    return [tuple(p.read_text().split(" ", 1)) for p in sorted((file.parent / "notes").glob(f"{name}-*"))]
+    texts = [path.read_text() for path in sorted((file.parent / "notes").glob(f"{name}-*"))]
+    return [tuple(text.split(" ", 1)) for text in texts if text]  # a process may have ended before it wrote
 
 
 def told(file: Path, **settings: object) -> dict[str, object]:

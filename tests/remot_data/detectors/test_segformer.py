@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from remot_data import assets, video
+from remot_data.annotate import plan_job
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, load
 from remot_data.detectors.segformer import check_labels, input_of, prepared
+from remot_data.task import annotate_shards
 from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors
@@ -122,6 +124,20 @@ def test_real_frames_give_labels_and_the_same_ones_again(saved: Path, frames: np
     half = opened(saved, precision="bfloat16")
     assert half._network.decode_head.classifier.weight.dtype.itemsize == 2
     assert (half(frames)["labels"] == labels).mean() > 0.8
+
+
+@pytest.mark.slow
+def test_clips_that_share_batches_get_the_labels_they_get_alone(saved: Path, own_dancers: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved, tmp_path / "small")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 64, "width": 64}}))
+    settings = {"device": "cpu", "batch": 7}
+    job = plan_job(own_dancers, "parsing", "segformer", weights=str(folder), settings=settings)
+    assert [r.shard for r in annotate_shards(own_dancers.url, range(3), [job], threads=2)] == [0, 1, 2]
+    alone = opened(folder)
+    for clip in own_dancers.clips:
+        frames = own_dancers.read_arrays("frames", "frames", clip)["frames"]
+        found = own_dancers.read_arrays(job.folder, "parsing", clip)["labels"]
+        assert len(np.unique(found)) > 1 and (found == alone(frames)["labels"]).all()
 
 
 @pytest.mark.slow
