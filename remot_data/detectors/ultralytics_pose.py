@@ -18,20 +18,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-<<<<<<< HEAD
 from remot_data import assets
-from remot_data.detectors._network import at_least_one, inference
-from remot_data.detectors._torch import choose_device
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
-from remot_data.ingest import people
-from remot_data.ingest.people import Person
-=======
-from remot_data import assets, people
 from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.people import Person
->>>>>>> poses
+from remot_data.ingest import people
+from remot_data.ingest.people import Person
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:

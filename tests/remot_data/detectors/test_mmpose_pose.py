@@ -12,18 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 from remot_data import assets, media
-=======
-from remot_data import assets, video
-from remot_data.annotate import plan_job
->>>>>>> poses
+from remot_data.annotating.annotate import plan_job
+from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import _torch, base, mmpose_pose
 from remot_data.detectors._torch import as_layer, stand_ins
 from remot_data.detectors.base import Detector, DetectorError, landed, load
 from remot_data.detectors.mmpose_pose import MMPose, download, find_config, published, schema_of
 from remot_data.schemas import keypoint_set
-from remot_data.task import annotate_shards
 from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 TINY = "rtmpose-t_8xb256-420e_coco-256x192"

@@ -11,23 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 from remot_data import assets, media
-from remot_data.detectors import base
-from remot_data.detectors.base import Detector, DetectorError, load, load_finder
-from remot_data.detectors.ultralytics_pose import UltralyticsFinder, main_person, seen_points
-from remot_data.ingest import people
-from remot_data.ingest.people import Person
-=======
-from remot_data import assets, people, video
-from remot_data.annotate import plan_job
+from remot_data.annotating.annotate import plan_job
+from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, landed, load, load_finder
 from remot_data.detectors.ultralytics_pose import UltralyticsFinder, _Batches, letterbox, main_person, seen_points
-from remot_data.people import Person
-from remot_data.task import annotate_shards
+from remot_data.ingest import people
+from remot_data.ingest.people import Person
 from tests.remot_data.detectors.company import assert_company_changes_nothing
->>>>>>> poses
 
 pytestmark = pytest.mark.detectors
 
