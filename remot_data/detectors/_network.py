@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,21 +97,30 @@ class Runner:
 
         return torch.float32 if self._mixed else getattr(torch, self.precision)
 
-    def place(self, network: Any, mixed: bool = True) -> Any:
+    def place(self, network: Any, mixed: bool = True, exact: Sequence[torch.nn.Module] = ()) -> Any:
         """The network, made ready for inference; it goes to the device when it is first used.
 
-        `mixed`: with bfloat16 only convolutions and products are in it (torch's autocast), not the network as a whole.
+        Args:
+            mixed: with bfloat16 only convolutions and products are in it (torch's autocast), not the whole network.
+            exact: parts of a mixed one that stay in float32 all the same; they are called within `exact`.
         """
         import torch
 
         network, kind = network.eval().requires_grad_(False), getattr(torch, self.precision)
         self._mixed = mixed
         heavy = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+        kept = {module for part in exact for module in part.modules()}
         # Converted once: autocast alone would convert weights again at every call.
-        for module in [m for m in network.modules() if isinstance(m, heavy)] if mixed else [network]:
+        for module in [m for m in network.modules() if isinstance(m, heavy) and m not in kept] if mixed else [network]:
             module.to(kind)
         self._networks.append(network)
         return network
+
+    def exact(self) -> AbstractContextManager[Any]:
+        """Without autocast, for parts placed as exact: beyond 256, bfloat16 cannot tell a pixel from the next."""
+        import torch
+
+        return torch.autocast(self.device.partition(":")[0], enabled=False)
 
     def __call__(
         self, function: Callable[[torch.Tensor], Mapping[str, torch.Tensor]], items: np.ndarray

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remot_data.detectors._network import at_least_one, inference, misfits
+from remot_data.detectors._network import Runner, inference, misfits
 from remot_data.detectors._torch import as_layer, choose_device, read_checkpoint, stand_ins, without_warnings
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ _MADE = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors.")
 _ADVICE = "build detectron2 from its source with its operators, or take one of the networks in docs/detectors.md"
 
 
-class Detectron2Pose:
+class Detectron2Pose(Batched):
     """COCO's 17 keypoints of the largest person in each frame, and that person's mask if asked for.
 
     Args:
@@ -42,7 +42,8 @@ class Detectron2Pose:
         mask: whether a Mask R-CNN gives the person's mask as well, which takes as long again.
         mask_model: which one; `mask_weights` a checkpoint for it.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: frames that go through the network together.
+        batch: frames that go through the network together; 8 on a card and 1 elsewhere if not given.
+        precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it of the backbone.
         size: pixels that the shorter side of a frame is brought to; less is faster and finds less.
         score: people of smaller score are passed over.
         threshold: keypoints of smaller confidence are stored as not seen. detectron2's confidences are small: it
@@ -54,7 +55,7 @@ class Detectron2Pose:
 
     name = "detectron2"
     kind = "pose"
-    version = "1"
+    version = "2"
     schema = "coco17"
     needs: tuple[str, ...] = ()
     licence = "Apache-2.0; its weights CC BY-SA 3.0"
@@ -69,21 +70,24 @@ class Detectron2Pose:
         mask_model: str = MASKS,
         mask_weights: str | Path | None = None,
         device: str | None = None,
-        batch: int = 4,
+        batch: int | None = None,
+        precision: str = "float32",
         size: int = 800,
         score: float = 0.5,
         threshold: float = 0.05,
     ):
         d2 = library()
-        self.batch, self.size, self.score, self.threshold = at_least_one(batch, self.name), size, score, threshold
+        self.size, self.score, self.threshold = size, score, threshold
         if size < 32:
             raise DetectorError(
                 f"detectron2: a shorter side of {size} pixels is too small; give 32 or more, 800 is usual"
             )
         self.device = choose_device(device, self.name, "some seconds a frame for each network")
-        self._version = d2.version
-        self._people = Network(d2, model, weights, "keypoints", self.device, size, score)
-        self._masks = Network(d2, mask_model, mask_weights, "masks", self.device, size, score) if mask else None
+        self._runner = Runner(self.name, self.device, batch, precision, on_card=8)
+        self.batch = self._runner.batch
+        self._version, self._paste = d2.version, d2.paste
+        self._people = Network(d2, model, weights, "keypoints", self._runner, size, score)
+        self._masks = Network(d2, mask_model, mask_weights, "masks", self._runner, size, score) if mask else None
 
     def fingerprint(self) -> dict[str, Any]:
         networks = [network for network in (self._people, self._masks) if network is not None]
@@ -93,31 +97,49 @@ class Detectron2Pose:
             "detectron2": self._version,
             "model": [network.model for network in networks],
             "weights": [file_sha256(network.path) for network in networks],
-            "settings": {"size": self.size, "score": self.score, "threshold": self.threshold},
+            "settings": {
+                "size": self.size,
+                "score": self.score,
+                "threshold": self.threshold,
+                **self._runner.settings,
+            },
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+    def infer(self, items: np.ndarray) -> Arrays | Pending:
+        with without_warnings():
+            return self._runner(self._person, items)
+
+    def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
         """`keypoints` float32 [T, 17, 3] of frames uint8 [T, H, W, 3], RGB, and `mask` uint8 [T, H, W] if asked for."""
-        out = {"keypoints": np.zeros((len(frames), 17, 3), np.float32)}
+        import torch
+
+        size = frames.shape[1:3]
+        points = outputs.get("keypoints", np.zeros((len(frames), 17, 3), np.float32))
+        out = {"keypoints": as_layer(points[..., :2], points[..., 2], size, self.threshold)}
         if self._masks is not None:
             out["mask"] = np.zeros(frames.shape[:3], np.uint8)
-        for start in range(0, len(frames), self.batch):
-            some = frames[start : start + self.batch]
-            people = self._people(some)
-            masks = self._masks(some) if self._masks is not None else [None] * len(some)
-            for t, (found, masked) in enumerate(zip(people, masks, strict=True), start):
-                which = largest(found["boxes"])
-                if which is None:
-                    continue
-                points = found["keypoints"][which][None]
-                out["keypoints"][t] = as_layer(points[..., :2], points[..., 2], frames.shape[1:3], self.threshold)[0]
-                if masked is not None and (same := best_match(found["boxes"][which], masked["boxes"])) is not None:
-                    out["mask"][t] = masked["paste"](same)
+            with inference("cpu"), without_warnings():
+                for t in np.flatnonzero(outputs["mask_boxes"].any(1)) if outputs else ():
+                    soft, box = (torch.from_numpy(outputs[name][t : t + 1]) for name in ("masks", "mask_boxes"))
+                    out["mask"][t] = self._paste(soft, box, size, threshold=-1)[0].numpy()
+        return out
+
+    def _person(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of the largest person in each of frames [n, H, W, 3] the keypoints, and the box and mask if asked for."""
+        found = self._people(frames, lambda t, boxes: largest(boxes))
+        out = {"keypoints": found["keypoints"]}
+        if self._masks is not None:
+            masked = self._masks(frames, lambda t, boxes: best_match(found["boxes"][t], boxes))
+            out |= {"mask_boxes": masked["boxes"], "masks": masked["masks"]}
         return out
 
 
 class Network:
-    """One R-CNN of the model zoo: batches of frames in, the people in each frame out, in pixels of the frame."""
+    """One R-CNN of the model zoo: batches of frames in, one person of each frame out, in pixels of the frame.
+
+    How many people there are is for the network to find, so frames have tensors of different sizes: its heads look at
+    each frame alone, lest what is found in one depend on another, and it waits for the card between its stages.
+    """
 
     def __init__(
         self,
@@ -125,71 +147,89 @@ class Network:
         model: str,
         weights: str | Path | None,
         makes: str,
-        device: str,
+        runner: Runner,
         size: int,
         score: float,
     ):
-        self.model, self._d2, self._device = model.removesuffix(".yaml"), d2, device
+        self.model, self._makes, self._runner = model.removesuffix(".yaml"), makes, runner
         config = configured(d2, self.model, makes)
         config.MODEL.DEVICE = "cpu"
         config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
         config.MODEL.WEIGHTS = ""
         self.path = Path(weights) if weights is not None else download(d2, self.model)
         with without_warnings():
-            self._network = d2.build_model(config).eval()
-        load(self._network, read_weights(self.path, self.model), self.path, self.model)
-        self._network.requires_grad_(False)
+            network = d2.build_model(config)
+        load(network, read_weights(self.path, self.model), self.path, self.model)
+        self._network = runner.place(network, exact=[network.proposal_generator, network.roi_heads])
         self._format = config.INPUT.FORMAT
-        self._resize = d2.ResizeShortestEdge([size, size], max(config.INPUT.MAX_SIZE_TEST, size))
+        self._resize, self._sides = d2.ResizeShortestEdge, (size, max(config.INPUT.MAX_SIZE_TEST, size))
 
-    def __call__(self, frames: np.ndarray) -> list[dict[str, Any]]:
-        """For each frame `boxes` float32 [N, 4] of people, `keypoints` float32 [N, 17, 3] from a network that makes
-        them, and from one of masks `paste`, which gives the mask uint8 [H, W] of the person with a number."""
-        with inference(self._device, self._network), without_warnings():
-            results = self._network.inference([self._input(frame) for frame in frames], do_postprocess=False)
-            return [self._found(result, frames.shape[1:3]) for result in results]
+    def __call__(
+        self, frames: torch.Tensor, choose: Callable[[int, torch.Tensor], int | None]
+    ) -> dict[str, torch.Tensor]:
+        """Of one person in each of frames uint8 [n, H, W, 3] `boxes` float32 [n, 4], and `keypoints` [n, 17, 3] or soft
+        `masks` [n, 28, 28] of the box; 0 where there is none.
 
-    def _input(self, frame: np.ndarray) -> dict[str, Any]:
+        Args:
+            choose: which of the people whose boxes [N, 4] were found in the frame of a number, or None.
+        """
         import torch
 
-        image = frame if self._format == "RGB" else frame[..., ::-1]
-        image = self._resize.get_transform(image).apply_image(np.ascontiguousarray(image))
-        return {"image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))}
+        network, found = self._network, {"boxes": [], self._makes: []}
+        images = network.preprocess_image([{"image": image} for image in self.prepared(frames)])
+        features = {name: part.float() for name, part in network.backbone(images.tensor).items()}
+        with self._runner.exact():
+            proposals, _ = network.proposal_generator(images, features, None)
+            for t, proposed in enumerate(proposals):
+                own = {name: part[t : t + 1] for name, part in features.items()}
+                result = network.roi_heads(images, own, [proposed], None)[0][0]
+                result = result[result.pred_classes == _PERSON]
+                grow = [side / seen for side, seen in zip(frames.shape[1:3], result.image_size, strict=True)]
+                boxes = _grown(result.pred_boxes.tensor.view(-1, 2, 2), grow).view(-1, 4)
+                # detectron2 counts keypoints from the corner of the first pixel already.
+                is_pose = self._makes == "keypoints"
+                made = _grown(result.pred_keypoints, grow) if is_pose else result.pred_masks[:, 0]
+                which = choose(t, boxes)
+                for name, rows in (("boxes", boxes), (self._makes, made)):
+                    found[name].append(rows[which] if which is not None else rows.new_zeros(rows.shape[1:]))
+        return {name: torch.stack(rows) for name, rows in found.items()}
 
-    def _found(self, result: Any, size: tuple[int, int]) -> dict[str, Any]:
+    def prepared(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames uint8 [n, H, W, 3], RGB, at the size and in the colours of the network, float32 [n, 3, h, w]."""
         import torch
 
-        scale = torch.tensor([size[1] / result.image_size[1], size[0] / result.image_size[0]])
-        result = result[result.pred_classes == _PERSON].to("cpu")
-        boxes = result.pred_boxes.tensor * scale.repeat(2)
-        found: dict[str, Any] = {"boxes": boxes.numpy()}
-        if result.has("pred_keypoints"):
-            # detectron2 counts from the corner of the first pixel already.
-            points = result.pred_keypoints.clone()
-            points[..., :2] *= scale
-            found["keypoints"] = points.numpy()
-        if result.has("pred_masks"):
-            soft = result.pred_masks[:, 0]
-            found["paste"] = lambda i: self._d2.paste(soft[i : i + 1], boxes[i : i + 1], size, threshold=-1)[0].numpy()
-        return found
+        images = (frames if self._format == "RGB" else frames.flip(3)).permute(0, 3, 1, 2).float()
+        size = self._resize.get_output_shape(*frames.shape[1:3], *self._sides)
+        images = torch.nn.functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return images.round()  # as Pillow does, with which detectron2 resizes
 
 
-def largest(boxes: np.ndarray) -> int | None:
+def _grown(points: torch.Tensor, grow: Sequence[float]) -> torch.Tensor:
+    """Points [..., (x, y, ...)] with x and y times the factors of height and width."""
+    import torch
+
+    parts = [points[..., :1] * grow[1], points[..., 1:2] * grow[0], points[..., 2:]]
+    return torch.cat(parts, -1)
+
+
+def largest(boxes: torch.Tensor) -> int | None:
     """Which of boxes [N, 4] is the largest: a clip is a crop round its person, so others in it are smaller."""
     if not len(boxes):
         return None
-    return int(np.argmax((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
+    return int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax())
 
 
-def best_match(box: np.ndarray, boxes: np.ndarray) -> int | None:
+def best_match(box: torch.Tensor, boxes: torch.Tensor) -> int | None:
     """Which of boxes [N, 4] overlaps a box best, None if none does so by 0.3 of their union."""
+    import torch
+
     if not len(boxes):
         return None
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    common = (high - low).clip(0).prod(1)
+    low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
+    common = (high - low).clamp(min=0).prod(1)
     union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - common
-    overlap = common / np.maximum(union, 1e-9)
-    return int(overlap.argmax()) if overlap.max() >= _SAME else None
+    overlap, best = (common / union.clamp(min=1e-9)).max(0)
+    return int(best) if float(overlap) >= _SAME else None
 
 
 def library() -> SimpleNamespace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,16 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from remot_data.detectors._network import at_least_one, inference, misfits
+from remot_data.detectors._network import Runner, misfits, normalised
 from remot_data.detectors._torch import as_layer, choose_device, read_checkpoint, stand_ins, without_warnings
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
 from remot_data.records import digest
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
     import torch
-
-    from remot_data.detectors.blazepose import BlazePose
 
 ALIASES = {"body": "rtmpose-m_8xb256-420e_body8-256x192", "wholebody": "rtmpose-m_8xb64-270e_coco-wholebody-256x192"}
 _SCHEMAS = {17: "coco17", 133: "wholebody133"}
@@ -34,20 +33,24 @@ _ADVICE = (
     "install mmcv with its compiled operators (docker/mmpose.sh --build), or take an RTMPose model, which needs none"
 )
 _NAMED = 23  # body and feet; face and hands are numbered differently in every naming
+_PLACE = 16  # bytes at the end of an item: centre and size of the box in the frame, four numbers
 _FOLDERS = ("body_2d_keypoint/rtmpose", "wholebody_2d_keypoint/rtmpose")
 
 
-class MMPose:
+class MMPose(Batched):
     """COCO's 17 keypoints or the 133 of the whole body by a top-down model of MMPose.
 
-    The model looks at one box of every frame: all of it, since a clip is a crop around one person.
+    The model looks at one box of every frame: all of it, since a clip is a crop around one person. MMPose's own steps
+    cut that out at the size of the network's input, beside the network; its own codec finds the keypoints in what the
+    network makes of it, beside the network too.
 
     Args:
         model: ``body``, ``wholebody``, the name of a config that MMPose ships, or a config file of your own, which is
             Python code that is run.
         weights: a checkpoint for it; if not given, MMPose's own is downloaded into the cache of torch.hub.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: frames that go through the network together.
+        batch: frames that go through the network together; 32 on a card and 1 elsewhere if not given.
+        precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it of all but the head.
         threshold: keypoints of smaller confidence are stored as not seen.
         margin: the box is widened by this factor. MMPose widens tight boxes by 1.25; a clip has a margin already.
         detect: find the person's box in every frame first, with the default pose detector, and widen that by 1.25
@@ -71,14 +74,15 @@ class MMPose:
         weights: str | Path | None = None,
         *,
         device: str | None = None,
-        batch: int = 16,
+        batch: int | None = None,
+        precision: str = "float32",
         threshold: float = 0.3,
         margin: float = 1.0,
         detect: bool = False,
         trust: bool = False,
     ):
         mm = library()
-        self.batch, self.threshold, self.margin = at_least_one(batch, self.name), threshold, margin
+        self.threshold, self.margin = threshold, margin
         if not margin > 0:
             raise DetectorError(f"mmpose: the margin is {margin}; give a factor above 0, 1 for the box as it is")
         self._config_path = find_config(model, mm.configs)
@@ -88,20 +92,29 @@ class MMPose:
         config = _prepared(mm.Config.fromfile(str(self._config_path)), margin * (1.25 if detect else 1))
         self._config_digest = digest([config.model.to_dict(), config.test_dataloader.dataset.pipeline])
         self.device = choose_device(device, self.name, "0.05 to 0.5 seconds a frame, as the model is small or large")
+        self._runner = Runner(self.name, self.device, batch, precision)
+        self.batch = self._runner.batch
         with without_warnings():
-            self._network = mm.init_model(config, None, device="cpu")
-        self.schema = schema_of(self._network.dataset_meta, self.model)
+            network = mm.init_model(config, None, device="cpu")
+        self._dataset, self._test = network.dataset_meta, network.test_cfg
+        self.schema = schema_of(self._dataset, self.model)
         self.path = Path(weights) if weights is not None else download(self._config_path)
-        _load(self._network, _read(self.path, trust), self.path, self.model)
-        self._network.requires_grad_(False)
-        self._pipeline = mm.Compose(config.test_dataloader.dataset.pipeline)
-        self._collate, self._mmpose = mm.pseudo_collate, mm.version
-        self._finder = _finder() if detect else None
+        _load(network, _read(self.path, trust), self.path, self.model)
+        self._pipeline, self._mmpose = mm.Compose(config.test_dataloader.dataset.pipeline), mm.version
+        self._finders = _Finders() if detect else None
+        sample = self._sample(np.zeros((8, 8, 3), np.uint8))
+        self._meta, self._input = sample["data_samples"].metainfo, tuple(sample["inputs"].shape)
+        self._colours = _colours(config.model.get("data_preprocessor", {}))
+        # What the network makes is decoded in `join`: MMPose's codecs work on the processor.
+        self._decode = network.head.decode
+        network.head.decode = _undecoded
+        network.register_buffer("mirrored", _tensor(self._dataset["flip_indices"]), persistent=False)
+        self._network = self._runner.place(network, exact=[network.head])
 
     def fingerprint(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"threshold": self.threshold, "margin": self.margin}
-        if self._finder is not None:
-            settings["detect"] = self._finder.fingerprint()
+        settings: dict[str, Any] = {"threshold": self.threshold, "margin": self.margin, **self._runner.settings}
+        if self._finders is not None:
+            settings["detect"] = self._finders.finder.fingerprint()
         return {
             "detector": self.name,
             "version": self.version,
@@ -112,32 +125,61 @@ class MMPose:
             "settings": settings,
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`keypoints` float32 [T, K, 3] of frames uint8 [T, H, W, 3], RGB."""
-        out = np.zeros((len(frames), len(keypoint_set(self.schema)), 3), np.float32)
-        for start in range(0, len(frames), self.batch):
-            out[start : start + self.batch] = self._keypoints(frames[start : start + self.batch])
-        return {"keypoints": out}
+    def split(self, frames: np.ndarray, **needed: Arrays) -> np.ndarray:
+        """uint8 [T, N]: of each frame what the network sees, and then in bytes where that was."""
+        items = np.empty((len(frames), int(np.prod(self._input)) + _PLACE), np.uint8)
+        for item, frame in zip(items, frames, strict=True):
+            sample = self._sample(frame)
+            place = np.concatenate([sample["data_samples"].metainfo[key] for key in ("input_center", "input_scale")])
+            item[:-_PLACE] = sample["inputs"].numpy().ravel()
+            item[-_PLACE:] = place.astype(np.float32).view(np.uint8)
+        return items
 
-    def _keypoints(self, frames: np.ndarray) -> np.ndarray:
-        samples = [self._sample(frame) for frame in frames]
-        with inference(self.device, self._network), without_warnings():
-            found = [result.pred_instances for result in self._network.test_step(self._collate(samples))]
-        points = np.stack([np.asarray(f.keypoints, np.float32)[0] for f in found])
+    def infer(self, items: np.ndarray) -> Arrays | Pending:
+        with without_warnings():
+            return self._runner(self._maps, items)
+
+    def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
+        """`keypoints` float32 [T, K, 3] of frames uint8 [T, H, W, 3], RGB."""
+        if not outputs:
+            return {"keypoints": np.zeros((len(frames), len(keypoint_set(self.schema)), 3), np.float32)}
+        place = np.ascontiguousarray(outputs["place"]).view(np.float32)[:, None]
+        centre, scale = place[..., :2], place[..., 2:]
+        maps = tuple(_tensor(outputs[name]) for name in sorted(outputs) if name != "place")
+        found = self._decode(maps if len(maps) > 1 else maps[0])
+        points = np.stack([np.asarray(f.keypoints, np.float32)[0, :, :2] for f in found])
         scores = np.stack([np.asarray(f.keypoint_scores, np.float32)[0] for f in found])
+        points = points / self._meta["input_size"] * scale + centre - 0.5 * scale
+        if (kept := self._test.get("output_keypoint_indices")) is not None:
+            points, scores = points[:, kept], scores[:, kept]
         # MMPose counts from the centre of the first pixel, the toolkit from its corner.
-        return as_layer(points + 0.5, scores, frames.shape[1:3], self.threshold)
+        return {"keypoints": as_layer(points.astype(np.float32) + 0.5, scores, frames.shape[1:3], self.threshold)}
+
+    def _maps(self, items: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the head makes: maps, or rows of them, in which the codec finds keypoints; and `place`."""
+        network, (swapped, mean, std) = self._network, self._colours
+        images = items[:, :-_PLACE].reshape(-1, *self._input)
+        images = (images.flip(1) if swapped else images).float()
+        images = normalised(images, mean, std) if mean is not None else images
+        looks = [images, images.flip(-1)] if self._test.get("flip_test", False) else [images]
+        features = [_in_float(network.extract_feat(look)) for look in looks]
+        # Numbers that are on the device already: a list would be sent to it.
+        samples = [SimpleNamespace(metainfo={**self._meta, "flip_indices": network.mirrored})] * len(items)
+        with self._runner.exact():
+            maps = network.head.predict(features if len(looks) > 1 else features[0], samples, test_cfg=self._test)
+        maps = maps if isinstance(maps, (tuple, list)) else [maps]
+        return {"place": items[:, -_PLACE:], **{f"map{i}": one for i, one in enumerate(maps)}}
 
     def _sample(self, frame: np.ndarray) -> dict[str, Any]:
         box = (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))
-        if self._finder is not None and (bodies := self._finder.body_boxes(frame)):
+        if self._finders is not None and (bodies := self._finders.finder.body_boxes(frame)):
             box = bodies[0].box
         info = {
             "img": np.ascontiguousarray(frame[..., ::-1]),
             "bbox": np.float32([box]),
             "bbox_score": np.ones(1, np.float32),
         }
-        return self._pipeline({**info, **self._network.dataset_meta})
+        return self._pipeline({**info, **self._dataset})
 
 
 def schema_of(meta: Mapping[str, Any], model: str) -> str:
@@ -215,7 +257,6 @@ def library() -> SimpleNamespace:
     return SimpleNamespace(
         Config=config.Config,
         Compose=dataset.Compose,
-        pseudo_collate=dataset.pseudo_collate,
         init_model=apis.init_model,
         configs=Path(mmpose.__file__).parent / ".mim" / "configs",
         version=mmpose.__version__,
@@ -233,6 +274,27 @@ def _prepared(config: Any, margin: float) -> Any:
         step["padding"] = margin
     config.model.backbone.init_cfg = None
     return config
+
+
+def _colours(preprocessor: Mapping[str, Any]) -> tuple[bool, Any, Any]:
+    """What a config says of colours: whether BGR and RGB are swapped, the mean and the standard deviation."""
+    swapped = bool(preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr"))
+    return swapped, preprocessor.get("mean"), preprocessor.get("std")
+
+
+def _in_float(features: Any) -> Any:
+    """Tensors, in sequences of sequences as a backbone gives them, in float32."""
+    return type(features)(map(_in_float, features)) if isinstance(features, (tuple, list)) else features.float()
+
+
+def _undecoded(outputs: Any) -> Any:
+    return outputs
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    import torch
+
+    return torch.as_tensor(values)
 
 
 def _read(path: Path, trust: bool) -> Any:
@@ -278,7 +340,10 @@ def _load(network: torch.nn.Module, checkpoint: Any, path: Path, model: str) -> 
     network.load_state_dict(state, strict=False)
 
 
-def _finder() -> BlazePose:
-    from remot_data.detectors.blazepose import BlazePose
+class _Finders(threading.local):
+    """The default pose detector, one for each thread: LiteRT runs a network for one at a time."""
 
-    return BlazePose()
+    def __init__(self) -> None:
+        from remot_data.detectors.blazepose import BlazePose
+
+        self.finder = BlazePose()

@@ -10,27 +10,32 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from remot_data import assets
-from remot_data.detectors._network import at_least_one, inference
+from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
-from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
 from remot_data.ingest import people
 from remot_data.ingest.people import Person
 from remot_data.schemas import keypoint_set
 
+if TYPE_CHECKING:
+    import torch
+
 _ON_CPU = "a fifth of a second (yolo11n) to some seconds (yolo11x) a frame"
-_TASKS = {"pose": "PosePredictor", "segment": "SegmentationPredictor", "detect": "DetectionPredictor"}
 _SAME = 0.5  # least overlap of a mask's box with the box of the pose
+_SAME_PERSON = 0.7  # overlap above which two candidates are of one person, as the library has it
+_MOST = 512  # candidates of a frame that are looked at: some ten to twenty are of one person
 
 
-class UltralyticsPose:
+class UltralyticsPose(Batched):
     """COCO-17 keypoints of the main person in every frame and, where a segmentation model is given, its mask.
 
     The main person is chosen once for the clip, see `main_person`.
@@ -43,7 +48,8 @@ class UltralyticsPose:
         person: smallest score of a person.
         threshold: keypoints of smaller confidence are stored as not seen.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``cuda`` if not given and torch sees one.
-        batch: frames that go through the network together.
+        batch: frames that go through the network together; 32 on a card and 1 elsewhere if not given.
+        precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it of all but the head.
 
     Raises:
         DetectorError: if the weights cannot be had, hold more than a model, or a model of another task.
@@ -51,7 +57,7 @@ class UltralyticsPose:
 
     name = "ultralytics"
     kind = "pose"
-    version = "1"
+    version = "2"
     schema = "coco17"
     needs: tuple[str, ...] = ()
     licence = "AGPL-3.0"
@@ -67,13 +73,15 @@ class UltralyticsPose:
         person: float = 0.25,
         threshold: float = 0.3,
         device: str | None = None,
-        batch: int = 8,
+        batch: int | None = None,
+        precision: str = "float32",
     ):
         self.device = _device(device)
+        self._runner = Runner(self.name, self.device, batch, precision)
+        self.batch = self._runner.batch
         self._settings = {"size": size, "person": person, "threshold": threshold}
-        batch = at_least_one(batch, self.name)
-        self._pose = _Model("pose", weights or model, size, person, self.device, batch)
-        self._seg = _Model("segment", seg, size, person, self.device, batch) if seg is not None else None
+        self._pose = _Batches("pose", weights or model, size, self._runner)
+        self._seg = _Batches("segment", seg, size, self._runner) if seg is not None else None
         shape = tuple(self._pose.network.kpt_shape)
         if shape != (len(keypoint_set(self.schema)), 3):
             raise DetectorError(
@@ -88,32 +96,67 @@ class UltralyticsPose:
             "ultralytics": self._pose.library,
             "weights": file_sha256(self._pose.path),
             "seg": file_sha256(self._seg.path) if self._seg else None,
-            "settings": self._settings,
+            "settings": {**self._settings, **self._runner.settings},
         }
 
-    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+    def infer(self, items: np.ndarray) -> Arrays | Pending:
+        return self._runner(self._candidates, items)
+
+    def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
         """`keypoints` float32 [T, 17, 3], and `mask` uint8 [T, H, W] where there is a segmentation model."""
         count, size = len(frames), frames.shape[1:3]
-        found = self._pose(frames)
-        chosen = main_person([_persons(result, t) for t, result in enumerate(found)], (size[1], size[0]))
         keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)
+        found = self._found(outputs.get("pose"), size, self._pose)
+        chosen = main_person([_looked(rows, t) for t, rows in enumerate(found)], (size[1], size[0]))
         for t, person in enumerate(chosen):
             if person is not None:
-                points = found[t].keypoints.data[person].cpu().numpy()
+                points = found[t][person, 5:].reshape(-1, 3)
+                points[:, :2] = letterbox(size, self._pose.size, self._pose.stride).to_frame(points[:, :2])
                 keypoints[t] = seen_points(points, size, self._settings["threshold"])
         if self._seg is None:
             return {"keypoints": keypoints}
-        boxes = [None if p is None else _persons(found[t], t)[p].box for t, p in enumerate(chosen)]
-        return {"keypoints": keypoints, "mask": self._masks(self._seg, frames, boxes)}
+        boxes = [None if person is None else found[t][person, :4] for t, person in enumerate(chosen)]
+        return {"keypoints": keypoints, "mask": self._masks(self._seg, outputs, boxes, size)}
 
-    def _masks(self, seg: _Model, frames: np.ndarray, boxes: Sequence[people.Box | None]) -> np.ndarray:
+    def _candidates(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The surest candidates of each network, as `_Batches` gives them, and what masks are made of."""
+        out = {"pose": self._pose(frames)[0]}
+        if self._seg is not None:
+            out["seg"], protos = self._seg(frames)
+            out["protos"] = protos.half()
+        return out
+
+    def _found(self, candidates: np.ndarray | None, size: tuple[int, int], model: _Batches) -> list[np.ndarray]:
+        """Of candidates [T, N, 5 + K] the persons in each frame, the surest first, boxes in pixels of the frame."""
+        import torch
+        from torchvision.ops import nms
+
+        out = []
+        place = letterbox(size, model.size, model.stride)
+        for rows in candidates if candidates is not None else ():
+            rows = rows[rows[:, 4] > self._settings["person"]]
+            if not model.is_final:
+                rows = rows[nms(*map(torch.from_numpy, (rows[:, :4], rows[:, 4])), _SAME_PERSON).numpy()]
+            rows[:, :4] = place.to_frame(rows[:, :4].reshape(-1, 2)).clip(0, size[::-1]).reshape(-1, 4)
+            out.append(rows)
+        return out
+
+    def _masks(
+        self, seg: _Batches, outputs: Arrays, boxes: Sequence[np.ndarray | None], size: tuple[int, int]
+    ) -> np.ndarray:
         """The masks uint8 [T, H, W], 0 or 255, of the persons whose boxes are given; 0 where nobody fits the box."""
-        masks = np.zeros(frames.shape[:3], np.uint8)
-        for t, (result, box) in enumerate(zip(seg(frames), boxes, strict=True)):
-            overlaps = [people.overlap(box, person.box) for person in _persons(result, t)] if box is not None else []
-            best = int(np.argmax(overlaps)) if overlaps else None
-            if best is not None and overlaps[best] >= _SAME:
-                masks[t] = (result.masks.data[best].cpu().numpy() > 0.5) * np.uint8(255)
+        import torch
+        from ultralytics.utils.ops import process_mask_native
+
+        masks = np.zeros((len(boxes), *size), np.uint8)
+        found = self._found(outputs.get("seg"), size, seg)
+        with inference("cpu"):
+            for t, (rows, box) in enumerate(zip(found, boxes, strict=True)):
+                overlaps = [people.overlap(box, row[:4]) for row in rows] if box is not None else []
+                if overlaps and max(overlaps) >= _SAME:
+                    row = torch.from_numpy(rows[[int(np.argmax(overlaps))]])
+                    protos = torch.from_numpy(outputs["protos"][t])
+                    masks[t] = process_mask_native(protos, row[:, 5:], row[:, :4], size)[0].numpy() * np.uint8(255)
         return masks
 
 
@@ -149,7 +192,7 @@ class UltralyticsFinder:
         self._settings = {"size": size, "person": person, "tracker": self._tracking}
         # ByteTrack holds on to a person by boxes of smaller scores than one that begins a track.
         least = min(person, self._tracking["track_low_thresh"])
-        self._model = _Model("detect", weights or model, size, least, self.device, 1)
+        self._model = _Model("detect", weights or model, size, least, self.device)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -181,7 +224,7 @@ class UltralyticsFinder:
     def _look(self, image: np.ndarray, frame: int, size: tuple[int, int], tracker: Any) -> list[Person]:
         grow = np.array([size[0] / image.shape[1], size[1] / image.shape[0]] * 2)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        result = self._model(image[None])[0]
+        result = self._model(image)
         rows = tracker.update(result.boxes.cpu().numpy(), image) if tracker is not None else ()
         tracks = {int(row[-1]): int(row[4]) for row in rows}  # a row ends with the number of its detection
         found = [
@@ -258,37 +301,111 @@ def _persons(result: Any, frame: int) -> list[Person]:
     return [Person(frame, tuple(map(float, box)), float(score)) for box, score in zip(boxes, scores, strict=True)]
 
 
-class _Model:
-    """A model of one task with the library's own way in and out."""
+def _looked(rows: np.ndarray, frame: int) -> list[Person]:
+    return [Person(frame, tuple(map(float, row[:4])), float(row[4])) for row in rows]
 
-    def __init__(self, task: str, weights: str | Path, size: int, person: float, device: str, batch: int):
-        ultralytics = _ultralytics()
-        self.library, self.batch, self.device = ultralytics.__version__, batch, device
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a frame is laid into the input of a network: brought to `inner` = (H, W), then a border on each side."""
+
+    inner: tuple[int, int]
+    left: int
+    right: int
+    top: int
+    bottom: int
+    gain: tuple[float, float]
+
+    def to_frame(self, points: np.ndarray) -> np.ndarray:
+        """Points (x, y) [N, 2] of the input in pixels of the frame."""
+        return (points - np.float32([self.left, self.top])) / np.float32(self.gain)
+
+
+@lru_cache
+def letterbox(frame: tuple[int, int], size: int, stride: int) -> Letterbox:
+    """As the library lays a frame of `frame` = (H, W) pixels into the smallest input with a longer side of `size`."""
+    ratio = size / max(frame)
+    inner = tuple(max(round(side * ratio), 1) for side in frame)
+    (top, bottom), (left, right) = (
+        (round(spare - 0.1), round(spare + 0.1)) for spare in ((size - side) % stride / 2 for side in inner)
+    )
+    return Letterbox(inner, left, right, top, bottom, (inner[1] / frame[1], inner[0] / frame[0]))
+
+
+class _Batches:
+    """A model of one task for batches of frames, prepared where the network runs."""
+
+    def __init__(self, task: str, weights: str | Path, size: int, runner: Runner):
+        self.library, self._runner = _ultralytics().__version__, runner
+        self.path = _weights_file(weights, task)
+        network = _network(self.path, task)
+        network.end2end = False  # as the library predicts, unless only the other head is left
+        network.fuse(verbose=False)
+        head = network.model[-1]
+        self.stride, self.is_final = max(int(network.stride.max()), 32), bool(head.end2end)
+        self.size = math.ceil(size / self.stride) * self.stride
+        self._classes, self._inner = head.nc, head.forward
+        head.forward = self._head
+        self.network = runner.place(network, exact=[head])
+
+    def __call__(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The surest candidates of frames uint8 [n, H, W, 3], RGB, float32 [n, N, 5 + K], and the prototypes of masks.
+
+        A candidate is the corners of its box in pixels of the input, the score of a person (0 for what is rather
+        something else), and what the task has beside it. A network of a final head has the surest first.
+        """
+        import torch
+        from ultralytics.utils.ops import xywh2xyxy
+
+        found = self.network(self.prepared(frames))[0]
+        found, protos = found if isinstance(found, tuple) else (found, None)
+        if self.is_final:
+            score = torch.where(found[..., 5] == 0, found[..., 4], 0)
+            return torch.cat([found[..., :4], score[..., None], found[..., 6:]], -1), protos
+        found, first = found.transpose(1, 2), 4 + self._classes
+        score, best = found[..., 4:first].max(-1)
+        score, at = torch.where(best == 0, score, 0).topk(min(_MOST, found.shape[1]), dim=1)
+        found = found.gather(1, at[..., None].expand(-1, -1, found.shape[-1]))
+        return torch.cat([xywh2xyxy(found[..., :4]), score[..., None], found[..., first:]], -1), protos
+
+    def prepared(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames uint8 [n, H, W, 3] as the network takes them, float32 [n, 3, h, w]."""
+        from torch.nn.functional import interpolate, pad
+
+        box = letterbox(tuple(frames.shape[1:3]), self.size, self.stride)
+        images = interpolate(frames.permute(0, 3, 1, 2).float(), box.inner, mode="bilinear", align_corners=False)
+        # The library resizes to whole grey levels.
+        return pad(images.round(), (box.left, box.right, box.top, box.bottom), value=114) / 255
+
+    def _head(self, features: Sequence[torch.Tensor]) -> Any:
+        with self._runner.exact():
+            return self._inner([part.float() for part in features])
+
+
+class _Model:
+    """A model that finds persons with the library's own way in and out, a picture at a time."""
+
+    def __init__(self, task: str, weights: str | Path, size: int, person: float, device: str):
+        self.library, self.device = _ultralytics().__version__, device
         self.path = _weights_file(weights, task)
         self.network = _network(self.path, task)
-        self._task, self._options = task, {"imgsz": size, "conf": person, "classes": [0]}
+        self._options = {"imgsz": size, "conf": person, "classes": [0]}
 
     @cached_property
     def _predictor(self) -> Any:
         """The library's way in and out, which puts the network on its device."""
         import torch
-        from ultralytics.models import yolo
+        from ultralytics.models.yolo.detect import DetectionPredictor
 
-        options = {**self._options, "retina_masks": True, "verbose": False, "save": False}
-        predictors = {"pose": yolo.pose, "segment": yolo.segment, "detect": yolo.detect}
-        predictor = getattr(predictors[self._task], _TASKS[self._task])(overrides=options)
+        predictor = DetectionPredictor(overrides={**self._options, "verbose": False, "save": False})
         predictor.args.device = torch.device(self.device)
         predictor.setup_model(self.network, verbose=False)
         return predictor
 
-    def __call__(self, frames: np.ndarray) -> list[Any]:
-        """A result of Ultralytics for each of frames uint8 [T, H, W, 3], RGB."""
-        out: list[Any] = []
+    def __call__(self, image: np.ndarray) -> Any:
+        """What Ultralytics finds in an image uint8 [H, W, 3], RGB."""
         with inference(self.device):
-            for start in range(0, len(frames), self.batch):
-                pictures = [np.ascontiguousarray(f[..., ::-1]) for f in frames[start : start + self.batch]]
-                out += self._predictor(pictures)
-        return out
+            return self._predictor([np.ascontiguousarray(image[..., ::-1])])[0]
 
 
 def _device(wanted: str | None) -> str:

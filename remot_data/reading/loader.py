@@ -41,8 +41,8 @@ Begin = Callable[[np.ndarray], "tuple[Arrays, list[Wait]]"]
 class Loader:
     """The batches of one rank; iterating gives those that are left of the epoch, iterating again those of the next.
 
-    A batch is a dict: the arrays of `remot_data.reading.stream.Window` with a first axis for the windows, ``id`` (a list of
-    their ids) and ``number`` (int64 [N], the number of each in the order, counted over all epochs).
+    A batch is a dict: the arrays of `remot_data.reading.stream.Window` with a first axis for the windows, ``id`` (a
+    list of their ids) and ``number`` (int64 [N], the number of each in the order, counted over all epochs).
 
     What is done is one integer, `seen`: windows of the order that all ranks together have taken, counted over all
     epochs. `state_dict` holds it, and any number of ranks and workers and any batch size may go on from it.

@@ -41,7 +41,7 @@ def clip_arrays(frames: int = 8, size: tuple[int, int] = SIZE, seed: int = 0) ->
 
 
 class Windows:
-    """The order over one clip, as `remot_data.reading.stream.Plan`: windows one after the other, the first frame as source."""
+    """The order over one clip, as `remot_data.reading.stream.Plan`: windows in a row, the first frame as source."""
 
     remote, seed = False, 0
 

@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 
 from remot_data import assets, media  # noqa: E402
 from remot_data.detectors import base, detectron2_pose  # noqa: E402
-from remot_data.detectors.base import Detector, DetectorError, load  # noqa: E402
+from remot_data.detectors._network import Runner  # noqa: E402
+from remot_data.detectors.base import Detector, DetectorError, landed, load  # noqa: E402
 from remot_data.detectors.detectron2_pose import (  # noqa: E402
     KEYPOINTS,
     MASKS,
@@ -23,6 +24,7 @@ from remot_data.detectors.detectron2_pose import (  # noqa: E402
     largest,
     read_weights,
 )
+from tests.remot_data.detectors.company import assert_company_changes_nothing  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +34,13 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_largest_person() -> None:
-    assert largest(np.zeros((0, 4), np.float32)) is None
-    assert largest(np.float32([[0, 0, 10, 10], [5, 5, 50, 90], [0, 0, 90, 20]])) == 1
+    assert largest(torch.zeros(0, 4)) is None
+    assert largest(torch.tensor([[0.0, 0, 10, 10], [5, 5, 50, 90], [0, 0, 90, 20]])) == 1
 
 
 def test_the_mask_of_the_same_person() -> None:
-    box = np.float32([10, 10, 50, 90])
-    boxes = np.float32([[0, 0, 200, 200], [12, 8, 52, 88], [100, 100, 150, 190]])
+    box = torch.tensor([10.0, 10, 50, 90])
+    boxes = torch.tensor([[0.0, 0, 200, 200], [12, 8, 52, 88], [100, 100, 150, 190]])
     assert best_match(box, boxes) == 1
     assert best_match(box, boxes[[0, 2]]) is None
     assert best_match(box, boxes[:0]) is None
@@ -168,37 +170,90 @@ def test_keypoints_and_mask_of_real_frames(
     assert ((keypoints[..., :2] >= 0) & (keypoints[..., :2] < (192, 256))).all() and keypoints[..., 2].max() <= 1
     assert len(np.unique(mask)) > 2
     for key, single in detector(frames[2:]).items():
-        assert np.allclose(single, found[key][2:], atol=1e-2), key
+        assert np.array_equal(single, found[key][2:]), key
+    assert_company_changes_nothing(detector, frames)
+    assert {key: array.shape for key, array in detector(frames[:0]).items()} == {
+        "keypoints": (0, 17, 3),
+        "mask": (0, 256, 192),
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.detectors
-def test_results_are_those_of_the_library(weights: tuple[Path, Path], frames: np.ndarray) -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_card_finds_what_the_processor_finds(weights: tuple[Path, Path], frames: np.ndarray, precision: str) -> None:
+    settings = {"weights": weights[0], "mask": True, "mask_weights": weights[1], "size": 128, "score": 0.0, "batch": 3}
+    one, other = (Detectron2Pose(**settings, precision=precision, device=device) for device in ("cpu", "cuda"))
+    for detector in (one, other):
+        few_people(detector._people)
+        few_people(detector._masks)
+    wanted, found = (landed(detector.infer(frames)) for detector in (one, other))
+    assert {name: array.shape for name, array in wanted.items()} == {name: array.shape for name, array in found.items()}
+    if precision == "float32":  # random weights leave near ties, which half the digits decide otherwise
+        near = np.abs(wanted["keypoints"][..., :2] - found["keypoints"][..., :2]).max(-1) < 2
+        assert near.mean() > 0.9
+    assert other(frames)["mask"].shape == (3, 256, 192)
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_half_precision_is_that_of_the_backbone(weights: tuple[Path, Path], frames: np.ndarray) -> None:
+    settings = {"weights": weights[0], "device": "cpu", "size": 128, "score": 0.0, "threshold": 0.0}
+    full, half = (Detectron2Pose(**settings, precision=kind) for kind in ("float32", "bfloat16"))
+    for detector in (full, half):
+        few_people(detector._people)
+    kinds = {
+        name: {t.dtype for part in half._people._network.get_submodule(name).modules() for t in part.parameters(False)}
+        for name in ("backbone", "proposal_generator", "roi_heads")
+    }
+    assert torch.bfloat16 in kinds["backbone"] and kinds["proposal_generator"] == kinds["roi_heads"] == {torch.float32}
+    one, other = full(frames)["keypoints"], half(frames)["keypoints"]
+    assert other.dtype == np.float32 and other.any() and not np.array_equal(one, other)
+    assert half.fingerprint()["settings"]["precision"] == "bfloat16"
+    assert "precision" not in full.fingerprint()["settings"]
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+@pytest.mark.parametrize("makes", ["keypoints", "masks"])
+def test_results_are_those_of_the_library(weights: tuple[Path, Path], frames: np.ndarray, makes: str) -> None:
     """The same boxes, keypoints and masks as detectron2's own way from a picture to results in its pixels."""
     d2 = detectron2_pose.library()
-    for model, makes, path in ((KEYPOINTS, "keypoints", weights[0]), (MASKS, "masks", weights[1])):
-        ours = detectron2_pose.Network(d2, model, path, makes, "cpu", 128, 0.0)
-        few_people(ours)
-        found = ours(frames[:1])[0]
-        with torch.no_grad():
-            inputs = {**ours._input(frames[0]), "height": 256, "width": 192}
-            theirs = ours._network([inputs])[0]["instances"]
-        theirs = theirs[theirs.pred_classes == 0]
-        inside = np.clip(found["boxes"], 0, [192, 256, 192, 256])
-        assert len(theirs) and np.allclose(inside, theirs.pred_boxes.tensor.numpy(), atol=1e-3)
+    model, path = (KEYPOINTS, weights[0]) if makes == "keypoints" else (MASKS, weights[1])
+    runner = Runner("detectron2", "cpu", None, "float32")
+    ours = detectron2_pose.Network(d2, model, path, makes, runner, 128, 0.0)
+    few_people(ours)
+    picture = ours.prepared(torch.from_numpy(frames[:1]))[0]
+    resize = d2.ResizeShortestEdge([128, 128], 1333)
+    usual = frames[0] if ours._format == "RGB" else np.ascontiguousarray(frames[0][..., ::-1])
+    usual = resize.get_transform(usual).apply_image(usual).transpose(2, 0, 1)
+    assert np.abs(picture.numpy() - usual).max() <= 1  # grey level: Pillow rounds twice
+    with torch.no_grad():
+        theirs = ours._network([{"image": picture, "height": 256, "width": 192}])[0]["instances"]
+    theirs = theirs[theirs.pred_classes == 0]
+    assert len(theirs) > 1
+    size = np.array([192, 256, 192, 256])
+    for i in range(len(theirs)):
+        found = landed(runner(lambda images, i=i: ours(images, lambda t, boxes: i), frames[:1]))
+        assert np.allclose(found["boxes"][0].clip(0, size), theirs.pred_boxes.tensor[i].numpy(), atol=1e-3)
         if makes == "keypoints":
-            assert np.allclose(found["keypoints"], theirs.pred_keypoints.numpy(), atol=1e-3)
+            assert np.allclose(found["keypoints"][0], theirs.pred_keypoints[i].numpy(), atol=1e-3)
         else:
-            hard = np.stack([found["paste"](i) for i in range(min(len(theirs), 5))]) > 127
-            assert (hard == theirs.pred_masks[:5].numpy()).mean() > 0.99
+            soft, box = (torch.from_numpy(found[name]) for name in ("masks", "boxes"))
+            hard = d2.paste(soft, box, (256, 192), threshold=-1)[0].numpy() > 127
+            assert (hard == theirs.pred_masks[i].numpy()).mean() > 0.99
 
 
 @pytest.mark.slow
 @pytest.mark.detectors
 def test_nobody_gives_zeros(weights: tuple[Path, Path], frames: np.ndarray) -> None:
-    detector = Detectron2Pose(weights=weights[0], device="cpu", size=64, score=1.0)
-    found = detector(frames)
+    settings = {"weights": weights[0], "device": "cpu", "size": 64, "score": 1.0}
+    found = Detectron2Pose(**settings)(frames)
     assert list(found) == ["keypoints"] and not found["keypoints"].any()
+    masked = Detectron2Pose(**settings, mask=True, mask_weights=weights[1])
+    assert masked.infer(frames[:1])["masks"].shape == (1, 28, 28)
+    assert not masked(frames)["mask"].any()
 
 
 @pytest.mark.slow

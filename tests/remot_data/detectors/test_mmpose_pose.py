@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import builtins
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from remot_data import assets, media
+from remot_data.annotating.annotate import plan_job
+from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import _torch, base, mmpose_pose
 from remot_data.detectors._torch import as_layer, stand_ins
-from remot_data.detectors.base import Detector, DetectorError, load
+from remot_data.detectors.base import Detector, DetectorError, landed, load
 from remot_data.detectors.mmpose_pose import MMPose, download, find_config, published, schema_of
 from remot_data.schemas import keypoint_set
+from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 TINY = "rtmpose-t_8xb256-420e_coco-256x192"
 
@@ -187,10 +192,80 @@ def test_the_frame_meets_the_input(checkpoint: tuple[str, Path], frames: np.ndar
     keypoints = detector(frames)["keypoints"]
     from mmpose.apis import inference_topdown
 
-    theirs = inference_topdown(detector._network, np.ascontiguousarray(frames[0][..., ::-1]))[0].pred_instances
+    network = detector._network
+    network.head.decode = detector._decode
+    theirs = inference_topdown(network, np.ascontiguousarray(frames[0][..., ::-1]))[0].pred_instances
     seen = keypoints[0, :, 2] > 0
     assert np.allclose(keypoints[0, seen, :2], theirs.keypoints[0][seen] + 0.5, atol=1e-3)
     assert np.allclose(keypoints[0, seen, 2], theirs.keypoint_scores[0][seen].clip(0, 1), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+@pytest.mark.parametrize("detect", [False, True])
+def test_no_frame_depends_on_its_company(checkpoint: tuple[str, Path], frames: np.ndarray, detect: bool) -> None:
+    model, path = checkpoint
+    larger = np.stack([cv2.resize(frame, (250, 310)) for frame in frames])
+    settings = {"device": "cpu", "detect": detect, "threshold": 0.0}
+    some = MMPose(model, path, batch=3, **settings)
+    assert_company_changes_nothing(some, larger)
+    assert some(larger)["keypoints"].tobytes() == MMPose(model, path, **settings)(larger)["keypoints"].tobytes()
+    # `split` is called by several threads.
+    with ThreadPoolExecutor(3) as pool:
+        parts = list(pool.map(lambda t: some.split(larger[t : t + 1]), range(3)))
+    assert np.concatenate(parts).tobytes() == some.split(larger).tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+@pytest.mark.parametrize("checkpoint", [TINY], indirect=True)
+def test_clips_that_share_batches_get_the_keypoints_they_get_alone(
+    checkpoint: tuple[str, Path], own_dancers: Any
+) -> None:
+    model, path = checkpoint
+    settings = {"device": "cpu", "batch": 7, "threshold": 0.0, "detect": True}
+    job = plan_job(own_dancers, "pose", f"mmpose:{model}", weights=str(path), settings=settings)
+    assert [r.shard for r in annotate_shards(own_dancers.url, range(2), [job], threads=2)] == [0, 1]
+    alone = MMPose(model, path, device="cpu", threshold=0.0, detect=True)
+    for clip in [clip for clip in own_dancers.clips if clip.shard < 2]:
+        frames = own_dancers.read_arrays("frames", "frames", clip)["frames"]
+        found = own_dancers.read_arrays(job.folder, "pose", clip)["keypoints"]
+        assert found.any() and np.array_equal(found, alone(frames)["keypoints"])
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_card_makes_what_the_processor_makes(
+    checkpoint: tuple[str, Path], frames: np.ndarray, precision: str
+) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model, path = checkpoint
+    one, other = (MMPose(model, path, device=device, batch=3, precision=precision) for device in ("cpu", "cuda"))
+    wanted, found = (landed(detector.infer(detector.split(frames))) for detector in (one, other))
+    assert wanted["place"].tobytes() == found["place"].tobytes()
+    for name in ("map0", "map1"):
+        assert np.abs(wanted[name] - found[name]).max() < 0.1 * np.abs(wanted[name]).max(), name
+    assert other(frames)["keypoints"].any()
+
+
+@pytest.mark.slow
+@pytest.mark.detectors
+def test_half_precision_is_near(checkpoint: tuple[str, Path], frames: np.ndarray) -> None:
+    model, path = checkpoint
+    full, half = (MMPose(model, path, device="cpu", precision=kind) for kind in ("float32", "bfloat16"))
+    items = full.split(frames)
+    one, other = full.infer(items), half.infer(items)
+    for name in ("map0", "map1"):
+        assert one[name].dtype == other[name].dtype == np.float32
+        assert 0 < np.abs(one[name] - other[name]).max() < 0.1 * np.abs(one[name]).max(), name
+    kinds = {kind: {str(t.dtype) for t in part.parameters()} for kind, part in half._network.named_children()}
+    assert "torch.bfloat16" in kinds["backbone"] and kinds["head"] == {"torch.float32"}
+    assert half.fingerprint()["settings"]["precision"] == "bfloat16"
+    assert "precision" not in full.fingerprint()["settings"]
 
 
 @pytest.mark.slow
@@ -208,7 +283,7 @@ def test_fingerprint(checkpoint: tuple[str, Path]) -> None:
 def test_the_person_is_looked_for_first(checkpoint: tuple[str, Path], frames: np.ndarray) -> None:
     model, path = checkpoint
     detector = MMPose(model, path, device="cpu", detect=True)
-    boxes = [body.box for body in detector._finder.body_boxes(frames[0])]
+    boxes = [body.box for body in detector._finders.finder.body_boxes(frames[0])]
     assert boxes and "detect" in detector.fingerprint()["settings"]
     sample = detector._sample(frames[0])
     assert np.allclose(sample["data_samples"].gt_instances.bboxes, [boxes[0]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,13 @@ def test_detectors_side_by_side_have_one_thread_until_the_last_is_done() -> None
     try:
         torch.set_num_threads(2)
         first, second = inference("cpu"), inference("cpu")
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        assert torch.get_num_threads() == 1
-        second.__exit__(None, None, None)
+        # Each in a thread of its own, as detectors are: whether gradients are kept is a matter of the thread.
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            one.submit(first.__enter__).result()
+            other.submit(second.__enter__).result()
+            one.submit(first.__exit__, None, None, None).result()
+            assert other.submit(torch.get_num_threads).result() == 1
+            other.submit(second.__exit__, None, None, None).result()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -13,11 +12,14 @@ import numpy as np
 import pytest
 
 from remot_data import assets, media
+from remot_data.annotating.annotate import plan_job
+from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
-from remot_data.detectors.base import Detector, DetectorError, load, load_finder
-from remot_data.detectors.ultralytics_pose import UltralyticsFinder, main_person, seen_points
+from remot_data.detectors.base import Detector, DetectorError, landed, load, load_finder
+from remot_data.detectors.ultralytics_pose import UltralyticsFinder, _Batches, letterbox, main_person, seen_points
 from remot_data.ingest import people
 from remot_data.ingest.people import Person
+from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors
 
@@ -86,8 +88,27 @@ def frames() -> np.ndarray:
     return np.stack([cv2.resize(image, (192, 256), interpolation=cv2.INTER_AREA) for image in decoded])
 
 
+def settled(network: Any, frames: np.ndarray) -> None:
+    """Let norms follow the features once, which else fade away: then all places of a frame look the same."""
+    import torch
+
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momentum = norms[0].momentum
+    for step, mode in ((1.0, True), (momentum, False)):
+        for norm in norms:
+            norm.momentum = step
+        network.train(mode)
+        with torch.no_grad():
+            network(torch.from_numpy(frames).permute(0, 3, 1, 2) / 255)
+    for name, module in network.model[-1].named_modules():
+        if isinstance(module, torch.nn.Conv2d) and name.endswith(".2"):  # the last ones, which still give large numbers
+            module.weight.data *= 0.02
+            if module.out_channels == network.model[-1].nc:
+                module.bias.data[0] += 3  # a person, rather than anything else
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(tmp_path_factory: pytest.TempPathFactory, frames: np.ndarray) -> dict[str, Path]:
     """The smallest models of each task with random weights, as the library saves them; class 0 is a person."""
     folder = tmp_path_factory.mktemp("yolo")
     with pytest.MonkeyPatch.context() as patch:
@@ -100,6 +121,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             torch.manual_seed(0)
             model = ultralytics.YOLO(f"{name}.yaml", verbose=False)
             model.model.names[0] = "person"
+            if name != "yolo11n":
+                settled(model.model, frames)
             out[name] = folder / f"{name}.pt"
             model.save(str(out[name]))
         return out
@@ -126,49 +149,120 @@ def test_real_frames_give_keypoints_of_coco(models: dict[str, Path], name: str, 
 
 
 @pytest.mark.slow
-def test_the_mask_is_that_of_the_person_with_the_pose(
-    models: dict[str, Path], frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
+def test_the_mask_is_that_of_the_person_with_the_pose(models: dict[str, Path], frames: np.ndarray) -> None:
     pose = opened(models, seg=str(models["yolo11n-seg"]), person=1e-5)
     real = pose(frames)["mask"]
     assert real.shape == (3, 256, 192) and real.dtype == np.uint8 and set(np.unique(real)) <= {0, 255}
 
-    def result(*boxes: tuple[float, ...]) -> Any:
-        masks = torch.zeros(len(boxes), 256, 192)
-        for i, (x0, y0, x1, y1) in enumerate(boxes):
-            masks[i, int(y0) : int(y1), int(x0) : int(x1)] = 1
-        found = SimpleNamespace(xyxy=torch.tensor(boxes).reshape(-1, 4), conf=torch.full((len(boxes),), 0.9))
-        points = torch.tensor([[[box[0] + 1, box[1] + 1, 0.9]] * 17 for box in boxes])
-        return SimpleNamespace(
-            boxes=found, keypoints=SimpleNamespace(data=points), masks=SimpleNamespace(data=masks) if boxes else None
-        )
+    def rows(*boxes: tuple[float, ...], extra: int) -> np.ndarray:
+        """Candidates in pixels of the input, 320 x 256 with 8 columns of border on either side."""
+        out = np.zeros((4, 5 + extra), np.float32)
+        for row, box in zip(out, boxes, strict=False):
+            row[:5] = [*np.multiply(box, 1.25) + [8, 0, 8, 0], 0.9]
+            row[5:] = 1 if extra == 32 else [(box[0] + 1) * 1.25 + 8, (box[1] + 1) * 1.25, 0.9] * 17
+        return out
 
-    monkeypatch.setattr(pose, "_pose", lambda frames: [result(BYSTANDER, DANCER), result(DANCER), result()])
     near = shifted(DANCER, 3)
-    monkeypatch.setattr(pose, "_seg", lambda frames: [result(BYSTANDER, near), result(BYSTANDER), result(DANCER)])
-    found = pose(frames)
-    assert found["keypoints"][:, 0, 0] == pytest.approx([61, 61, 0])
+    outputs = {
+        "pose": np.stack([rows(*boxes, extra=51) for boxes in ([BYSTANDER, DANCER], [DANCER], [])]),
+        "seg": np.stack([rows(*boxes, extra=32) for boxes in ([BYSTANDER, near], [BYSTANDER], [DANCER])]),
+        "protos": np.ones((3, 32, 80, 64), np.float16),
+    }
+    found = pose.join(frames, outputs)
+    assert found["keypoints"][:, 0] == pytest.approx(np.array([[61, 21, 0.9], [61, 21, 0.9], [0, 0, 0]]))
     assert (found["mask"][0] > 0).sum() == 70 * 220 and found["mask"][0, 100, 64] == 255 and not found["mask"][1:].any()
 
 
 @pytest.mark.slow
-def test_boxes_and_points_come_back_in_pixels_of_the_frame(models: dict[str, Path]) -> None:
-    """A person of known place in the network's own input is given out in the frame's pixels, corner origin."""
+@pytest.mark.parametrize("name", ["yolo11n-pose", "yolo26n-pose"])
+@pytest.mark.parametrize("shape", [(256, 192), (150, 301)])
+def test_what_is_found_is_what_the_library_predicts(
+    models: dict[str, Path],
+    frames: np.ndarray,
+    name: str,
+    shape: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    import ultralytics
+
+    frames = np.stack([cv2.resize(frame, shape[::-1], interpolation=cv2.INTER_AREA) for frame in frames])
+    pose = opened(models, name, seg=str(models["yolo11n-seg"]), person=1e-5)
+    options = {"imgsz": 320, "conf": 1e-5, "classes": [0], "device": "cpu", "verbose": False, "retina_masks": True}
+    library = [ultralytics.YOLO(models[key]) for key in (name, "yolo11n-seg")]
+    images = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
+    people_found, masked = (model.predict(images, **options) for model in library)
+    picture = library[0].predictor.preprocess(images)
+    ours = pose._pose.prepared(torch.from_numpy(frames))
+    assert ours.shape == picture.shape and (ours - picture).abs().max() < 1.01 / 255  # its resizing rounds otherwise
+    # From the same picture on, all is the same.
+    pictures = iter([part for part in picture.split(1) for _ in (pose._pose, pose._seg)])
+    monkeypatch.setattr(_Batches, "prepared", lambda model, frames: next(pictures))
+    outputs = pose.infer(frames)
+    place = letterbox(shape, pose._pose.size, pose._pose.stride)
+    for rows, theirs in zip(pose._found(outputs["pose"], shape, pose._pose), people_found, strict=True):
+        count = min(len(rows), len(theirs.boxes), 20)
+        assert count > 5 and rows[:count, :5] == pytest.approx(theirs.boxes.data[:count, :5].numpy(), abs=1e-2)
+        points = place.to_frame(rows[0, 5:].reshape(-1, 3)[:, :2]).clip(0, shape[::-1])
+        assert points == pytest.approx(theirs.keypoints.data[0, :, :2].numpy(), abs=1e-2)
+    boxes = [result.boxes.xyxy[0].numpy() for result in masked]
+    masks = pose._masks(pose._seg, outputs, boxes, shape) > 0
+    assert 0 < masks.mean() < 1
+    assert (masks == np.stack([result.masks.data[0].numpy() > 0 for result in masked])).mean() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolo11n-pose", "yolo26n-pose"])
+def test_no_frame_depends_on_its_company(models: dict[str, Path], name: str, frames: np.ndarray) -> None:
+    settings = {"seg": str(models["yolo11n-seg"]), "person": 1e-5, "threshold": 0.0}
+    some = opened(models, name, batch=3, **settings)
+    assert_company_changes_nothing(some, frames)
+    one, other = some(frames), opened(models, name, **settings)(frames)
+    assert all(array.tobytes() == other[key].tobytes() for key, array in one.items())
+    none = {key: array.shape for key, array in some(frames[:0]).items()}
+    assert none == {"keypoints": (0, 17, 3), "mask": (0, 256, 192)}
+
+
+@pytest.mark.slow
+def test_clips_that_share_batches_get_the_poses_they_get_alone(models: dict[str, Path], own_dancers: Any) -> None:
+    settings = {"device": "cpu", "size": 64, "person": 1e-5, "threshold": 0.0, "seg": str(models["yolo11n-seg"])}
+    weights = str(models["yolo11n-pose"])
+    job = plan_job(own_dancers, "pose", "ultralytics", weights=weights, settings={**settings, "batch": 7})
+    assert [r.shard for r in annotate_shards(own_dancers.url, range(2), [job], threads=2)] == [0, 1]
+    alone = opened(models, **settings)
+    for clip in [clip for clip in own_dancers.clips if clip.shard < 2]:
+        frames = own_dancers.read_arrays("frames", "frames", clip)["frames"]
+        found, wanted = own_dancers.read_arrays(job.folder, "pose", clip), alone(frames)
+        assert found["keypoints"].any() and np.array_equal(found["keypoints"], wanted["keypoints"])
+        assert (found["mask"] > 127).mean() == pytest.approx((wanted["mask"] > 127).mean(), abs=0.02)  # a lossy picture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_card_makes_what_the_processor_makes(models: dict[str, Path], frames: np.ndarray, precision: str) -> None:
     import torch
 
-    pose = opened(models)
-    predictor = pose._pose._predictor
-    predictor([np.zeros((100, 75, 3), np.uint8)])
-    shape = predictor.preprocess([np.zeros((100, 75, 3), np.uint8)]).shape[2:]
-    scale, left = 320 / 100, (shape[1] - 240) / 2  # 75 columns become 240, with a border on either side
-    row = [10 * scale + left, 20 * scale, 50 * scale + left, 90 * scale, 0.9, 0.0]
-    points = [value for _ in range(17) for value in (30 * scale + left, 40 * scale, 0.8)]
-    found, image = torch.tensor([[*row, *points]]), torch.zeros(1, 3, *shape)
-    done = predictor.construct_result(found, image, np.zeros((100, 75, 3), np.uint8), "")
-    assert done.boxes.xyxy[0].tolist() == pytest.approx([10, 20, 50, 90], abs=0.01)
-    assert done.keypoints.data[0, 0].tolist() == pytest.approx([30, 40, 0.8], abs=0.01)
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    settings = {"seg": str(models["yolo11n-seg"]), "person": 1e-5, "batch": 3, "precision": precision}
+    one, other = (opened(models, **{**settings, "device": device}) for device in ("cpu", "cuda"))
+    wanted, found = (landed(detector.infer(frames)) for detector in (one, other))
+    assert {name: array.shape for name, array in wanted.items()} == {name: array.shape for name, array in found.items()}
+    assert found["pose"][:, :5, 4] == pytest.approx(wanted["pose"][:, :5, 4], rel=0.2)
+    assert np.abs(np.subtract(found["protos"], wanted["protos"], dtype=float)).max() < 0.1 * wanted["protos"].max()
+    assert other(frames)["mask"].shape == (3, 256, 192)
+
+
+@pytest.mark.slow
+def test_half_precision_leaves_the_head_as_it_is(models: dict[str, Path], frames: np.ndarray) -> None:
+    full, half = (opened(models, precision=kind) for kind in ("float32", "bfloat16"))
+    kinds = [{str(t.dtype) for t in part.parameters()} for part in half._pose.network.model]
+    assert "torch.bfloat16" in kinds[0] and kinds[-1] == {"torch.float32"}
+    one, other = (model.infer(frames)["pose"] for model in (full, half))
+    assert one.dtype == other.dtype == np.float32
+    assert other[:, 0, 4] == pytest.approx(one[:, 0, 4], rel=0.2) and (one != other).any()
+    assert half.fingerprint()["settings"]["precision"] == "bfloat16"
+    assert "precision" not in full.fingerprint()["settings"]
 
 
 @pytest.mark.slow
@@ -205,7 +299,7 @@ def test_the_finder_follows_each_person_with_the_tracker_of_the_library(
     looks = []
     follow = finder.follow()
     for t, found in enumerate(seen):
-        monkeypatch.setattr(finder, "_model", lambda images, found=found: [found])
+        monkeypatch.setattr(finder, "_model", lambda image, found=found: found)
         looks.append(follow(frames[0], t, (384, 512)))
     tracks = people.tracks(looks)
     assert [[p.box[0] for p in track] for track in tracks] == [[20, 40, 60], [260, 240, 220]]

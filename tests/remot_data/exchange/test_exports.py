@@ -26,7 +26,7 @@ from remot_data.store import Store, StoreError, open_store
 from remot_data.store.layers import pose as pose_layer
 from tests.remot_data.conftest import digests
 
-SOLODANCE = Path(__file__).parents[2] / "manifests/solodance.yaml"
+SOLODANCE = Path(__file__).parents[3] / "manifests/solodance.yaml"
 
 
 @pytest.fixture(scope="module")
