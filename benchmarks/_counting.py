@@ -24,9 +24,9 @@ from remot_data.reading.stream import Window, to_torch
 from remot_data.schemas import convert_labels
 from remot_model import devices, networks
 from remot_model.config import Config, StagePlan, preset
-from remot_model.features import Features
-from remot_model.stages import Setting, needed_generators
-from remot_model.trainer import Trainer
+from remot_model.training.features import Features
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.trainer import Trainer
 
 # Views and memory without content: nothing is launched.
 FREE = frozenset(

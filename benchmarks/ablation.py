@@ -40,11 +40,12 @@ from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
 from remot_data.store.layers.frames import encode
 from remot_data.store.shards import Sample
-from remot_model import metrics, rollout
 from remot_model.checkpoint import load_generator, write_atomically
 from remot_model.config import STAGES, Config, StagePlan, preset
+from remot_model.evaluating import metrics
+from remot_model.generating import rollout
 from remot_model.networks import whole as whole_network
-from remot_model.train import train
+from remot_model.training.train import train
 
 SIZE = (64, 48)
 TAKES, TAKE = 4, 9  # of a clip, and the frames of one; its first frame is left out, so that no window has a cut in it

@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from remot_data import synthetic
 from remot_data.reading.stream import Window, to_torch
 from remot_data.schemas import convert_labels as convert
-from remot_model import rollout
 from remot_model.config import Config, preset
-from remot_model.stages import Setting
-from remot_model.trainer import Trainer
+from remot_model.generating import rollout
+from remot_model.training.stages import Setting
+from remot_model.training.trainer import Trainer
 
 TRAINED, TESTED, FRAMES = 24, 8, 24
 

@@ -2,7 +2,7 @@
 
 For each stage, windows as the preset trains on them, of a store of drawn dancers at its size, are read one after the
 other in one thread, with the processor's clock around each part; of some rounds the fastest counts. Beside it, what
-`remot_model.train.read_only` says of the whole path, by seconds of processors.
+`remot_model.training.reading.read_only` says of the whole path, by seconds of processors.
 
     python benchmarks/feeding.py [--preset paper] [--windows 100] [--rounds 5] [--store URL]
 """
@@ -27,9 +27,9 @@ from remot_data import render
 from remot_data.reading.stream import to_torch
 from remot_data.store.layers import flow
 from remot_data.synthetic.store import build_synthetic
-from remot_model import data
 from remot_model.config import STAGES, Config, preset
-from remot_model.train import read_only
+from remot_model.training import data
+from remot_model.training.reading import read_only
 
 stream = importlib.import_module("remot_data.reading.stream")  # the package calls its function so too
 

@@ -19,11 +19,14 @@ import numpy as np
 import torch
 
 from remot_data.assets import fetch
-from remot_model import metrics
 from remot_model.checkpoint import load_run
-from remot_model.inference import Runner
-from remot_model.transfer_inputs import find_background, find_driving, find_source, load_eyes, read_pieces
-from remot_model.transfer_views import Renderer
+from remot_model.evaluating import metrics
+from remot_model.generating.inference import Runner
+from remot_model.transferring.background import find_background
+from remot_model.transferring.driving import find_driving, read_pieces
+from remot_model.transferring.eyes import load_eyes
+from remot_model.transferring.source import find_source
+from remot_model.transferring.views import Renderer
 
 
 class Measuring(Renderer):

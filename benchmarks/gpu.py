@@ -48,10 +48,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import _counting
-from remot_model import checkpoint, data, devices, inference, networks, rollout
+from remot_model import checkpoint, devices, networks
 from remot_model.config import AUTO_FIELDS, Config, StagePlan, preset
-from remot_model.features import VGG19, Features
-from remot_model.train import train
+from remot_model.generating import inference, rollout
+from remot_model.training import data
+from remot_model.training.features import VGG19, Features
+from remot_model.training.train import train
 
 Row = dict[str, Any]
 
@@ -167,7 +169,7 @@ def transfer(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
 
 def _transfer_of_files(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
     """`remot transfer` with its defaults: files that are read, people looked for, poses found, videos written."""
-    from remot_model.motion_transfer import transfer_all
+    from remot_model.transferring.batch import transfer_all
 
     config, schemas = configured(args, device, row["fields"]), {"pose": "body25", "labels": "remot11"}
     with tempfile.TemporaryDirectory() as name, _peak(device) as memory:

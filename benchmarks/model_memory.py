@@ -25,9 +25,9 @@ from model_speed import batch_of
 
 from remot_model import networks
 from remot_model.config import STAGES, Config, StagePlan, preset
-from remot_model.features import VGG19, Features
-from remot_model.stages import Setting, needed_generators
-from remot_model.trainer import Trainer
+from remot_model.training.features import VGG19, Features
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.trainer import Trainer
 
 GIB = 2**30
 

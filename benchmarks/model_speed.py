@@ -32,12 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from remot_data import render, synthetic
 from remot_data.reading.stream import Window, to_torch
 from remot_data.schemas import convert_labels as convert
-from remot_model import devices, networks, rollout
+from remot_model import devices, networks
 from remot_model.config import Config, StagePlan, preset
-from remot_model.features import VGG19, Features
-from remot_model.rollout import convert_labels, one_hot
-from remot_model.stages import Setting
-from remot_model.trainer import Trainer
+from remot_model.generating import rollout
+from remot_model.generating.rollout import convert_labels, one_hot
+from remot_model.training.features import VGG19, Features
+from remot_model.training.stages import Setting
+from remot_model.training.trainer import Trainer
 from tests.remot_model import reference
 
 TARGET = 2.0

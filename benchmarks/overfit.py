@@ -21,10 +21,11 @@ import torch
 from remot_data.reading.stream import Plan, to_torch
 from remot_data.store import Store
 from remot_data.synthetic.store import build_synthetic
-from remot_model import metrics, rollout
 from remot_model.checkpoint import load_run
 from remot_model.config import STAGES, Config, StagePlan, preset
-from remot_model.train import train
+from remot_model.evaluating import metrics
+from remot_model.generating import rollout
+from remot_model.training.train import train
 
 SIZE, FRAMES = (64, 48), 24
 BOUNDS = {"layout": 0.9, "region": 28.0, "whole": 28.0}

@@ -22,10 +22,11 @@ import time
 import torch
 
 from remot_data.synthetic.store import build_synthetic
-from remot_model import data, devices, networks
+from remot_model import devices, networks
 from remot_model.config import STAGES, Config, preset
-from remot_model.stages import Setting, needed_generators
-from remot_model.trainer import Trainer
+from remot_model.training import data
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.trainer import Trainer
 
 
 def planned(name: str, stage: str, args: argparse.Namespace) -> Config:

@@ -16,7 +16,8 @@ import cv2
 from remot_data import assets, media
 from remot_model import devices
 from remot_model.checkpoint import Run, load_run
-from remot_model.motion_transfer import GAMS, TransferError, transfer, untrained
+from remot_model.transferring.request import GAMS, TransferError
+from remot_model.transferring.transfer import transfer
 
 # Gradio looks at these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -141,7 +142,7 @@ def serve(
     """
     place = str(devices.pick(device))
     opened = load_run(run, place)
-    if lacks := untrained(opened):
+    if lacks := opened.untrained():
         raise TransferError(lacks)
     given = samples(Path(tempfile.mkdtemp(prefix="remot-samples-", dir=_cache())))
     blocks = page(opened, place, given)

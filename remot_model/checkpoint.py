@@ -14,12 +14,15 @@ RUN/tensorboard/
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from remot_data.errors import RemotError
 from remot_model import networks
 from remot_model.config import STAGES, Config, ConfigError
 from remot_model.devices import resolved
-from remot_model.inference import Networks
+from remot_model.generating.inference import Networks
 
 # What may be changed of a trained run: how its networks are computed, not what they are.
 COMPUTED = ("precision", "channels_last", "gpu_kernels", "cuda_graphs", "cpu_kernels")
@@ -56,6 +59,27 @@ class Run:
     def networks(self) -> Networks:
         """The generators as inference uses them; made once, so that clips share weights and recorded kernels."""
         return Networks(self.generators, self.config)
+
+    def digests(self) -> dict[str, str]:
+        """Stage -> sha256 over the names and values of its generator's tensors."""
+        found = {}
+        for stage, net in self.generators.items():
+            sha = hashlib.sha256()
+            for name, value in sorted(net.state_dict().items()):
+                sha.update(name.encode())
+                sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            found[stage] = sha.hexdigest()
+        return found
+
+    def untrained(self) -> str:
+        """A sentence on the stages that the run has not been trained in; empty where it has every one."""
+        missing = [stage for stage in self.config.stages if stage not in self.generators]
+        if not missing:
+            return ""
+        return (
+            f"{self.path} has no trained {' and '.join(missing)} stage; train it with "
+            f"`remot train STORE --stage {missing[0]} --out {self.path}`"
+        )
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -180,3 +204,13 @@ def load_run(
         s: load_generator(run, s, config, info["schemas"]).to(device).eval().requires_grad_(False) for s in trained
     }
     return Run(run, config, generators, dict(info["schemas"]), info)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what numbers and frames depend on, of the packages that are installed."""
+    names = "remot numpy opencv-python-headless scikit-image torch torchmetrics torchvision torch-fidelity"
+    found = {}
+    for name in names.split():
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

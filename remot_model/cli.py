@@ -1,4 +1,4 @@
-"""The commands ``remot train``, ``remot transfer`` and ``remot evaluate``.
+"""The commands ``remot train``, ``transfer``, ``evaluate``, ``export-onnx`` and ``app``.
 
 Importing this module needs no torch: what does is imported when a command runs.
 """
@@ -81,8 +81,8 @@ def train(
     On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
     """
     with _reported(), _together() as first:
-        from remot_model.train import read_only
-        from remot_model.train import train as run_training
+        from remot_model.training.reading import read_only
+        from remot_model.training.train import train as run_training
 
         config = _config(out, preset, {"perceptual": features}, batch, settings or [])
         reading = {"snapshot": snapshot, "split": split, "device": device, "seed": seed, "workers": _readers(workers)}
@@ -159,9 +159,11 @@ def transfer(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make the person of an image move as the person of a video does; repeated, goes on where it stopped."""
+    """Make the person of an image move as the person of a video does; repeated, it resumes where it stopped."""
     with _reported():
-        from remot_model import motion_transfer
+        from remot_model.transferring import batch
+        from remot_model.transferring import transfer as single
+        from remot_model.transferring.request import TransferError
 
         options = {
             "background": background,
@@ -178,22 +180,20 @@ def transfer(
             "computed": {n: _value(v) for n, v in (_assigned(s, "--set takes FIELD=VALUE") for s in settings or [])},
             "device": device,
         }
-        is_folder = motion_transfer.is_folder_of_many
+        is_folder = batch.is_folder_of_many
         many = is_folder(source, videos_only=False) or is_folder(driving, videos_only=True)
         with _progress("transfer", "frames") as progress:
             if many:
                 if stages is not None:
-                    raise motion_transfer.TransferError("--stages names one video; for folders use --save")
+                    raise TransferError("--stages names one video; for folders use --save")
                 say = lambda line: typer.echo(line, err=True)  # noqa: E731
-                summary = motion_transfer.transfer_all(
+                summary = batch.transfer_all(
                     run, source, driving, out, pairing=pairs, parallel=parallel, progress=progress, say=say, **options
                 )
             else:
                 if parallel > 1:
-                    raise motion_transfer.TransferError("--parallel makes pairs of folders at once; this is one pair")
-                summary = motion_transfer.transfer(
-                    run, source, driving, out, stages=stages, progress=progress, **options
-                )
+                    raise TransferError("--parallel makes pairs of folders at once; this is one pair")
+                summary = single.transfer(run, source, driving, out, stages=stages, progress=progress, **options)
         if many:
             counts = ", ".join(f"{len(summary[kind])} {kind}" for kind in ("done", "kept", "failed"))
             failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]
@@ -220,7 +220,7 @@ def evaluate(
 ) -> None:
     """Measure a run by self-reenactment: SSIM, PSNR, LPIPS, FID, TCM and the masked ones, beside two baselines."""
     with _reported():
-        from remot_model.evaluation import evaluate as run_evaluation
+        from remot_model.evaluating.evaluate import evaluate as run_evaluation
 
         with _progress("evaluate", "windows") as progress:
             report = run_evaluation(

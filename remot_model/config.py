@@ -94,7 +94,7 @@ class Config:
     face_d: bool = True
 
     # Loss weights.
-    perceptual: str = "auto"  # see `remot_model.features`; "vgg19:FILE" names the weights
+    perceptual: str = "auto"  # see `remot_model.training.features`; "vgg19:FILE" names the weights
     lambda_gan: float = 1.0
     lambda_feat: float = 10.0
     lambda_nll: float = 10.0

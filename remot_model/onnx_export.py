@@ -1,7 +1,7 @@
 """The networks of a run as ONNX files, one for what a stage computes for one frame.
 
-Between the networks lies plain arithmetic, which `remot_model.rollout` shows: windows of three frames, argmax, GAM,
-cutting and pasting of crops, the last two outputs as memory.
+Between the networks lies plain arithmetic, which `remot_model.generating.rollout` shows: windows of three frames,
+argmax, GAM, cutting and pasting of crops, the last two outputs as memory.
 
 - ``layout_source``: layout one-hot [1, K, H, W] -> features, once a clip
 - ``layout``: features, poses [1, 9, H, W], memory [1, 2, K, H, W] -> layout, raw

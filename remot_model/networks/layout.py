@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from remot_model.config import Config
 from remot_model.networks.blocks import DecoderTrunk, Encoder, FlowHeads, Head, blend, cast_memory, over_time
-from remot_model.warping import warp
+from remot_model.networks.warping import warp
 
 
 @dataclass(frozen=True)

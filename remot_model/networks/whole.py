@@ -20,7 +20,7 @@ from remot_model.networks.blocks import (
     over_time,
     residual_blocks,
 )
-from remot_model.warping import warp
+from remot_model.networks.warping import warp
 
 
 def texture_alignment(generated: Tensor, source: Tensor, tau: float = 1.0, softmax: bool = True) -> Tensor:

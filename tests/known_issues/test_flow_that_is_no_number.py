@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from remot_model.warping import warp
+from remot_model.networks.warping import warp
 
 
 def test_warping_by_no_number_gives_a_gradient_and_no_crash():

@@ -20,10 +20,10 @@ def one_thread():
 
 @pytest.fixture
 def drawn_store(monkeypatch):
-    """Stands in for a store: one drawn clip of 16 frames, which is what `remot_model.data` finds anywhere."""
+    """Stands in for a store: one drawn clip of 16 frames, which is what `remot_model.training.data` finds anywhere."""
     pytest.importorskip("torch")
     from remot_data.care.verify import Content
-    from remot_model import data
+    from remot_model.training import data
     from tests.remot_model.windows import SCHEMAS, Windows, clip_arrays
 
     arrays = clip_arrays(16)

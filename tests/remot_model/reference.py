@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remot_model.config import Config
-from remot_model.features import Features
-from remot_model.warping import warp
+from remot_model.networks.warping import warp
+from remot_model.training.features import Features
 
 
 def with_two_before(frames: list[Tensor], before: list[Tensor] | None = None) -> list[Tensor]:

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("gradio", reason='the page needs gradio: pip install "remot[app]"')
 
 from remot_model import app  # noqa: E402
-from remot_model.motion_transfer import TransferError  # noqa: E402
+from remot_model.transferring.request import TransferError  # noqa: E402
 from tests.remot_model.red_people import picture, write_image, write_video  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seers")

@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_run_is_one_sentence_and_status_2(tmp_path):
 
 
 def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
-    evaluation = pytest.importorskip("remot_model.evaluation")
+    evaluation = pytest.importorskip("remot_model.evaluating.evaluate")
 
     def broken(*args, **options):
         raise ZeroDivisionError("bug")
@@ -83,7 +83,7 @@ def test_a_bug_is_not_hidden(tmp_path, monkeypatch):
 
 
 def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.motion_transfer")
+    module = pytest.importorskip("remot_model.transferring.transfer")
     seen = {}
 
     def fake(*args, progress, **options):
@@ -127,7 +127,7 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
 
 
 def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.motion_transfer")
+    module = pytest.importorskip("remot_model.transferring.batch")
     failed = [{"source": "b.png", "driving": "x.mp4", "out": "b--x.mp4", "error": "no person was found"}]
     report = {"done": [{}], "kept": [], "failed": failed, "passed_over": []}
     seen = {}
@@ -151,7 +151,7 @@ def test_transfer_of_folders_lists_what_failed_and_ends_with_status_1(tmp_path, 
 
 @pytest.fixture
 def trained(monkeypatch):
-    module = pytest.importorskip("remot_model.train")
+    module = pytest.importorskip("remot_model.training.train")
     calls = []
 
     def fake(stores, run, **options):
@@ -200,7 +200,7 @@ def test_training_without_a_run_folder_is_refused_in_one_sentence(trained):
 
 
 def test_reading_alone_needs_no_run_folder_and_trains_nothing(trained, monkeypatch):
-    module = pytest.importorskip("remot_model.train")
+    module = pytest.importorskip("remot_model.training.reading")
     calls = []
     rates = {
         "size": [64, 48], "batch": 2, "length": 4, "device": "cpu", "workers": 0, "frames_per_second": 812.5,
@@ -270,7 +270,7 @@ def test_settings_that_do_not_exist_are_refused(tmp_path, trained, setting, word
 
 
 def test_evaluate_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch):
-    module = pytest.importorskip("remot_model.evaluation")
+    module = pytest.importorskip("remot_model.evaluating.evaluate")
     report = {
         "frames": 32,
         "clips": 2,

@@ -10,9 +10,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from remot_model import checkpoint, cli, devices, train
+from remot_model import checkpoint, cli, devices
 from remot_model.config import AUTO_FIELDS, STAGES, Config, ConfigError, preset
-from remot_model.trainer import Trainer
+from remot_model.training import train
+from remot_model.training.trainer import Trainer
 from tests.remot_model.windows import small_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -5,10 +5,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from remot_model import checkpoint, cli, networks, onnx_export, rollout
+from remot_model import checkpoint, cli, networks, onnx_export
 from remot_model.checkpoint import Run
+from remot_model.generating import rollout
+from remot_model.generating.rollout import one_hot
 from remot_model.onnx_export import ExportError, export
-from remot_model.rollout import one_hot
 from tests.remot_model.windows import SCHEMAS, SIZE, small_config
 
 

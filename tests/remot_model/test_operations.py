@@ -13,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks._counting import batch_of, count_step, counted, few_channels, trainer_of  # noqa: E402
-from remot_model import inference, networks  # noqa: E402
+from remot_model import networks  # noqa: E402
+from remot_model.generating import inference  # noqa: E402
 
 # About the kernels that a GPU launches for a step of `paper` on whole frames. Whoever lowers them lowers these.
 MOST = {"region": 2000, "whole": 4500, "layout": 3200}

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from remot_data.reading.stream import to_torch
-from remot_model import networks, rollout
-from remot_model.losses import Pair, judge
+from remot_model import networks
+from remot_model.generating import rollout
+from remot_model.generating.rollout import convert_labels, one_hot
 from remot_model.networks.whole import texture_alignment
-from remot_model.rollout import convert_labels, one_hot
-from remot_model.stages import STAGES, Chunk, Setting
+from remot_model.training.losses import Pair, judge
+from remot_model.training.stages import STAGES, Chunk, Setting
 from tests.remot_model import reference
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 

@@ -1,0 +1,35 @@
+"""What stands behind the person: the source picture's, the driving video's, black, or an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from remot_data.detectors import base as detectors
+from remot_model.transferring.driving import Driving, sampled
+from remot_model.transferring.eyes import Eyes
+from remot_model.transferring.pictures import cut, read_image, resized
+from remot_model.transferring.request import TransferError
+from remot_model.transferring.source import Source
+
+_SAMPLED = 48  # frames of the driving video
+
+
+def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes, size: tuple[int, int]) -> np.ndarray:
+    """The background uint8 [H, W, 3] at the networks' `size`."""
+    if choice == "black":
+        return np.zeros((*size, 3), np.uint8)
+    median = detectors.load("temporal-median")
+    if choice == "source":
+        found = median(who.image[None], parsing={"labels": who.labels[None]})["image"]
+        return resized(found, size)
+    if choice == "driving":
+        frames = sampled(drive, eyes.size, _SAMPLED)
+        return resized(median(frames, parsing={"labels": eyes.persons(frames, eyes.pose(frames))})["image"], size)
+    image = read_image(Path(choice)) if Path(choice).is_file() else None
+    if image is None:
+        raise TransferError(f"the background {choice} is no image file, nor one of source, driving, black")
+    height, width = image.shape[:2]
+    wide, tall = min(width, height * size[1] / size[0]), min(height, width * size[0] / size[1])
+    return cut(image, ((width - wide) / 2, (height - tall) / 2, wide, tall), size)

@@ -1,0 +1,42 @@
+"""Image files, and pictures cut and brought to a size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from remot_data.ingest.people import Box
+from remot_model.transferring.request import TransferError
+
+# Room round the person as a share of its height, as the default of `remot build`.
+MARGIN = 0.1
+
+
+def read_image(path: Path) -> np.ndarray | None:
+    """An image file as uint8 [H, W, 3] RGB, turned as its EXIF tag says; None if it is no image."""
+    if not path.is_file():
+        raise TransferError(f"there is no file {path}")
+    if not cv2.haveImageReader(str(path)):
+        return None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise TransferError(f"{path} is a damaged image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def cut(image: np.ndarray, crop: Box, size: tuple[int, int]) -> np.ndarray:
+    """The crop x, y, width, height of an image at `size` (height, width); outside the image its border repeats."""
+    x, y, width, height = (round(v) for v in crop)
+    pad = max(0, -x, -y, x + width - image.shape[1], y + height - image.shape[0])
+    padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE) if pad else image
+    return resized(padded[y + pad : y + pad + height, x + pad : x + pad + width], size)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image at another size (height, width): area-averaged where it shrinks, bicubic where it grows."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] < image.shape[0]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
