@@ -60,6 +60,7 @@ def test_its_layers_are_those_of_todays_default_detectors(old: Store) -> None:
         assert (done.computed, done.id) == (0, layers[kind]), kind
 
 
+@pytest.mark.slow
 def test_it_grows_under_its_own_rules(old: Store, tmp_path: Path) -> None:
     before = open_store(str(OLD))
     media.cut(fetch("sample-cam02"), tmp_path / "more.mp4", 0.1, 0.3)

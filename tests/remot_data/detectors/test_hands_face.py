@@ -122,6 +122,7 @@ def test_the_points_of_a_face_are_where_their_names_say(pose: BlazePose, astrona
         assert np.hypot(*(body[keypoint_set("body25").index(name), :2] - face[point, :2])) < eye
 
 
+@pytest.mark.slow
 def test_a_mirrored_picture_gives_the_mirrored_hands_and_face(pose: BlazePose, astronaut: np.ndarray) -> None:
     for image, parts in ((clip("cam04")[8], (LEFT, RIGHT)), (clip("cam01")[16], (LEFT, RIGHT)), (astronaut, (FACE,))):
         here = pose(image[None])["keypoints"][0]

@@ -341,6 +341,7 @@ def test_the_total_is_bounded():
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_slow_caller_is_not_a_stall():
     pid, found = child(), []
     for header, _ in call(f"{__name__}:count", {"to": 3, "size": 200_000}, Limits(stall=1)):

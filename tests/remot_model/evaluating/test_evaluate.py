@@ -126,6 +126,7 @@ def test_the_protocol_stands_beside_the_numbers(store, tmp_path):
     assert "source frame 30; scored 8 to 11, 20 to 23" in page and other["whole"] in page and "dis-0123" in page
 
 
+@pytest.mark.slow
 def test_frames_at_the_start_of_a_sequence_can_be_left_unscored(store, tmp_path):
     run = random_run(tmp_path)
     whole = evaluation.evaluate(run, "store", length=LENGTH)

@@ -93,6 +93,7 @@ def test_nothing_is_copied_for_float32():
     assert ours.plain == "cpu has no CUDA graphs" or ours.plain == "cuda_graphs is off"
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 2))
 def test_neither_pieces_nor_groups_change_a_frame(lengths, together, clips):

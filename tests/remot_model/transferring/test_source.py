@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data import people  # noqa: E402
+from remot_data.ingest import people  # noqa: E402
 from remot_model.transferring import source  # noqa: E402
 from remot_model.transferring.eyes import load_eyes  # noqa: E402
 from remot_model.transferring.pictures import cut  # noqa: E402
