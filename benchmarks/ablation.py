@@ -32,14 +32,13 @@ import torch
 import torch.nn.functional as F
 
 from remot_data import render, synthetic
-from remot_data.annotating.task import encoded
 from remot_data.reading.stream import Plan, Window, to_torch
 from remot_data.records import Clip, LayerInfo, Snapshot
 from remot_data.store import Store, create_store, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
 from remot_data.store.layers.frames import encode
-from remot_data.store.shards import Sample
+from remot_data.store.shards import Sample, encoded
 from remot_model.checkpoint import load_generator, write_atomically
 from remot_model.config import STAGES, Config, StagePlan, preset
 from remot_model.evaluating import metrics

@@ -186,7 +186,8 @@ def finished(count: int, folder: Path) -> None:
     from remot_data.annotating.annotate import plan_jobs
     from remot_data.detectors.base import DEFAULTS
     from remot_data.ingest.inputs import find_inputs
-    from remot_data.ingest.scan import Policy, stamp
+    from remot_data.ingest.scan import Policy
+    from remot_data.media.identity import stamp
     from remot_data.records import Receipt
     from remot_data.store import create_store
     from remot_data.store.shards import Sample

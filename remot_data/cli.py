@@ -28,7 +28,7 @@ from remot_data.engine import EngineError
 from remot_data.store import StoreError
 
 if TYPE_CHECKING:
-    from remot_data.annotating.annotate import Job
+    from remot_data.annotating.jobs import Job
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 
@@ -78,7 +78,7 @@ def build(
 
     On a store that is there, it goes on where it was, and adds the videos that are new; what is not given is as it was.
     """
-    from remot_data.annotating.annotate import Job
+    from remot_data.annotating.jobs import Job
     from remot_data.detectors.base import DEFAULTS
     from remot_data.ingest.build import build as run
     from remot_data.ingest.build import stored_policy
@@ -156,8 +156,8 @@ def annotate(
     as_json: AsJson = False,
 ) -> None:
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
-    from remot_data.annotating.annotate import Job
     from remot_data.annotating.annotate import annotate as run
+    from remot_data.annotating.jobs import Job
 
     settings = _settings(setting or [])
     if workers != 0 and str(settings.get("device")).startswith("cuda:"):
@@ -430,8 +430,8 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Counts, sizes, layers and timing of a store."""
-    from remot_data.care.verify import stats as run
     from remot_data.store import open_store
+    from remot_data.store.content import stats as run
 
     opened = open_store(store)
     found = run(opened)
@@ -651,7 +651,7 @@ def _say_approximate(jobs: Iterable[Job]) -> None:
 
 def _chosen_layers(layers: list[str], weights: list[str], settings: list[str]) -> list[Job]:
     """The layers of --layer, --weights and --setting of `remot build`."""
-    from remot_data.annotating.annotate import Job
+    from remot_data.annotating.jobs import Job
 
     told = {"--layer kind=detector": layers, "--weights kind=FILE": weights, "--setting kind.name=value": settings}
     for form, items in told.items():

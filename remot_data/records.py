@@ -319,3 +319,23 @@ class Snapshot(Record):
     layers: dict[str, str]
     where: str = ""
     split: str = "column"
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """How far two layers agree.
+
+    `agreement` in [0, 1] is what a gate looks at: for pose the share of joints seen by both that lie within 5 % of the
+    person's height (PCK@0.05), for parsing the mean IoU over the six layout classes, for flow the share of pixels with
+    an end-point error below one pixel. `measures` holds the mean of every column of the table.
+    """
+
+    store: str
+    layer: str
+    a: str
+    b: str
+    clips: int
+    frames: int
+    agreement: float
+    measures: dict[str, float] = field(default_factory=dict)
+    table: str = ""

@@ -16,6 +16,10 @@ ROOMS = {
         "__init__", "cli", "app", "onnx_export", "training", "evaluating", "transferring", "checkpoint", "generating",
         "networks", "devices", "config",
     ),
+    "remot_data": (
+        "__init__", "cli", "console", "care", "exchange", "report", "ingest", "annotating", "reading", "synthetic",
+        "detectors", "render", "persons", "media", "store", "engine", "assets", "schemas", "records", "errors",
+    ),
 }  # fmt: skip
 PACKAGES = ("remot_model", "remot_data")  # likewise from the top down
 MOST_LINES = 500

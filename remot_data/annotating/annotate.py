@@ -8,51 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from remot_data.annotating.jobs import Job
 from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
 from remot_data.engine import Engine, Progress, Spoilt, open_engine, processors
-from remot_data.records import LayerInfo, Receipt, Record, Snapshot, canonical_json, layer_folder, sources
+from remot_data.records import LayerInfo, Receipt, Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
-from remot_data.store.currency import is_current
-
-
-@dataclass(frozen=True)
-class Job(Record):
-    """One layer to make: which detector, with what, under which id, from which other layers.
-
-    `source` is 0 for the stored frames, or the most rows at which frames are read again from the source videos.
-    """
-
-    kind: str
-    spec: str
-    id: str = ""
-    weights: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
-    source: int = 0
-
-    @property
-    def folder(self) -> str:
-        return layer_folder(self.kind, self.id)
-
-    @property
-    def reads(self) -> dict[str, str]:
-        """Kind -> folder of all that it reads."""
-        return sources(self.inputs)
-
-    def detector(self) -> base.Detector:
-        return _detector(self.spec, self.weights, canonical_json(self.settings))
+from remot_data.store.currency import is_current, shards_of
 
 
 @dataclass(frozen=True)
@@ -67,11 +38,6 @@ class Summary(Record):
     frames: int
     seconds: float
     failed: dict[str, str] = field(default_factory=dict)
-
-
-@lru_cache(maxsize=8)
-def _detector(spec: str, weights: str | None, settings: str) -> base.Detector:
-    return base.load(spec, weights=weights, settings=json.loads(settings))
 
 
 def annotate(
@@ -212,22 +178,6 @@ def recorded_job(info: LayerInfo) -> Job:
             "here is another version or has other weights: annotate with it as a new layer"
         )
     return job
-
-
-def known_shards(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
-    """Folder -> shard -> metadata, as the receipts tell: so that a finished store is not read again."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for receipt in store.logged("receipts"):
-        for folder, meta in receipt["made"].items():
-            found.setdefault(folder, {})[receipt["shard"]] = meta
-    return found
-
-
-def shards_of(store: Store, folder: str, known: Mapping[str, Mapping[int, Any]]) -> dict[int, dict[str, Any]]:
-    """Metadata of every complete shard of a folder; read from its index where no receipt tells."""
-    told = known.get(folder, {})
-    metas = ((shard, told.get(shard) or store.meta(folder, shard)) for shard in sorted(store.present(folder)))
-    return {shard: meta for shard, meta in metas if meta is not None}
 
 
 def run_jobs(

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from remot_data import media
-from remot_data.ingest.scan import content_sha256, stamp
 from remot_data.media import sandbox
+from remot_data.media.identity import content_sha256, stamp
 from remot_data.records import Clip
 
 Arrays = dict[str, np.ndarray]

@@ -28,10 +28,10 @@ from remot_data.records import Clip, Receipt, layer_folder
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import is_current, metas, saw
-from remot_data.store.shards import Sample
+from remot_data.store.shards import Sample, encoded
 
 if TYPE_CHECKING:
-    from remot_data.annotating.annotate import Job
+    from remot_data.annotating.jobs import Job
 
 # Bytes of pictures that are read ahead of the oldest clip in work.
 _AHEAD = 64 << 20
@@ -467,12 +467,3 @@ class _Rows:
 
 def _current(store: Store, job: Job, shard: int) -> bool:
     return is_current(store.meta(job.folder, shard), metas(store, job.inputs, shard))
-
-
-def encoded(kind: str, clip: Clip, arrays: Mapping[str, np.ndarray]) -> list[Sample]:
-    """The samples of one clip of a layer, ready to be written."""
-    module = layer_kinds.kind(kind)
-    if module.PER_CLIP:
-        return [Sample(clip.key(0), module.encode(arrays, 0))]
-    columns = getattr(module, "columns", lambda arrays, t: {})
-    return [Sample(clip.key(t), module.encode(arrays, t), columns(arrays, t)) for t in range(clip.frames)]

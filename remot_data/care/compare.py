@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remot_data.engine import Progress, open_engine
-from remot_data.records import LayerInfo, Record
+from remot_data.records import Comparison, LayerInfo
 from remot_data.schemas import convert_keypoints, convert_labels, keypoint_set, label_set
 from remot_data.store import Store, StoreError, open_store
 
@@ -24,26 +23,6 @@ COMMON_LABELS = "remot6"
 PCK, EPE = 0.05, 1.0
 
 Rows = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Comparison(Record):
-    """How far two layers agree.
-
-    `agreement` in [0, 1] is what a gate looks at: for pose the share of joints seen by both that lie within 5 % of the
-    person's height (PCK@0.05), for parsing the mean IoU over the six layout classes, for flow the share of pixels with
-    an end-point error below one pixel. `measures` holds the mean of every column of the table.
-    """
-
-    store: str
-    layer: str
-    a: str
-    b: str
-    clips: int
-    frames: int
-    agreement: float
-    measures: dict[str, float] = field(default_factory=dict)
-    table: str = ""
 
 
 def compare(

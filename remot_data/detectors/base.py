@@ -252,7 +252,7 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
 
 
 def load_finder(spec: str) -> Any:
-    """What finds persons in pictures (`remot_data.ingest.people.Finder`), by a name of `FINDERS` or as for `load`.
+    """What finds persons in pictures (`remot_data.persons.Finder`), by a name of `FINDERS` or as for `load`.
 
     Raises:
         DetectorError: as `load`.

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from remot_data import assets
+from remot_data import assets, persons
 from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.ingest import people
-from remot_data.ingest.people import Person
+from remot_data.persons import Person
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class UltralyticsPose(Batched):
         found = self._found(outputs.get("seg"), size, seg)
         with inference("cpu"):
             for t, (rows, box) in enumerate(zip(found, boxes, strict=True)):
-                overlaps = [people.overlap(box, row[:4]) for row in rows] if box is not None else []
+                overlaps = [persons.overlap(box, row[:4]) for row in rows] if box is not None else []
                 if overlaps and max(overlaps) >= _SAME:
                     row = torch.from_numpy(rows[[int(np.argmax(overlaps))]])
                     protos = torch.from_numpy(outputs["protos"][t])
@@ -229,7 +228,7 @@ class UltralyticsFinder:
         tracks = {int(row[-1]): int(row[4]) for row in rows}  # a row ends with the number of its detection
         found = [
             Person(
-                frame, tuple((np.array(p.box) * grow).tolist()), p.score, people.sharpness(grey, p.box), tracks.get(i)
+                frame, tuple((np.array(p.box) * grow).tolist()), p.score, persons.sharpness(grey, p.box), tracks.get(i)
             )
             for i, p in enumerate(_persons(result, frame))
         ]
@@ -269,7 +268,7 @@ def main_person(looks: Sequence[Sequence[Person]], size: tuple[int, int]) -> lis
         return person.score * (x1 - x0) * (y1 - y0) * max(1 - away, 0.0)
 
     chosen: dict[int, Person] = {}
-    for track in sorted(people.tracks(looks), key=lambda track: -sum(map(weight, track))):
+    for track in sorted(persons.tracks(looks), key=lambda track: -sum(map(weight, track))):
         if not chosen or _continues(track, chosen):
             chosen.update({person.frame: person for person in track})
     where = [{id(person): i for i, person in enumerate(look)} for look in looks]
@@ -282,7 +281,7 @@ def _continues(track: Sequence[Person], chosen: dict[int, Person]) -> bool:
         return False
     gaps = [(abs(a - b.frame), a, b) for b in (track[0], track[-1]) for a in chosen]
     _, at, person = min(gaps, key=lambda gap: gap[:2])
-    ratio = people.height(person.box) / max(people.height(chosen[at].box), 1e-6)
+    ratio = persons.height(person.box) / max(persons.height(chosen[at].box), 1e-6)
     return 0.5 < ratio < 2
 
 

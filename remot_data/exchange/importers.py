@@ -21,12 +21,10 @@ import av
 import cv2
 import numpy as np
 
-from remot_data import media
+from remot_data import media, persons
 from remot_data.annotating.annotate import switch
-from remot_data.annotating.task import encoded
 from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, one_opencv_thread, photometric
 from remot_data.engine import Progress, open_engine
-from remot_data.ingest import people
 from remot_data.ingest.inputs import load_manifest
 from remot_data.records import Clip, LayerInfo, Receipt, Record, digest
 from remot_data.schemas import convert_keypoints, keypoint_set, label_set
@@ -34,7 +32,7 @@ from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import is_current, metas, saw
 from remot_data.store.layers import LayerError
-from remot_data.store.shards import Sample
+from remot_data.store.shards import Sample, encoded
 
 # --- layers out of files ------------------------------------------------------------------------------------
 
@@ -597,11 +595,11 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
     most of the crop is taken, and where it has a gap, the person that does.
     """
     x, y, w, h = crop
-    looks: list[list[people.Person]] = []
-    which: dict[tuple[int, people.Box], int] = {}
-    for t, persons in enumerate(bodies):
+    looks: list[list[persons.Person]] = []
+    which: dict[tuple[int, persons.Box], int] = {}
+    for t, found in enumerate(bodies):
         look = []
-        for number, body in enumerate(persons):
+        for number, body in enumerate(found):
             seen = body[body[:, 2] > 0]
             if not len(seen):
                 continue
@@ -610,12 +608,12 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
             if box[2] > box[0] and box[3] > box[1]:
                 box = tuple(float(v) for v in box)
                 which[t, box] = number
-                look.append(people.Person(t, box, float(seen[:, 2].mean())))
+                look.append(persons.Person(t, box, float(seen[:, 2].mean())))
         looks.append(look)
-    main = {person.frame: person for person in people.main_track(looks)}
+    main = {person.frame: person for person in persons.main_track(looks)}
 
-    def weight(person: people.Person) -> float:
-        return person.score * (person.box[2] - person.box[0]) * people.height(person.box)
+    def weight(person: persons.Person) -> float:
+        return person.score * (person.box[2] - person.box[0]) * persons.height(person.box)
 
     chosen = (main.get(t) or max(look, key=weight, default=None) for t, look in enumerate(looks))
     return [None if person is None else which[person.frame, person.box] for person in chosen]

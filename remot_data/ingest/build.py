@@ -24,17 +24,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remot_data import media
-from remot_data.annotating.annotate import Job, known_shards, plan_jobs, recorded_job, run_jobs, shards_of, switch
+from remot_data.annotating.annotate import plan_jobs, recorded_job, run_jobs, switch
+from remot_data.annotating.jobs import Job
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest import people
 from remot_data.ingest.inputs import Input, find_inputs
-from remot_data.ingest.scan import Policy, content_sha256, duplicates, scan, stamp
+from remot_data.ingest.scan import Policy, duplicates, scan
 from remot_data.media import sandbox
+from remot_data.media.identity import content_sha256, stamp
 from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
-from remot_data.store.currency import in_order
+from remot_data.store.currency import in_order, known_shards, shards_of
 from remot_data.store.layers import frames as frames_layer
 from remot_data.store.shards import Sample, table_bytes
 

@@ -23,11 +23,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from remot_data import media
+from remot_data import media, persons
 from remot_data.detectors.base import DetectorError
 from remot_data.ingest import people
 from remot_data.ingest.inputs import Input
 from remot_data.media import sandbox
+from remot_data.media.identity import _hashing, stamp
 from remot_data.records import Clip, Record, Reject, Video
 
 
@@ -45,7 +46,7 @@ class Policy(Record):
         max_others: share of the looks in which somebody else, at least half as tall as the main person, may stand
             in the crop; a single look is always allowed, and 1 allows all.
         min_seen: share of the looks from the first to the last in which the person has to be found.
-        min_sharpness: least median of `people.sharpness` over the looks. 0.02 is Gaussian blur with a standard
+        min_sharpness: least median of `persons.sharpness` over the looks. 0.02 is Gaussian blur with a standard
             deviation of more than 1 % of the person's height, 2 pixels of a stored frame. Video that was enlarged
             from 180 lines has 0.13.
         min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
@@ -90,64 +91,6 @@ class Policy(Record):
 
 
 # The file
-
-
-def stamp(path: str) -> str:
-    """Changes when the file does, or any picture of a folder; ``absent`` where nothing can be seen."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISDIR(status.st_mode):
-            return f"{status.st_size}-{status.st_mtime_ns}"
-        sha = hashlib.sha256()
-        for name in _pictures(path):
-            picture = os.stat(os.path.join(path, name))
-            sha.update(os.fsencode(name) + f"\0{picture.st_size}-{picture.st_mtime_ns}\0".encode())
-        return f"folder-{sha.hexdigest()[:32]}"
-    except (OSError, ValueError):
-        return "absent"
-
-
-def _pictures(folder: str) -> list[str]:
-    try:
-        return media.frame_names(folder)
-    except media.VideoError:
-        return []
-
-
-def content_sha256(path: str) -> str:
-    """sha256 of a file; of a folder that of the names, sizes and bytes of its pictures, in their order.
-
-    Raises:
-        OSError: a file that cannot be read.
-        VideoError: a folder without pictures.
-    """
-    return _result(_hashing(path))
-
-
-def _hashing(path: str) -> Generator[int, None, str]:
-    """`content_sha256`, with a sign of life every 64 MiB."""
-    sha = hashlib.sha256()
-    folder = os.path.isdir(path)
-    blocks = 0
-    for name in media.frame_names(path) if folder else [""]:
-        with open(os.path.join(path, name) if folder else path, "rb") as file:
-            if folder:
-                sha.update(os.fsencode(name) + f"\0{os.fstat(file.fileno()).st_size}\0".encode())
-            while block := file.read(1 << 20):
-                sha.update(block)
-                blocks += 1
-                if blocks % 64 == 0:
-                    yield blocks
-    return sha.hexdigest()
-
-
-def _result(steps: Generator[Any, None, Any]) -> Any:
-    """What a generator returns in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 # The task and its child
@@ -326,10 +269,10 @@ class _Shot:
 
     def judge(self) -> None:
         looks = self._looks(*self.span)
-        track = people.main_track([self.seen.looks[i] for i in looks])
+        track = persons.main_track([self.seen.looks[i] for i in looks])
         if not track:
             return self._refuse("no-person", self.span, f"nobody in {len(looks)} looks")
-        tall = float(np.median([people.height(p.box) for p in track]))
+        tall = float(np.median([persons.height(p.box) for p in track]))
         if tall < self.policy.min_height:
             detail = f"{tall:.0f} pixels high, {self.policy.min_height} asked for"
             return self._refuse("person-too-small", self.span, detail)
@@ -348,14 +291,14 @@ class _Shot:
         for part, chosen in enumerate(np.array_split(numbers, -(-len(numbers) // self.policy.max_frames))):
             self._judge_part(part, chosen, track)
 
-    def _judge_part(self, part: int, numbers: np.ndarray, track: Sequence[people.Person]) -> None:
+    def _judge_part(self, part: int, numbers: np.ndarray, track: Sequence[persons.Person]) -> None:
         # From the look before the first frame to that after the last: the person is somewhere between them.
         before, after = np.searchsorted(self.seen.at, (numbers[0], numbers[-1] + 1)) + (-1, 0)
         bounds = self.seen.at[max(before, 0)], self.seen.at[min(after, len(self.seen.at) - 1)]
         around = [p for p in track if bounds[0] <= p.frame <= bounds[1]]
         around = around or [min(track, key=lambda p: abs(p.frame - numbers[len(numbers) // 2]))]
         aspect = self.policy.size[1] / self.policy.size[0]
-        crop = people.crop([p.box for p in around], self.found.size, aspect, self.policy.margin)
+        crop = persons.crop([p.box for p in around], self.found.size, aspect, self.policy.margin)
         fault = self._fault(numbers, track, around, crop)
         if fault:
             self._refuse(fault[0], (int(numbers[0]), int(numbers[-1]) + 1), fault[1])
@@ -363,7 +306,7 @@ class _Shot:
             self.clips.append(self._clip(part, numbers, crop))
 
     def _fault(
-        self, numbers: np.ndarray, track: Sequence[people.Person], around: Sequence[people.Person], crop: people.Box
+        self, numbers: np.ndarray, track: Sequence[persons.Person], around: Sequence[persons.Person], crop: persons.Box
     ) -> tuple[str, str] | None:
         """Code and detail of what makes these frames hopeless."""
         policy, seen = self.policy, self.seen
@@ -400,7 +343,7 @@ class _Shot:
             name = f"{self.found.id}-{self.number:03d}"
             self.rejects.append(Reject("shot", name, self.found.path, code, where, lost))
 
-    def _clip(self, part: int, numbers: np.ndarray, crop: people.Box) -> Clip:
+    def _clip(self, part: int, numbers: np.ndarray, crop: persons.Box) -> Clip:
         found, pts = self.found, self.seen.pts[numbers]
         seconds = int(pts[-1] - pts[0]) * (found.time_base[0] / found.time_base[1])
         chance = int(hashlib.sha256((found.person or found.id).encode()).hexdigest()[:8], 16) / 2**32
@@ -422,7 +365,7 @@ class _Shot:
         )
 
 
-def _span(track: Sequence[people.Person], shot: tuple[int, int], at: Sequence[int]) -> tuple[int, int]:
+def _span(track: Sequence[persons.Person], shot: tuple[int, int], at: Sequence[int]) -> tuple[int, int]:
     """First frame and one past the last of a track; `at` are the frames of the looks at the shot.
 
     To the end of the shot where no later look missed the person, from its beginning where one earlier look did at most.
@@ -436,14 +379,14 @@ def _seen_in(present: int, looks: int, policy: Policy) -> str:
     return f"the person is found in {present} of {looks} looks, at least {policy.min_seen:.0%}"
 
 
-def _others_in(crop: people.Box, main: people.Person, look: Sequence[people.Person]) -> bool:
+def _others_in(crop: persons.Box, main: persons.Person, look: Sequence[persons.Person]) -> bool:
     """Whether somebody else, at least half as tall as the main person, stands for the most part in the crop."""
     inside = (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
-    tall = people.height(main.box) / 2
-    return any(p != main and people.height(p.box) >= tall and people.share(p.box, inside) > 0.5 for p in look)
+    tall = persons.height(main.box) / 2
+    return any(p != main and persons.height(p.box) >= tall and persons.share(p.box, inside) > 0.5 for p in look)
 
 
-def motion(cells: np.ndarray, crop: people.Box, size: tuple[int, int]) -> float:
+def motion(cells: np.ndarray, crop: persons.Box, size: tuple[int, int]) -> float:
     """How much the most changing part of a crop changes: the range of a cell's grey level over all looks.
 
     Args:

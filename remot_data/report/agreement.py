@@ -20,7 +20,7 @@ from remot_data.schemas import convert_labels
 from remot_data.store import Store
 
 if TYPE_CHECKING:
-    from remot_data.care.compare import Comparison
+    from remot_data.records import Comparison
 
 # Frames shown; at most this many of one clip and so far apart, so that one bad moment does not hide the others.
 _WORST, _OF_ONE_CLIP, _APART = 24, 3, 5

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from remot_data.care.verify import stats
 from remot_data.records import Clip, Reject, Snapshot
 from remot_data.report.errors import reading
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
+from remot_data.store.content import stats
 
 SCAN, RECEIPTS = "videos", "receipts"
 _REJECTS = "ledger/rejects.parquet"

@@ -59,3 +59,19 @@ def in_order(layers: Iterable[Layer]) -> list[Layer]:
         done += ready
         waiting = [i for i in waiting if not any(i is r for r in ready)]
     return done
+
+
+def known_shards(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
+    """Folder -> shard -> metadata, as the receipts tell: so that a finished store is not read again."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for receipt in store.logged("receipts"):
+        for folder, meta in receipt["made"].items():
+            found.setdefault(folder, {})[receipt["shard"]] = meta
+    return found
+
+
+def shards_of(store: Store, folder: str, known: Mapping[str, Mapping[int, Any]]) -> dict[int, dict[str, Any]]:
+    """Metadata of every complete shard of a folder; read from its index where no receipt tells."""
+    told = known.get(folder, {})
+    metas = ((shard, told.get(shard) or store.meta(folder, shard)) for shard in sorted(store.present(folder)))
+    return {shard: meta for shard, meta in metas if meta is not None}

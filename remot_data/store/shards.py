@@ -15,11 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remot_data.errors import RemotError
-from remot_data.records import NO_SEAL, digest, sealed
+from remot_data.records import NO_SEAL, Clip, digest, sealed
+from remot_data.store import layers as layer_kinds
 
 META = b"remot"
 BLOCK = 512
@@ -156,3 +158,12 @@ def check(file: BinaryIO, table: pa.Table) -> Iterator[str]:
 
 
 COLUMNS = ("key", "ext", "offset", "size")
+
+
+def encoded(kind: str, clip: Clip, arrays: Mapping[str, np.ndarray]) -> list[Sample]:
+    """The samples of one clip of a layer, ready to be written."""
+    module = layer_kinds.kind(kind)
+    if module.PER_CLIP:
+        return [Sample(clip.key(0), module.encode(arrays, 0))]
+    columns = getattr(module, "columns", lambda arrays, t: {})
+    return [Sample(clip.key(t), module.encode(arrays, t), columns(arrays, t)) for t in range(clip.frames)]

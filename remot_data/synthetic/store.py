@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from remot_data import synthetic
-from remot_data.annotating.task import encoded
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest, layer_folder
 from remot_data.store import Store, create_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
 from remot_data.store.layers import frames as frames_layer
-from remot_data.store.shards import Sample
+from remot_data.store.shards import Sample, encoded
 
 # Raise when `synthetic` draws the same seed differently.
 VERSION = "1"

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from remot_data import render
-from remot_data.care.verify import Content, content
 from remot_data.errors import RemotError
 from remot_data.reading.loader import Batch, Loader
 from remot_data.reading.stream import Plan, to_torch
 from remot_data.reading.stream import schemas as store_schemas
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
+from remot_data.store.content import Content, content
 from remot_model.config import Config
 
 # Layers a stage reads; None is all that the snapshot has.

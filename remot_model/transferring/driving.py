@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from remot_data import media
+from remot_data import media, persons
 from remot_data.ingest import people
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
@@ -29,7 +29,7 @@ class Driving:
     path: Path
     fps: float
     has_audio: bool
-    crop: people.Box
+    crop: persons.Box
     share: float
     span: tuple[int | None, int | None]
     frames: int
@@ -75,14 +75,14 @@ def find_driving(
         raise TransferError(
             f"the driving video {path} has no frame from {start or 0:g} s to {end or probe.seconds:g} s"
         ) from error
-    tracks = [people.main_track([[p for p in look if a <= p.frame < b] for look in seen.looks]) for a, b in seen.shots]
+    tracks = [persons.main_track([[p for p in look if a <= p.frame < b] for look in seen.looks]) for a, b in seen.shots]
     boxes = [person.box for track in tracks for person in track]
     if not boxes:
         raise TransferError(f"no person was found in the driving video {path}; give one that shows a person")
-    crop = media.round_crop(people.crop(boxes, probe.size, size[1] / size[0], MARGIN), probe)
+    crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN), probe)
     steps = np.diff(seen.pts)
     uneven = bool(len(steps) and np.abs(steps - steps.mean()).max() > 0.5 * steps.mean())
-    share = float(np.median([people.height(box) for box in boxes])) / crop[3]
+    share = float(np.median([persons.height(box) for box in boxes])) / crop[3]
     begins = frozenset(a for a, _ in seen.shots)
     others = sum(len(look) > 1 for look in seen.looks) / len(seen.looks)
     return Driving(path, probe.fps, probe.has_audio, crop, share, span, len(seen.pts), begins, uneven, others)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from remot_data.ingest.people import Box
+from remot_data.persons import Box
 from remot_model.transferring.request import TransferError
 
 # Room round the person as a share of its height, as the default of `remot build`.

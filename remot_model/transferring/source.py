@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from remot_data import media
+from remot_data import media, persons
 from remot_data.ingest import people
 from remot_data.schemas import REGIONS, convert_labels
 from remot_model.generating.alignment import align, boxes, centres, placement
@@ -52,7 +52,7 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
         )
     margin = max(MARGIN, (1 / share - 1) / 2)
     for person in persons:  # the largest may be several who stand close together
-        crop = people.crop([person.box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
+        crop = persons.crop([person.box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
         frame = cut(image, crop, eyes.size)
         pose = eyes.pose(frame[None])
         labels = eyes.labels(frame[None], pose)[0]
@@ -99,8 +99,8 @@ def dressed(who: Source, other: Source, region: str) -> Source:
     )
 
 
-def _area(box: people.Box) -> float:
-    return (box[2] - box[0]) * people.height(box)
+def _area(box: persons.Box) -> float:
+    return (box[2] - box[0]) * persons.height(box)
 
 
 def _region(labels: np.ndarray, name: str) -> np.ndarray:

@@ -37,7 +37,7 @@ def digests(folder: str | Path) -> dict[str, str]:
 
 RED_FINDER = """
 import numpy as np
-from remot_data.ingest.people import Person
+from remot_data.persons import Person
 
 
 class Red:

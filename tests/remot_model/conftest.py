@@ -22,7 +22,7 @@ def one_thread():
 def drawn_store(monkeypatch):
     """Stands in for a store: one drawn clip of 16 frames, which is what `remot_model.training.data` finds anywhere."""
     pytest.importorskip("torch")
-    from remot_data.care.verify import Content
+    from remot_data.store.content import Content
     from remot_model.training import data
     from tests.remot_model.windows import SCHEMAS, Windows, clip_arrays
 

@@ -13,11 +13,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from remot_data.care.verify import stats, verify
+from remot_data.care.verify import verify
 from remot_data.ingest.build import build
 from remot_data.reading.stream import Plan, stream
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import files as files_module
+from remot_data.store.content import stats
 from remot_data.store.files import Files, FilesError
 from tests.remote.conftest import POLICY, videos
 from tests.remote.servers import Proxy, nginx, nginx_binary, web_server

@@ -10,10 +10,11 @@ import pytest
 
 from remot_data import media
 from remot_data.assets import fetch
-from remot_data.care.verify import content, repair, stats, verify
+from remot_data.care.verify import repair, verify
 from remot_data.ingest.build import build
 from remot_data.ingest.scan import Policy
 from remot_data.store import Store, open_store
+from remot_data.store.content import content, stats
 from tests.remot_data.conftest import digests
 
 verify_module = sys.modules["remot_data.care.verify"]

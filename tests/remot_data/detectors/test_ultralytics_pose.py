@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import assets, media
+from remot_data import assets, media, persons
 from remot_data.annotating.annotate import plan_job
 from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors.base import Detector, DetectorError, landed, load, load_finder
 from remot_data.detectors.ultralytics_pose import UltralyticsFinder, _Batches, letterbox, main_person, seen_points
 from remot_data.ingest import people
-from remot_data.ingest.people import Person
+from remot_data.persons import Person
 from tests.remot_data.detectors.company import assert_company_changes_nothing
 
 pytestmark = pytest.mark.detectors
@@ -274,7 +274,7 @@ def test_the_finder_gives_what_people_find_gives(models: dict[str, Path], frames
     assert np.array(there[0].box) == pytest.approx(2 * np.array(here[0].box))
     assert all(p.track is None for p in here)
     grey = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
-    assert here[0].sharpness == people.sharpness(grey, here[0].box)
+    assert here[0].sharpness == persons.sharpness(grey, here[0].box)
     assert finder.fingerprint()["weights"] == base.file_sha256(models["yolo11n"])
 
 
@@ -301,7 +301,7 @@ def test_the_finder_follows_each_person_with_the_tracker_of_the_library(
     for t, found in enumerate(seen):
         monkeypatch.setattr(finder, "_model", lambda image, found=found: found)
         looks.append(follow(frames[0], t, (384, 512)))
-    tracks = people.tracks(looks)
+    tracks = persons.tracks(looks)
     assert [[p.box[0] for p in track] for track in tracks] == [[20, 40, 60], [260, 240, 220]]
     assert [p.score for p in tracks[1]] == pytest.approx([0.8, 0.8, 0.15])
     # Without a track so low a score is nobody, and another video begins anew.

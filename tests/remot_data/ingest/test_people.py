@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remot_data import media
+from remot_data import media, persons
 from remot_data.detectors import base
 from remot_data.ingest import people
-from remot_data.ingest.people import Person
+from remot_data.persons import Person
 
 BOX = st.tuples(st.floats(0, 500), st.floats(0, 800), st.floats(20, 400), st.floats(50, 900)).map(
     lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
@@ -23,7 +23,7 @@ BOX = st.tuples(st.floats(0, 500), st.floats(0, 800), st.floats(20, 400), st.flo
 @given(st.lists(BOX, min_size=1, max_size=5), st.sampled_from([0.0, 0.1, 0.3]))
 def test_the_crop_holds_every_box_with_its_margin_and_has_the_aspect(boxes, margin):
     size = (900, 1700)
-    x, y, w, h = people.crop(boxes, size, 0.75, margin)
+    x, y, w, h = persons.crop(boxes, size, 0.75, margin)
     assert w / h == pytest.approx(0.75)
     union = np.array(boxes)
     assert x <= union[:, 0].min() + 1e-6 or w > size[0]
@@ -35,7 +35,7 @@ def test_the_crop_holds_every_box_with_its_margin_and_has_the_aspect(boxes, marg
 @given(BOX)
 def test_a_crop_that_fits_lies_inside_the_picture(box):
     size = (4000, 4000)
-    x, y, w, h = people.crop([box], size, 0.75, 0.1)
+    x, y, w, h = persons.crop([box], size, 0.75, 0.1)
     assert x >= 0 and y >= 0 and x + w <= size[0] and y + h <= size[1]
 
 
@@ -47,18 +47,18 @@ def test_the_main_person_is_the_large_one_and_is_followed_through_a_gap():
         return Person(t, (600, 200, 650, 330), 0.99)
 
     looks = [[small(t)] if t == 3 else [small(t), large(t)] for t in range(8)]
-    track = people.main_track(looks)
+    track = persons.main_track(looks)
     assert [p.frame for p in track] == [0, 1, 2, 4, 5, 6, 7]
-    assert all(people.height(p.box) == 600 for p in track)
+    assert all(persons.height(p.box) == 600 for p in track)
 
 
 def test_a_person_who_leaves_for_long_comes_back_as_another_track():
     looks = [[Person(t, (0, 0, 100, 300), 1.0)] if t < 2 or t > 8 else [] for t in range(11)]
-    assert sorted(len(t) for t in people.tracks(looks)) == [2, 2]
+    assert sorted(len(t) for t in persons.tracks(looks)) == [2, 2]
 
 
 def test_no_looks_no_track():
-    assert people.main_track([[], []]) == []
+    assert persons.main_track([[], []]) == []
 
 
 @pytest.fixture

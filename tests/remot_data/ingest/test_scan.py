@@ -11,13 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from remot_data import media, synthetic
+from remot_data import media, persons, synthetic
 from remot_data.assets import fetch
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.ingest import people, scan
-from remot_data.ingest.people import Moments, Person, Watched
-from remot_data.ingest.scan import Policy, duplicates, judge, same_content, signature, stamp
+from remot_data.ingest.people import Moments, Watched
+from remot_data.ingest.scan import Policy, duplicates, judge, same_content, signature
 from remot_data.media import sandbox
+from remot_data.media.identity import content_sha256, stamp
+from remot_data.persons import Person
 from remot_data.records import Clip, Video
 
 RATE = 30
@@ -155,14 +157,14 @@ def test_sharpness_depends_on_blur_and_not_on_size_or_light():
     large = next(f for _, f in media.read(fetch("sample-cam02"), size=(1280, 720)))
     grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)
     box = people.find(large)[0].box
-    tall = people.height(box)
-    values = [people.sharpness(cv2.GaussianBlur(grey, (0, 0), s * tall), box) for s in (0.005, 0.015, 0.03)]
-    sharp = people.sharpness(grey, box)
+    tall = persons.height(box)
+    values = [persons.sharpness(cv2.GaussianBlur(grey, (0, 0), s * tall), box) for s in (0.005, 0.015, 0.03)]
+    sharp = persons.sharpness(grey, box)
     assert sharp > 0.3 > values[0] > 0.05 > Policy().min_sharpness > values[1] > values[2]
-    assert people.sharpness((grey * 0.4 + 20).astype(np.uint8), box) == pytest.approx(sharp, rel=0.1)
+    assert persons.sharpness((grey * 0.4 + 20).astype(np.uint8), box) == pytest.approx(sharp, rel=0.1)
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    assert people.sharpness(half, tuple(v / 2 for v in box)) == pytest.approx(sharp, rel=0.2)
-    assert people.sharpness(grey, (-50.0, 0.0, 1.0, 100.0)) == float("inf")
+    assert persons.sharpness(half, tuple(v / 2 for v in box)) == pytest.approx(sharp, rel=0.2)
+    assert persons.sharpness(grey, (-50.0, 0.0, 1.0, 100.0)) == float("inf")
 
 
 # Real videos
@@ -276,8 +278,8 @@ def test_another_finder_gives_the_persons_and_its_fingerprint_is_checked(red):
 def test_tracks_of_the_finder_are_taken_as_they_are():
     here, far = (0.0, 0.0, 40.0, 100.0), (500.0, 0.0, 540.0, 100.0)
     looks = [[Person(0, here, 0.9, track=3), Person(0, far, 0.5)], [Person(1, far, 0.9, track=3)]]
-    assert people.tracks(looks) == [[looks[0][0], looks[1][0]], [looks[0][1]]]
-    assert [p.frame for p in people.main_track(looks)] == [0, 1]
+    assert persons.tracks(looks) == [[looks[0][0], looks[1][0]], [looks[0][1]]]
+    assert [p.frame for p in persons.main_track(looks)] == [0, 1]
 
 
 def test_what_is_no_finder_is_named(tmp_path):
@@ -432,16 +434,16 @@ def test_a_signature_is_small_and_a_foreign_one_is_refused():
 def test_the_stamp_and_digest_of_a_folder_of_pictures(tmp_path):
     for n in range(3):
         (tmp_path / f"{n}.png").write_bytes(b"picture%d" % n)
-    before = stamp(str(tmp_path)), scan.content_sha256(str(tmp_path))
+    before = stamp(str(tmp_path)), content_sha256(str(tmp_path))
     (tmp_path / "notes.txt").write_text("about them")
-    assert (stamp(str(tmp_path)), scan.content_sha256(str(tmp_path))) == before
+    assert (stamp(str(tmp_path)), content_sha256(str(tmp_path))) == before
     (tmp_path / "1.png").write_bytes(b"picture9")
-    after = stamp(str(tmp_path)), scan.content_sha256(str(tmp_path))
+    after = stamp(str(tmp_path)), content_sha256(str(tmp_path))
     assert after[0] != before[0] and after[1] != before[1]
     os.rename(tmp_path / "2.png", tmp_path / "7.png")
-    assert scan.content_sha256(str(tmp_path)) != after[1]
+    assert content_sha256(str(tmp_path)) != after[1]
     file = tmp_path / "0.png"
-    assert scan.content_sha256(str(file)) == file_sha256(file)
+    assert content_sha256(str(file)) == file_sha256(file)
     assert stamp(str(tmp_path / "none")) == "absent"
 
 

@@ -44,8 +44,7 @@ def failing(store):
     """The store with its first clip missing in the flow layer, as where a detector failed on it."""
     clip, layer = store.clips[0], store.snapshot("main").layers["flow"]
     folder = f"layers/flow/{layer}"
-    from remot_data.annotating.task import encoded
-    from remot_data.store.shards import Sample
+    from remot_data.store.shards import Sample, encoded
 
     kept = []
     for other in store.shard_clips(clip.shard):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from remot_data.annotating.task import encoded
 from remot_data.records import Clip
 from remot_data.store import create_store
 from remot_data.store.layers import KINDS, LayerError, _images, flow, pose, stored
+from remot_data.store.shards import encoded
 
 
 def _members(kind, values, t=0):

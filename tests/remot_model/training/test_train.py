@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from remot_data import media
-from remot_data.care.verify import Content
+from remot_data.store.content import Content
 from remot_model import checkpoint, devices, networks
 from remot_model.checkpoint import CheckpointError
 from remot_model.config import STAGES, ConfigError, StagePlan

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from remot_data.ingest import people  # noqa: E402
+from remot_data import persons  # noqa: E402
 from remot_model.transferring import source  # noqa: E402
 from remot_model.transferring.eyes import load_eyes  # noqa: E402
 from remot_model.transferring.pictures import cut  # noqa: E402
@@ -46,7 +46,7 @@ def test_a_source_that_shows_a_part_or_several_persons_is_taken_with_a_note(run,
     (note,) = source.find_source(path, eyes).notes
     assert "shows no limbs" in note
     # The largest is where nobody can be parsed, as a group taken for one may be.
-    two = [people.Person(0, (0.0, 0.0, 58.0, 100.0), 0.9), people.Person(0, (60.0, 30.0, 84.0, 100.0), 0.9)]
+    two = [persons.Person(0, (0.0, 0.0, 58.0, 100.0), 0.9), persons.Person(0, (60.0, 30.0, 84.0, 100.0), 0.9)]
     monkeypatch.setattr(source.people, "find", lambda image: two)
     whole = source.cut
     monkeypatch.setattr(source, "cut", lambda image, crop, size: whole(image, crop, size) // (1 if crop[0] > 0 else 9))
