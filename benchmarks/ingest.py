@@ -37,7 +37,8 @@ from remot_data import media
 from remot_data.assets import fetch
 from remot_data.detectors.base import file_sha256
 from remot_data.ingest.build import frames_shard
-from remot_data.ingest.scan import Policy, scan
+from remot_data.ingest.policy import Policy
+from remot_data.ingest.scan import scan
 from remot_data.records import Clip
 from remot_data.store import Store, create_store
 from remot_data.store.layers._images import _JPEG

@@ -120,8 +120,8 @@ def lines(count: int, variable: bool) -> Iterator[dict[str, Any]]:
 
 
 def signature(rng: np.random.Generator, seconds: float) -> str:
-    """As `remot_data.ingest.scan.signature` packs one: pictures of 12 x 12 grey cells around a common background."""
-    from remot_data.ingest.scan import _GRID
+    """As `remot_data.ingest.duplicates.signature` packs one: pictures of 12 x 12 cells around a common background."""
+    from remot_data.ingest.duplicates import _GRID
 
     scene = rng.integers(40, 216) + rng.normal(0, 30, _GRID[1:])
     cells = np.clip(scene + rng.normal(0, 15, _GRID), 0, 255).astype(np.uint8)
@@ -131,7 +131,7 @@ def signature(rng: np.random.Generator, seconds: float) -> str:
 def plan(count: int, folder: Path, variable: bool = False) -> dict[str, float]:
     """Written by one process, planned by another, which does not have the memory of the writing."""
     from remot_data.ingest.build import plan as planned
-    from remot_data.ingest.scan import Policy
+    from remot_data.ingest.policy import Policy
     from remot_data.store import Store, create_store
 
     policy = Policy()
@@ -165,7 +165,7 @@ def plan(count: int, folder: Path, variable: bool = False) -> dict[str, float]:
 
 
 def signatures(count: int, folder: Path) -> dict[str, float]:
-    from remot_data.ingest.scan import _Signatures
+    from remot_data.ingest.duplicates import _Signatures
 
     rng = np.random.default_rng(0)
     texts = [signature(rng, float(rng.uniform(5, 65))) for _ in range(count)]
@@ -186,7 +186,7 @@ def finished(count: int, folder: Path) -> None:
     from remot_data.annotating.annotate import plan_jobs
     from remot_data.detectors.base import DEFAULTS
     from remot_data.ingest.inputs import find_inputs
-    from remot_data.ingest.scan import Policy
+    from remot_data.ingest.policy import Policy
     from remot_data.media.identity import stamp
     from remot_data.records import Receipt
     from remot_data.store import create_store

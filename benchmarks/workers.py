@@ -20,7 +20,7 @@ from distributed import LocalCluster
 from remot_data import media
 from remot_data.assets import fetch
 from remot_data.ingest.build import build
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 
 STAGES = ("look through", "frames", "layers")
 

@@ -83,7 +83,7 @@ def build(
     from remot_data.ingest.build import build as run
     from remot_data.ingest.build import stored_policy
     from remot_data.ingest.inputs import load_manifest
-    from remot_data.ingest.scan import Policy
+    from remot_data.ingest.policy import Policy
     from remot_data.media.sandbox import Limits
 
     given = {
@@ -195,8 +195,8 @@ def snapshot(
 ) -> None:
     """Name a choice of layers and a filter; training reads it by name. Starts from the one there is, or from main."""
     from remot_data.annotating.annotate import switch
+    from remot_data.reading.filters import where as allowed
     from remot_data.reading.sampling import split_mask
-    from remot_data.reading.stream import where as allowed
     from remot_data.store import open_store
 
     opened = open_store(store)

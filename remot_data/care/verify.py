@@ -16,7 +16,7 @@ from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DetectorError
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest.build import write_frames
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.media.identity import content_sha256
 from remot_data.records import Clip, LayerInfo, digest, is_sealed, layer_folder
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name, shards

@@ -23,7 +23,7 @@ import numpy as np
 
 from remot_data.engine import Progress, open_engine
 from remot_data.reading import sampling
-from remot_data.reading.stream import frontality, where
+from remot_data.reading.filters import frontality, where
 from remot_data.records import Clip, Record, Snapshot, canonical_json
 from remot_data.schemas import convert_keypoints, keypoint_set, label_set
 from remot_data.store import Store, StoreError, open_store, shard_name, shards

@@ -30,8 +30,10 @@ from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest import people
+from remot_data.ingest.duplicates import duplicates
 from remot_data.ingest.inputs import Input, find_inputs
-from remot_data.ingest.scan import Policy, duplicates, scan
+from remot_data.ingest.policy import Policy
+from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video

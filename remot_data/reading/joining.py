@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any
 
 from remot_data.reading import sampling
-from remot_data.reading.stream import where
+from remot_data.reading.filters import where
 from remot_data.store import Store, StoreError, open_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.files import FilesError

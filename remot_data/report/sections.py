@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from remot_data.reading.filters import where
 from remot_data.reading.sampling import split_mask
-from remot_data.reading.stream import where
 from remot_data.records import KINDS, REASONS, Snapshot
 from remot_data.report.charts import histogram
 from remot_data.report.errors import reading

@@ -11,28 +11,23 @@ import asyncio
 import contextlib
 import errno
 import io
-import json
 import logging
 import math
 import os
 import random
 import shutil
-import socket
 import tempfile
-import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
-import psutil
 
 from remot_data.errors import RemotError
-from remot_data.records import NO_SEAL, canonical_json, sealed
+from remot_data.store.ranges import cut_out, together
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +41,6 @@ _EXTRAS = {**dict.fromkeys(_S3, "s3"), **dict.fromkeys(_HTTP, "http")}
 _PATIENCE = 60.0  # seconds that a remote store may be away
 _PAUSES = (0.2, 8.0)  # seconds before the second try, doubled each time, and the most
 _TIMEOUTS = (10.0, 30.0)  # seconds to connect to a web server, and for its next bytes
-_GAP = 8192  # bytes between two ranges that are read along rather than asked for apart
-_HEADER = 1024  # bytes between the members of a tar that follow each other, at most: these are always read along
 _SMALL = 2**20  # bytes of a file that is read at once where parts of it are wanted
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_NUMBERS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSYS))
@@ -63,10 +56,6 @@ class FilesError(RemotError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[-1])
-
-
-class Busy(RemotError, RuntimeError):
-    """Somebody else is writing; the message says who."""
 
 
 class Files:
@@ -231,7 +220,7 @@ class Files:
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """A file that appears under its name when the block ends well, and leaves nothing when it does not."""
         self._check_writable()
-        with _explained(f"{self.url}/{name}"):
+        with explained(f"{self.url}/{name}"):
             if self.local:
                 yield from self._replacing(name)
             else:
@@ -300,7 +289,7 @@ class Files:
         """
         self._check_writable()
         path = self.path(name)
-        with _explained(f"{self.url}/{name}"):
+        with explained(f"{self.url}/{name}"):
             if self.local:
                 temporary = f"{path}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -337,13 +326,13 @@ class Files:
     def remove(self, name: str) -> None:
         """Remove a file; it may be gone already."""
         self._check_writable()
-        with contextlib.suppress(FileNotFoundError), _explained(f"{self.url}/{name}"):
+        with contextlib.suppress(FileNotFoundError), explained(f"{self.url}/{name}"):
             self._again(lambda: self.fs.rm_file(self.path(name)))
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder and all in it."""
         self._check_writable()
-        with _explained(f"{self.url}/{name}"):
+        with explained(f"{self.url}/{name}"):
             if self.local:
                 shutil.rmtree(self.path(name), ignore_errors=True)
             elif self.exists(name):
@@ -420,42 +409,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def together(wanted: Sequence[tuple[str, int, int]], waste: float = math.inf) -> list[tuple[str, int, int]]:
-    """What to ask for, to have all ranges; see `Files.pieces`."""
-    ranges, gaps, reached = sorted(wanted), [], ("", 0)
-    for at, (name, start, end) in enumerate(ranges):
-        if name == reached[0] and start - reached[1] <= _GAP:
-            gaps.append((max(start - reached[1], 0), at))
-        reached = name, max(end, reached[1] if name == reached[0] else 0)
-    most, total, merged = waste * sum(end - start for _, start, end in ranges), 0, set()
-    for gap, at in sorted(gaps):
-        total += gap
-        if gap <= _HEADER or total <= most:
-            merged.add(at)
-    spans: list[tuple[str, int, int]] = []
-    for at, (name, start, end) in enumerate(ranges):
-        if at in merged:
-            spans[-1] = (name, spans[-1][1], max(end, spans[-1][2]))
-        else:
-            spans.append((name, start, end))
-    return spans
-
-
-def cut_out(
-    wanted: Sequence[tuple[str, int, int]], spans: Sequence[tuple[str, int, int]], found: Sequence[bytes]
-) -> list[bytes]:
-    """The bytes of the ranges `wanted` out of those of the ranges `spans` that `together` made of them."""
-    held: dict[str, list[tuple[int, memoryview]]] = {}
-    for (name, start, _), data in zip(spans, found, strict=True):
-        held.setdefault(name, []).append((start, memoryview(data)))
-
-    def piece(name: str, start: int, end: int) -> bytes:
-        first, data = next(h for h in reversed(held[name]) if h[0] <= start)
-        return bytes(data[start - first : end - first])
-
-    return [piece(*one) for one in wanted]
-
-
 class _Ranged(io.RawIOBase):
     """A remote file, read part by part."""
 
@@ -514,7 +467,7 @@ def _status(error: BaseException) -> int | None:
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def explained(where: str) -> Iterator[None]:
     """Say what to do about a write that the disk refuses."""
     try:
         yield
@@ -539,153 +492,4 @@ def _explained(where: str) -> Iterator[None]:
 # Lines that are kept as they come
 
 
-class Lines:
-    """Appends records to a log: one file of JSON lines for each process that writes, in the folder `folder`.
-
-    On a local disk every line is there at once; an object store, which cannot append, gets the new lines as another
-    file every few seconds and at the end.
-    """
-
-    EVERY = 5.0  # seconds
-
-    def __init__(self, files: Files, folder: str) -> None:
-        self._files, self._base, self._part = files, f"{folder}/{time.time_ns():020d}-{uuid.uuid4().hex[:6]}", 0
-        self._waiting: list[bytes] = []
-        self._last = time.monotonic()
-        self._file: Any = None
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._flush()
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        self._waiting.append(sealed(canonical_json({**record, "seal": NO_SEAL}).encode()) + b"\n")
-        if self._files.local or time.monotonic() - self._last > self.EVERY:
-            self._flush()
-
-    def _flush(self) -> None:
-        data, self._waiting, self._last = b"".join(self._waiting), [], time.monotonic()
-        if not data:
-            return
-        if not self._files.local:
-            self._files.write(f"{self._base}-{self._part:06d}.jsonl", data)
-            self._part += 1
-            return
-        with _explained(f"{self._files.url}/{self._base}.jsonl"):
-            if self._file is None:
-                path = self._files.path(f"{self._base}.jsonl")
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                self._file = open(path, "ab")  # noqa: SIM115 - closed in __exit__
-            self._file.write(data)
-            self._file.flush()
-
-
-def read_lines(files: Files, folder: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records of a log in the order they were written, and the names of its files.
-
-    What a kill cut off is left out: its task is simply done again.
-    """
-    names = [f"{folder}/{name}" for name in files.names(folder) if name.endswith(".jsonl")]
-    records = []
-    for name in names:
-        *lines, _ = files.read(name).split(b"\n")
-        # Read together, records share the texts of their fields, which is most of their memory.
-        records += json.loads(b"[" + b",".join(lines) + b"]")
-    for record in records:
-        record.pop("seal")
-    return records, names
-
-
 # Locks
-
-
-class Lock:
-    """Held by one process at a time, over machines; a context manager.
-
-    The file says who holds it and is renewed while it is held. It is taken over from a process of this machine that is
-    gone, and from one elsewhere that gave no sign of life for a while. Should two ever work at once, they write
-    the same bytes: the lock spares work, it is not what keeps a store right.
-    """
-
-    BEAT, DEAD, SETTLE, POLL = 15.0, 90.0, 0.5, 1.0  # seconds
-
-    def __init__(self, files: Files, name: str, wait: bool = False) -> None:
-        self._files, self._name, self._wait = files, name, wait
-        me = psutil.Process()
-        self._me = {"host": socket.gethostname(), "pid": me.pid, "born": me.create_time(), "key": uuid.uuid4().hex}
-        self._done = threading.Event()
-
-    def __enter__(self) -> Lock:
-        try:
-            while not self._take():
-                if not self._wait:
-                    raise Busy(f"{self._files.url} is being written by {self._holder()}; wait for it, or use --wait")
-                time.sleep(self.POLL)
-            self._files.sweep(*self._name.rsplit("/", 1))
-            self._thread = threading.Thread(target=self._beat, daemon=True)
-            self._thread.start()
-            return self
-        except BaseException:  # Ctrl-C may come when the file is there already
-            self._done.set()
-            self._release()
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        self._done.set()
-        self._thread.join()
-        self._release()
-
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._is_mine():
-                self._files.remove(self._name)
-
-    def _take(self) -> bool:
-        if self._files.create(self._name, self._content()):
-            return True
-        held = self._read()
-        if self._alive(held):
-            return False
-        if held == self._read():
-            self._files.remove(self._name)
-        if not self._files.create(self._name, self._content()):
-            return False
-        # Another who saw the same dead holder may have taken this for that one's, and put its own in its place.
-        time.sleep(self.SETTLE)
-        return self._is_mine()
-
-    def _is_mine(self) -> bool:
-        return self._read().get("key") == self._me["key"]
-
-    def _alive(self, held: Mapping[str, Any]) -> bool:
-        if held.get("host") == self._me["host"]:
-            with contextlib.suppress(psutil.Error):
-                return abs(psutil.Process(held["pid"]).create_time() - held["born"]) < 1.0
-            return False
-        return time.time() - held.get("beat", 0.0) < self.DEAD
-
-    def _beat(self) -> None:
-        while not self._done.wait(self.BEAT):
-            with contextlib.suppress(OSError):
-                if not self._is_mine():
-                    log.warning("%s: the lock was taken over; both go on, and write the same bytes", self._files.url)
-                    return
-                self._files.write(self._name, self._content())
-
-    def _content(self) -> bytes:
-        return json.dumps({**self._me, "beat": time.time()}).encode()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            return json.loads(self._files.read(self._name))
-        except (FileNotFoundError, ValueError):
-            return {}
-
-    def _holder(self) -> str:
-        held = self._read()
-        beat = datetime.fromtimestamp(held.get("beat", 0.0), timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"process {held.get('pid')} on {held.get('host')} (last sign of life {beat})"

@@ -14,24 +14,20 @@ import json
 import math
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remot_data.errors import RemotError
 from remot_data.records import (
     FORMAT,
     NO_SEAL,
     Clip,
     LayerInfo,
     Snapshot,
-    Times,
     canonical_json,
     digest,
     is_sealed,
@@ -41,97 +37,28 @@ from remot_data.records import (
 from remot_data.store import layers as layer_kinds
 from remot_data.store import shards
 from remot_data.store.cache import Cache
-from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError, Lines, Lock, read_lines
+from remot_data.store.clips_table import _CLIP_GROUP, _clip_table, _clips
+from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError
+from remot_data.store.index import (
+    DamagedError,
+    Index,
+    Members,
+    Recent,
+    StoreError,
+    _of_shard,
+    index_name,
+    member_key,
+    shard_name,
+)
+from remot_data.store.lock import Lock
+from remot_data.store.log import Lines, read_lines
 
 # The end of the name of an index that waits for its tar.
 _NEXT = f".next{TEMPORARY}"
-# Clips in one row group of clips.parquet: what a task reads to know its shard.
-_CLIP_GROUP = 512
 _BETWEEN, _AT_ONCE = 4096, 1 << 20  # bytes between members that are read along, and the most that is read at once
 _INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) and tars a process keeps
 
 T = TypeVar("T")
-
-
-class StoreError(RemotError, RuntimeError):
-    """A store that is missing, unfinished or not as asked for; the message says what to do."""
-
-
-class DamagedError(StoreError):
-    """A shard or member that is missing, cut short or cannot be decoded; the message names it."""
-
-
-class Index:
-    """The index of one shard: where each member of each clip lies.
-
-    `offsets[ext]` and `sizes[ext]` hold one value a sample, in key order; a clip's samples are a slice.
-    """
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table, self.meta = table, shards.index_meta(table)
-        exts = np.array(table["ext"].to_pylist(), object)
-        offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
-        self.offsets = {e: offset[exts == e] for e in set(exts)}
-        self.sizes = {e: size[exts == e] for e in set(exts)}
-        first = min(self.offsets, default="")
-        keep = np.flatnonzero(exts == first)
-        self.rows = table.take(keep) if len(keep) else table
-        clips = np.array([key.rsplit("/", 1)[0] for key in self.rows["key"].to_pylist()], object)
-        starts = np.flatnonzero(np.r_[True, clips[1:] != clips[:-1]]) if len(clips) else np.array([], int)
-        ends = np.r_[starts[1:], len(clips)] if len(clips) else starts
-        self.spans = {clips[a]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
-
-    def members(self, clip: str, ext: str) -> tuple[np.ndarray, np.ndarray]:
-        """Offsets and sizes of a clip's members with this extension, in frame order."""
-        if clip not in self.spans or ext not in self.offsets:
-            raise DamagedError(f"no member {clip}/*.{ext} in this shard")
-        a, b = self.spans[clip]
-        return self.offsets[ext][a:b], self.sizes[ext][a:b]
-
-    def column(self, clip: str, name: str) -> np.ndarray:
-        """An extra column of the index for a clip's samples, in frame order."""
-        a, b = self.spans[clip]
-        return self.rows[name].slice(a, b - a).to_numpy()
-
-
-class Recent:
-    """The results of a function for the last `most` keys; of several threads that want one, one computes it.
-
-    A process that was forked starts with none, since a thread of the other may have been at work.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._reset()
-
-    def _reset(self) -> None:
-        self._kept: dict[Any, Future[Any]] = {}
-        self._lock, self._pid = threading.Lock(), os.getpid()
-
-    def __contains__(self, key: Any) -> bool:
-        found = self._kept.get(key)
-        return found is not None and found.done()
-
-    def get(self, key: Any, make: Callable[[], T]) -> T:
-        if self._pid != os.getpid():
-            self._reset()
-        with self._lock:
-            found = self._kept.pop(key, None)
-            mine = found is None
-            self._kept[key] = found = found or Future()
-            while len(self._kept) > self._most:
-                self._kept.pop(next(iter(self._kept)))
-        if mine:
-            try:
-                found.set_result(make())
-            except BaseException as error:
-                self.forget(key)
-                found.set_exception(error)
-        return found.result()
-
-    def forget(self, key: Any) -> None:
-        with self._lock:
-            self._kept.pop(key, None)
 
 
 class Store:
@@ -531,139 +458,6 @@ class Store:
     def _open(self, name: str) -> Any:
         # Never closed here: a thread that reads from it keeps it, and the last to let go closes it.
         return self._open_files.get(name, lambda: self.files.open(name))
-
-
-class Members(NamedTuple):
-    """Members of a shard: folder of the layer, clip, extension, and the numbers of the samples in the clip."""
-
-    folder: str
-    clip: Clip
-    ext: str
-    which: Sequence[int]
-
-
-def member_key(wanted: Iterable[Members], at: int) -> str:
-    """The key of number `at` of these members."""
-    keys = (f"{clip.key(t)}.{ext}" for _, clip, ext, which in wanted for t in which)
-    return next(itertools.islice(keys, at, None))
-
-
-def open_store(url: str, cache: Cache | None = None) -> Store:
-    """The store at `url`; what is read of the shards of a remote one is kept in `cache`.
-
-    Raises:
-        StoreError: where there is none, or of another format.
-    """
-    store = Store(url, cache)
-    _ = store.config
-    return store
-
-
-def create_store(url: str, config: Mapping[str, Any] | None) -> Store:
-    """A new store with this policy, or the one that is there; without a policy, the one that has to be there.
-
-    To be called under the lock on it where others may do the same.
-
-    Raises:
-        StoreError: see `check_store`.
-    """
-    store = check_store(url, config)
-    if config is not None and not store.files.exists("store.json"):
-        for name in ("ledger/store.json", "store.json"):
-            store.write_json(name, _stored(config))
-    return store
-
-
-def _stored(config: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(canonical_json({"format": FORMAT, **config}))
-
-
-def check_store(url: str, config: Mapping[str, Any] | None) -> Store:
-    """The store that is there, or is to be made, without writing anything.
-
-    Raises:
-        StoreError: where the folder holds something else, or a store of another policy (names what differs).
-    """
-    store = Store(url)
-    if config is None:
-        _ = store.config
-        return store
-    wanted = _stored(config)
-    if not store.files.exists("store.json"):
-        if [name for name in store.files.names("") if name != "ledger"]:
-            raise StoreError(f"{url} exists and is no store; choose another --out or empty that folder")
-        return store
-    different = list(_differences(store.config, wanted))
-    if different:
-        raise StoreError(
-            f"{url} was made with another policy ({', '.join(different)}); "
-            "leave these options out, or use another --out"
-        )
-    return store
-
-
-def _differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    for name in {**wanted, **have}:
-        old, new = have.get(name), wanted.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new)
-        elif old != new:
-            yield f"{name} is {old}, not {new}"
-
-
-def shard_name(folder: str, shard: int) -> str:
-    return f"{folder}/shard-{shard:05d}.tar"
-
-
-def index_name(folder: str, shard: int) -> str:
-    return f"{folder}/shard-{shard:05d}.parquet"
-
-
-def _of_shard(name: str) -> tuple[str, int]:
-    folder, _, file = name.rpartition("/")
-    return folder, int(file.removeprefix("shard-").removesuffix(".tar"))
-
-
-_CLIP_TYPES = {
-    "id": pa.string(),
-    "video": pa.string(),
-    "path": pa.string(),
-    "sha256": pa.string(),
-    "shot": pa.int64(),
-    "pts": pa.list_(pa.int64()),
-    "time_base": pa.list_(pa.int64()),
-    "fps": pa.float64(),
-    "source_size": pa.list_(pa.int64()),
-    "crop": pa.list_(pa.float64()),
-    "person": pa.string(),
-    "split": pa.string(),
-    "licence": pa.string(),
-    "url": pa.string(),
-    "shard": pa.int64(),
-}
-
-
-def _clip_table(clips: Sequence[Clip]) -> pa.Table:
-    """A row a clip, sorted by shard and id."""
-    clips = sorted(clips, key=lambda c: (c.shard, c.id))
-    columns = {name: [getattr(c, name) for c in clips] for name in _CLIP_TYPES if name != "pts"}
-    arrays = {name: pa.array(values, _CLIP_TYPES[name]) for name, values in columns.items()}
-    ends = np.cumsum([0, *(c.frames for c in clips)]).astype(np.int32)
-    values = np.concatenate([c.pts.array() for c in clips]) if clips else np.empty(0, np.int64)
-    arrays["pts"] = pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
-    return pa.table({name: arrays[name] for name in _CLIP_TYPES})
-
-
-def _clips(table: pa.Table) -> list[Clip]:
-    pts = table["pts"].combine_chunks()
-    ends, values = pts.offsets.to_numpy(), pts.values.to_numpy()
-    times = (Times(values[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
-    rows = table.drop_columns(["pts"]).to_pylist()
-    return [_clip(row, t) for row, t in zip(rows, times, strict=True)]
-
-
-def _clip(row: Mapping[str, Any], times: Times) -> Clip:
-    return Clip(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}, pts=times)
 
 
 def _stacked(kind: str, out: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from remot_data import media
-from remot_data.store.files import Busy, Files, Lock
+from remot_data.store.files import Files
+from remot_data.store.lock import Busy, Lock
 from remot_model.checkpoint import write_atomically
 from remot_model.transferring.driving import Driving
 from remot_model.transferring.pictures import resized

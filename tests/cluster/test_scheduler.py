@@ -18,7 +18,8 @@ from dask.distributed import Client, LocalCluster
 from remot_data.engine import EngineError, open_engine
 from remot_data.engine import cluster as cluster_module
 from remot_data.ingest.inputs import Input
-from remot_data.ingest.scan import Policy, scan
+from remot_data.ingest.policy import Policy
+from remot_data.ingest.scan import scan
 from remot_data.media.identity import stamp
 from tests.cluster.conftest import Cluster
 from tests.crash.harness import TINY, assert_sound, content, remot, started, wait_for

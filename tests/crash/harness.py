@@ -208,11 +208,11 @@ def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] |
     os.dup2(output, 2)
     from remot_data import cli
     from remot_data.media import sandbox
-    from remot_data.store import files
+    from remot_data.store.lock import Lock
 
     # What is tested is who writes; without a process for the decoder, a run takes a fraction of a second.
     sandbox.call = partial(_called_here, broken)
-    files.Lock.SETTLE = 0.0  # nobody else is there
+    Lock.SETTLE = 0.0  # nobody else is there
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
     sys.exit(cli._invoke(arguments))
 
@@ -236,8 +236,9 @@ class _Points:
     def watch(self) -> None:
         for module, name in ((os, "replace"), (os, "link"), (os, "remove"), (os, "unlink"), (shutil, "rmtree")):
             setattr(module, name, self._watched(name, getattr(module, name)))
-        files = importlib.import_module("remot_data.store.files")
-        files.open = self._open  # type: ignore[attr-defined]
+        for name in ("files", "log"):
+            module = importlib.import_module(f"remot_data.store.{name}")
+            module.open = self._open  # type: ignore[attr-defined]
 
     def reach(self, what: str) -> None:
         self.count += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from remot_data.store import open_store
-from remot_data.store.files import Lock
+from remot_data.store.lock import Lock
 from tests.crash.harness import TINY, assert_sound, content, leftovers, remot, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

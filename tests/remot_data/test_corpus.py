@@ -12,7 +12,7 @@ import pytest
 
 from remot_data import media
 from remot_data.ingest.build import Summary, build
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.media import VideoError
 from remot_data.store import Store, open_store
 from tests import corpus

@@ -12,7 +12,7 @@ from remot_data import media
 from remot_data.assets import fetch
 from remot_data.ingest.build import build
 from remot_data.ingest.inputs import Input, InputError, find_inputs, load_manifest, read_manifest
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.store import open_store
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

@@ -15,7 +15,7 @@ from remot_data.assets import fetch
 from remot_data.exchange.exports import export
 from remot_data.exchange.importers import import_manifest
 from remot_data.ingest.build import build
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.store import open_store
 from remot_data.synthetic.store import build_synthetic
 from remot_model import checkpoint, cli

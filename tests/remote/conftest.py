@@ -9,7 +9,7 @@ import pytest
 
 from remot_data.assets import fetch
 from remot_data.ingest.build import build
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.store import Store
 from remot_data.store.files import Files
 from remot_data.synthetic.store import build_synthetic

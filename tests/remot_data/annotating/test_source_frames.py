@@ -14,7 +14,7 @@ from remot_data.assets import fetch
 from remot_data.care.compare import pose_agreement
 from remot_data.detectors.base import DetectorError
 from remot_data.ingest.build import build
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.records import Clip
 from remot_data.store import open_store
 

@@ -12,7 +12,7 @@ from remot_data import media
 from remot_data.assets import fetch
 from remot_data.care.verify import repair, verify
 from remot_data.ingest.build import build
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.store import Store, open_store
 from remot_data.store.content import content, stats
 from tests.remot_data.conftest import digests

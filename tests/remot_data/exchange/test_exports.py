@@ -19,7 +19,7 @@ from remot_data.exchange.exports import FORMATS, export
 from remot_data.exchange.importers import import_manifest, read_labels
 from remot_data.ingest.build import build
 from remot_data.ingest.inputs import load_manifest
-from remot_data.ingest.scan import Policy
+from remot_data.ingest.policy import Policy
 from remot_data.records import LayerInfo
 from remot_data.schemas import LABELS, convert_keypoints, convert_labels
 from remot_data.store import Store, StoreError, open_store

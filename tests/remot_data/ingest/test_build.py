@@ -14,12 +14,13 @@ from remot_data.care.compact import compact, remove
 from remot_data.care.verify import verify
 from remot_data.ingest.build import build, plan
 from remot_data.ingest.inputs import InputError, find_inputs
-from remot_data.ingest.scan import Policy, scan
+from remot_data.ingest.policy import Policy
+from remot_data.ingest.scan import scan
 from remot_data.media.sandbox import Limits
 from remot_data.reading.stream import stream
 from remot_data.records import Clip, Reject
 from remot_data.store import StoreError, open_store
-from remot_data.store.files import Busy
+from remot_data.store.lock import Busy
 from tests.remot_data.conftest import digests
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,10 @@ from remot_data import media, persons, synthetic
 from remot_data.assets import fetch
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.ingest import people, scan
+from remot_data.ingest.duplicates import duplicates, same_content, signature
 from remot_data.ingest.people import Moments, Watched
-from remot_data.ingest.scan import Policy, duplicates, judge, same_content, signature
+from remot_data.ingest.policy import Policy
+from remot_data.ingest.scan import judge
 from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.persons import Person

@@ -5,7 +5,8 @@ import pytest
 
 from remot_data import schemas
 from remot_data.annotating.annotate import annotate, switch
-from remot_data.reading.stream import Plan, frontality, stream, to_torch
+from remot_data.reading.filters import frontality
+from remot_data.reading.stream import Plan, stream, to_torch
 from remot_data.reading.stream import schemas as names
 from remot_data.records import Snapshot
 from remot_data.store import StoreError, open_store

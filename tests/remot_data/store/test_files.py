@@ -19,7 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remot_data.store import files as module
-from remot_data.store.files import Busy, Files, FilesError, Lines, Lock, read_lines
+from remot_data.store import ranges
+from remot_data.store.files import Files, FilesError
+from remot_data.store.lock import Busy, Lock
+from remot_data.store.log import Lines, read_lines
 
 
 class Renaming(MemoryFileSystem):
@@ -669,8 +672,8 @@ def test_ranges_are_asked_for_together_within_the_waste_allowed(pieces, waste):
         assert any(n == name and a <= start and end <= b for n, a, b in spans)
     needed = {(name, byte) for name, start, end in wanted for byte in range(start, end)}
     extra = sum(b - a for _, a, b in spans) - len(needed)
-    headers = len(wanted) * module._HEADER
+    headers = len(wanted) * ranges._HEADER
     if waste < float("inf"):
         assert extra <= waste * sum(end - start for _, start, end in wanted) + headers
     else:
-        assert all(b[1] - a[2] > module._GAP for a, b in zip(spans, spans[1:], strict=False) if a[0] == b[0])
+        assert all(b[1] - a[2] > ranges._GAP for a, b in zip(spans, spans[1:], strict=False) if a[0] == b[0])
