@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -149,3 +151,9 @@ def test_circles_and_upward_imports_are_found(tmp_path):
     assert set(circle(found)) in ({"house.upper.a", "house.upper.b"}, {"house.lower", "house.lower.c"})
     del found["house.upper.b"], found["house.lower.c"]
     assert circle(found) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_package_loads_nothing_heavy(package):
+    code = f"import {package}, sys; print(*({{'pyarrow', 'cv2', 'dask', 'av', 'torch', 'numpy'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
