@@ -334,7 +334,7 @@ def test_one_worker_and_two_write_the_same_bytes(person, tmp_path):
 @pytest.mark.slow
 def test_layers_by_other_detectors_take_the_place_of_the_defaults(person, other, tmp_path, capsys):
     from remot_data.detectors.base import DEFAULTS
-    from tests.remot_data.test_annotate import DETECTOR
+    from tests.remot_data.annotating.test_annotate import DETECTOR
 
     (tmp_path / "mine.py").write_text(DETECTOR)
     weights = tmp_path / "weights"
