@@ -16,7 +16,7 @@ import pytest
 from remot_data.care.verify import verify
 from remot_data.ingest.build import build
 from remot_data.reading.stream import Plan, stream
-from remot_data.store import Store, StoreError, open_store
+from remot_data.store import Store, StoreError, open_store, ranges
 from remot_data.store import files as files_module
 from remot_data.store.content import stats
 from remot_data.store.files import Files, FilesError
@@ -114,7 +114,7 @@ def test_of_a_window_only_its_frames_of_the_layers_asked_for_are_fetched(root, d
             wanted = members(dancers, "frames", "jpg", window.clip, shown)
             wanted += members(dancers, folders["parsing"], "png", window.clip, shown)
             wanted += members(dancers, folders["flow"], "npz", window.clip, driven)
-            assert wanted <= fetched(sent, ".tar") <= 1.1 * wanted + 6 * files_module._GAP
+            assert wanted <= fetched(sent, ".tar") <= 1.1 * wanted + 6 * ranges._GAP
             assert 3 <= sum(path.endswith(".tar") for path, _, _ in sent) <= 6
         read = {path.split("/")[-2] for path, _, _ in web.log if path.endswith(".tar")}
         assert read == {"frames", *(Path(folders[kind]).name for kind in ("parsing", "flow"))}
