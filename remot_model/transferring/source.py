@@ -45,13 +45,13 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
             raise TransferError(f"the source {path} holds no frame; give an image") from None
         except media.VideoError as error:
             raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
-    persons = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
-    if not persons:
+    found = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
+    if not found:
         raise TransferError(
             f"no person was found in the source {path}; give a picture that shows one from head to feet"
         )
     margin = max(MARGIN, (1 / share - 1) / 2)
-    for person in persons:  # the largest may be several who stand close together
+    for person in found:  # the largest may be several who stand close together
         crop = persons.crop([person.box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
         frame = cut(image, crop, eyes.size)
         pose = eyes.pose(frame[None])
@@ -61,8 +61,8 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
     else:
         raise TransferError(f"no person in the source {path} could be parsed; give a clearer or larger picture")
     notes = []
-    if len(persons) > 1:
-        notes.append(f"{len(persons)} persons are in the source {path}; the largest that is clear is taken")
+    if len(found) > 1:
+        notes.append(f"{len(found)} persons are in the source {path}; the largest that is clear is taken")
     if absent := [name for name in REGIONS if not _region(labels, name).any()]:
         notes.append(f"the source {path} shows no {' and no '.join(absent)}; the networks have to make that up")
     return Source(frame, labels, eyes.keypoints(pose)[0], tuple(notes))
