@@ -56,6 +56,8 @@ _SIGKILL = getattr(signal, "SIGKILL", None)
 # What native code says before it gives up for want of memory: C++, Rust, Python, libc.
 _MEMORY_WORDS = ("std::bad_alloc", "memory allocation of", "memoryerror", "cannot allocate memory", "out of memory")
 # The path is set before anything is imported: with -c, Python would look in the working folder first.
+# Loaded before a child's memory is measured, since libraries take some for themselves, and crash where they get none.
+_LOADED = ("numpy", "cv2", "av", "pyarrow")
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from remot_data.media.sandbox import serve; serve(int(sys.argv[1]))"
 
 
@@ -573,6 +575,8 @@ def serve(parent: int) -> None:
     requests, answers = _private_pipes()
     waiting: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
+    for name in _LOADED:
+        importlib.import_module(name)
     reserved = _reserved()
     _send(answers, _READY, {"pid": os.getpid()})
     while True:
