@@ -114,6 +114,15 @@ def test_no_file_is_too_long(package):
 
 
 @pytest.mark.parametrize("package", ROOMS)
+def test_no_private_name_leaves_its_module(package):
+    files = modules(ROOT, package)
+    own = {f"{p}." for p in PACKAGES}
+    found = {(name, target) for name, path in files.items() for target in imported(path)}
+    private = {t for t in found if t[1].rpartition(".")[2].startswith("_") and t[1].startswith(tuple(own))}
+    assert {(name, t) for name, t in private if t not in files and not t.endswith("__")} == set()
+
+
+@pytest.mark.parametrize("package", ROOMS)
 def test_a_public_name_is_not_that_of_a_module(package):
     """Else what `from package import name` gives depends on what was imported before."""
     tree = ast.parse((ROOT / package / "__init__.py").read_text())

@@ -1,4 +1,4 @@
-"""Checking a store against itself, every byte of it, and making again what is broken; counting what it holds."""
+"""Checking a store against itself, every byte of it, and making again what is broken."""
 
 from __future__ import annotations
 
@@ -251,9 +251,9 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
 
 def _say_of_other_gpus(store: Store, job: Job, repaired: Collection[int]) -> None:
     """Say where shards were made again by another card than the rest of their layer."""
-    metas = shards_of(store, job.folder, {})
-    now = {metas[shard].get("gpu", "") for shard in repaired if shard in metas}
-    before = {meta.get("gpu", "") for shard, meta in metas.items() if shard not in repaired}
+    made = shards_of(store, job.folder, {})
+    now = {made[shard].get("gpu", "") for shard in repaired if shard in made}
+    before = {meta.get("gpu", "") for shard, meta in made.items() if shard not in repaired}
     if before and now - before:
         cards = [", ".join(sorted(name or "a processor" for name in names)) for names in (now, before)]
         log.warning(
@@ -270,9 +270,9 @@ def _mend_frames(engine: Engine, store: Store, broken: set[int], progress: Progr
         return [f"{name} cannot be made again: this store was not built from videos" for name in names]
     left = []
     for shard in sorted(broken):
-        changed = [clip.path for clip in store.shard_clips(shard) if not _is_there(clip)]
-        if changed:
-            left.append(f"{shard_name('frames', shard)} cannot be made again: {changed[0]} is gone or has changed")
+        gone = [clip.path for clip in store.shard_clips(shard) if not _is_there(clip)]
+        if gone:
+            left.append(f"{shard_name('frames', shard)} cannot be made again: {gone[0]} is gone or has changed")
         else:
             _discard(store, "frames", shard)
     faults = write_frames(engine, store, Policy.from_json(store.config["policy"]), None, progress)
@@ -311,9 +311,3 @@ def _jobs(store: Store, folders: Iterable[str]) -> tuple[list[Job], list[str]]:
 
 def _damaged(store: Store, name: str) -> bool:
     return bool(_LAYER.fullmatch(name)) and not is_sealed(store.files.read(name))
-
-
-# What a snapshot holds
-
-
-# Counting

@@ -1,13 +1,12 @@
 """Running tasks, here or on workers. The only import of dask."""
 
-from remot_data.engine.engine import Engine, EngineError, Progress, Spoilt, _together, open_engine, processors
+from remot_data.engine.engine import Engine, EngineError, Progress, Spoilt, open_engine, processors
 
 __all__ = [
     "Engine",
     "EngineError",
     "Progress",
     "Spoilt",
-    "_together",
     "open_engine",
     "processors",
 ]

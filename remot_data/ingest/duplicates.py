@@ -13,17 +13,9 @@ import numpy as np
 from remot_data.ingest import people
 
 _HEADER = struct.Struct("<ff")  # seconds, width over height
-
-
 _GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
-
-
 _MOST_DIFFERENCE = 16  # grey levels; another encoding at 10 frames a second makes 11, another take 50 and more
-
-
 _BINNED = 5  # cells that pairs are looked up by
-
-
 _PAIRS = 1 << 20  # compared at a time
 
 

@@ -1,8 +1,4 @@
-"""Shots, person tracks, and the one crop of a clip; and the one pass over a video that sees all of it.
-
-All but that pass is geometry and small measures: numbers in and numbers out. A box is x0, y0, x1, y1 in pixels of the
-displayed picture, corner origin.
-"""
+"""The one pass over a video that sees all of it: shots, persons, and small pictures to know it again by."""
 
 from __future__ import annotations
 

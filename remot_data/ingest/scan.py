@@ -26,11 +26,8 @@ from remot_data.ingest.duplicates import signature
 from remot_data.ingest.inputs import Input
 from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
-from remot_data.media.identity import _hashing, stamp
+from remot_data.media.identity import hashing, stamp
 from remot_data.records import Clip, Reject, Video
-
-# The file
-
 
 # The task and its child
 
@@ -139,7 +136,7 @@ def _look_through(source: Input, policy: Policy, finder: str | None = None) -> G
         raise media.VideoError("too-small", detail)
     seen = yield from people.watching(source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder)
     try:
-        sha = yield from _hashing(source.path)
+        sha = yield from hashing(source.path)
     except OSError as error:
         raise media.VideoError("unreadable", f"{source.path}: {error}") from error
     found = _describe(source, seen, sha)
@@ -341,6 +338,3 @@ def motion(cells: np.ndarray, crop: persons.Box, size: tuple[int, int]) -> float
 def _cell_span(start: float, extent: float, scale: float, count: int) -> tuple[int, int]:
     first = min(max(int(start * scale), 0), count - 1)
     return first, max(min(int(np.ceil((start + extent) * scale)), count), first + 1)
-
-
-# Duplicates

@@ -40,10 +40,10 @@ def content_sha256(path: str) -> str:
         OSError: a file that cannot be read.
         VideoError: a folder without pictures.
     """
-    return _result(_hashing(path))
+    return _result(hashing(path))
 
 
-def _hashing(path: str) -> Generator[int, None, str]:
+def hashing(path: str) -> Generator[int, None, str]:
     """`content_sha256`, with a sign of life every 64 MiB."""
     sha = hashlib.sha256()
     folder = os.path.isdir(path)

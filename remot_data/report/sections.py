@@ -11,19 +11,7 @@ from remot_data.reading.sampling import split_mask
 from remot_data.records import KINDS, REASONS, Snapshot
 from remot_data.report.charts import histogram
 from remot_data.report.errors import reading
-from remot_data.report.html import (
-    Html,
-    bar,
-    colours,
-    count,
-    facts,
-    file_size,
-    join,
-    legend,
-    markup,
-    plural,
-    table,
-)
+from remot_data.report.html import Html, bar, colours, count, facts, file_size, join, legend, markup, plural, table
 from remot_data.report.view import SCAN, View, evenly
 from remot_data.schemas import convert_labels, label_set
 

@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from remot_data.records import (
-    Clip,
-    Times,
-)
+from remot_data.records import Clip, Times
 
 # Clips in one row group of clips.parquet: what a task reads to know its shard.
-_CLIP_GROUP = 512
-
-
+CLIP_GROUP = 512
 _CLIP_TYPES = {
     "id": pa.string(),
     "video": pa.string(),
@@ -36,7 +31,7 @@ _CLIP_TYPES = {
 }
 
 
-def _clip_table(clips: Sequence[Clip]) -> pa.Table:
+def clip_table(clips: Sequence[Clip]) -> pa.Table:
     """A row a clip, sorted by shard and id."""
     clips = sorted(clips, key=lambda c: (c.shard, c.id))
     columns = {name: [getattr(c, name) for c in clips] for name in _CLIP_TYPES if name != "pts"}
@@ -47,7 +42,7 @@ def _clip_table(clips: Sequence[Clip]) -> pa.Table:
     return pa.table({name: arrays[name] for name in _CLIP_TYPES})
 
 
-def _clips(table: pa.Table) -> list[Clip]:
+def clips_of(table: pa.Table) -> list[Clip]:
     pts = table["pts"].combine_chunks()
     ends, values = pts.offsets.to_numpy(), pts.values.to_numpy()
     times = (Times(values[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))

@@ -487,9 +487,3 @@ def explained(where: str) -> Iterator[None]:
         if remedy is None:
             raise
         raise FilesError(error.errno, f"{where} cannot be written: {remedy}") from error
-
-
-# Lines that are kept as they come
-
-
-# Locks

@@ -13,9 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from remot_data.errors import RemotError
-from remot_data.records import (
-    Clip,
-)
+from remot_data.records import Clip
 from remot_data.store import shards
 
 T = TypeVar("T")
@@ -125,6 +123,6 @@ def index_name(folder: str, shard: int) -> str:
     return f"{folder}/shard-{shard:05d}.parquet"
 
 
-def _of_shard(name: str) -> tuple[str, int]:
+def of_shard(name: str) -> tuple[str, int]:
     folder, _, file = name.rpartition("/")
     return folder, int(file.removeprefix("shard-").removesuffix(".tar"))

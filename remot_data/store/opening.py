@@ -6,14 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from remot_data.records import (
-    FORMAT,
-    canonical_json,
-)
+from remot_data.records import FORMAT, canonical_json
 from remot_data.store.cache import Cache
-from remot_data.store.index import (
-    StoreError,
-)
+from remot_data.store.index import StoreError
 from remot_data.store.store import Store
 
 

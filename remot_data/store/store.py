@@ -37,7 +37,7 @@ from remot_data.records import (
 from remot_data.store import layers as layer_kinds
 from remot_data.store import shards
 from remot_data.store.cache import Cache
-from remot_data.store.clips_table import _CLIP_GROUP, _clip_table, _clips
+from remot_data.store.clips_table import CLIP_GROUP, clip_table, clips_of
 from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError
 from remot_data.store.index import (
     DamagedError,
@@ -45,9 +45,9 @@ from remot_data.store.index import (
     Members,
     Recent,
     StoreError,
-    _of_shard,
     index_name,
     member_key,
+    of_shard,
     shard_name,
 )
 from remot_data.store.lock import Lock
@@ -105,7 +105,7 @@ class Store:
     def planned(self) -> list[Clip]:
         """Every clip that the shards hold, in the order of shards and keys; those that were removed, too."""
         try:
-            return _clips(pq.read_table(io.BytesIO(self.files.read("clips.parquet"))))
+            return clips_of(pq.read_table(io.BytesIO(self.files.read("clips.parquet"))))
         except FileNotFoundError:
             raise StoreError(f"{self.url} has no clips yet: its build did not finish; run it again") from None
         except FilesError:
@@ -147,11 +147,11 @@ class Store:
         if "planned" in self.__dict__:
             return self._by_shard.get(shard, [])
         with self.files.open("clips.parquet") as file:
-            return _clips(pq.read_table(file, filters=[("shard", "==", shard)]))
+            return clips_of(pq.read_table(file, filters=[("shard", "==", shard)]))
 
     def write_clips(self, clips: Sequence[Clip]) -> None:
         """Write ``clips.parquet``, the plan of the store."""
-        self.files.write("clips.parquet", shards.table_bytes(_clip_table(clips), group=_CLIP_GROUP))
+        self.files.write("clips.parquet", shards.table_bytes(clip_table(clips), group=CLIP_GROUP))
         self._forget("planned", "clips", "clip", "_by_shard")
 
     def remove(self, clips: Mapping[str, str]) -> None:
@@ -327,7 +327,7 @@ class Store:
             return list(self._read_local(places))
         if self.cache is None:
             return self.files.pieces(places, waste)
-        stamps = {name: self.sha256(*_of_shard(name)) for name, _, _ in places}
+        stamps = {name: self.sha256(*of_shard(name)) for name, _, _ in places}
         return self.cache.pieces(self.files, places, stamps)
 
     def _read_local(self, places: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:

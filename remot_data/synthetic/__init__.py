@@ -1,12 +1,11 @@
 """Drawn dancers, exact to the pixel: scenes, and stores of them."""
 
-from remot_data.synthetic.scene import Cloth, Dancer, Scene, _stamp_labels, dance, layers
+from remot_data.synthetic.scene import Cloth, Dancer, Scene, dance, layers
 
 __all__ = [
     "Cloth",
     "Dancer",
     "Scene",
-    "_stamp_labels",
     "dance",
     "layers",
 ]

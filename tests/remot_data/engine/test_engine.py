@@ -6,8 +6,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from remot_data.engine import Engine, EngineError, _together, open_engine
+from remot_data.engine import Engine, EngineError, open_engine
 from remot_data.engine.cluster import LocalWorkers, OtherWorkers, processors
+from remot_data.engine.engine import _together
 
 
 def double(number: int) -> int:

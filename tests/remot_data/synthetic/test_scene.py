@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from remot_data.schemas import KEYPOINTS, LABELS, convert_labels
 from remot_data.store import layers as kinds
-from remot_data.synthetic import Dancer, Scene, _stamp_labels, dance, layers
+from remot_data.synthetic import Dancer, Scene, dance, layers
 from remot_data.synthetic.figure import Easel
+from remot_data.synthetic.scene import _stamp_labels
 
 BODY = KEYPOINTS["body25"]
 ATR = LABELS["atr18"]
