@@ -120,8 +120,8 @@ class Config:
     precision: str = "float32"
     channels_last: bool | str = False  # memory layout of the weights; for tensor cores with bfloat16
     compile: bool | str = False  # torch.compile of a frame's step and the judges; needs a C++ compiler on a CPU
-    # Norms, activations and borders in kernels of our own, for channels_last on a GPU; "all": also what has not run on
-    # a card yet, norms of small maps in one kernel, and large convolutions' gradients once for all frames of a chunk.
+    # Norms, activations and borders in kernels of our own, for channels_last on a GPU, and the gradients of large
+    # convolutions once for all frames of a chunk.
     gpu_kernels: bool | str = False
     cuda_graphs: bool | str = False  # a step's kernels are recorded once and replayed; on one GPU
     cpu_kernels: bool = True  # Winograd's convolutions and norms in place, for inference on a CPU
@@ -245,7 +245,7 @@ class Config:
 
 # Fields that take "auto": what is best depends on the device that a stage is trained on.
 AUTO_FIELDS = ("precision", "crop_regions", "channels_last", "gpu_kernels", "compile", "cuda_graphs")
-_MORE_VALUES = {"crop_regions": ("sizes",), "gpu_kernels": ("all",)}
+_MORE_VALUES = {"crop_regions": ("sizes",)}
 
 
 def _listed(known: tuple[Any, ...]) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -139,12 +139,9 @@ class Runner:
         return False
 
     def _in_lanes(self, given: dict[str, Tensor]) -> tuple[Transferred, dict[str, State]]:
-        with self._lanes.opened() if self._lanes else nullcontext(nullcontext) as lane:
-            return self._named(given, lane)
+        return self._named(given, self._lanes)
 
-    def _named(
-        self, given: dict[str, Tensor], lane: Callable[[str], AbstractContextManager[None]] = nullcontext
-    ) -> tuple[Transferred, dict[str, State]]:
+    def _named(self, given: dict[str, Tensor], lanes: Lanes | None = None) -> tuple[Transferred, dict[str, State]]:
         """What was given by name, see `__call__`."""
         states: dict[str, dict[str, Tensor]] = {}
         for name, x in given.items():
@@ -156,7 +153,7 @@ class Runner:
             given.get("labels"),
             {stage: State(**parts) for stage, parts in states.items()},
             (given["scale"], given["offset"]) if "scale" in given else None,
-            lane,
+            lanes,
         )
 
     def _run(
@@ -168,27 +165,28 @@ class Runner:
         labels: Tensor | None,
         states: dict[str, State] | None,
         placed: tuple[Tensor, Tensor] | None,
-        lane: Callable[[str], AbstractContextManager[None]] = nullcontext,
+        lanes: Lanes | None = None,
     ) -> tuple[Transferred, dict[str, State]]:
         """In groups of as many frames as go together: the same whether it is recorded or not."""
         count, made = poses.shape[1], []
         step = self._together or count
-        for i in range(0, count, step):
-            part = slice(i, i + step)
-            done, states = rollout.transfer(
-                self._nets.generators,
-                self._nets.config,
-                source,
-                source_labels,
-                poses[:, part],
-                background,
-                labels if labels is None else labels[:, part],
-                states=states,
-                placed=None if placed is None else (placed[0][:, part], placed[1][:, part]),
-                lane=lane,
-            )
-            made.append(done)
-        return _joined(made), states
+        with lanes.opened() if lanes else nullcontext(nullcontext) as lane:
+            for i in range(0, count, step):
+                part = slice(i, i + step)
+                done, states = rollout.transfer(
+                    self._nets.generators,
+                    self._nets.config,
+                    source,
+                    source_labels,
+                    poses[:, part],
+                    background,
+                    labels if labels is None else labels[:, part],
+                    states=states,
+                    placed=None if placed is None else (placed[0][:, part], placed[1][:, part]),
+                    lane=lane,
+                )
+                made.append(done)
+        return _joined(made), states  # behind all lanes
 
 
 def _there(state: State) -> Iterator[tuple[str, Tensor]]:

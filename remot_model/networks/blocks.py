@@ -19,7 +19,7 @@ _CHANNELS = 8  # tensor cores take so many at once
 def norm_layer(channels: int, config: Config) -> nn.Module:
     """``instance``: statistics of each image and channel; ``layer``: of each image over all channels."""
     if config.norm == "instance":
-        return InstanceNorm(channels, config.cpu_kernels, config.fuses, config.gpu_kernels == "all")
+        return InstanceNorm(channels, config.cpu_kernels, config.fuses)
     return nn.GroupNorm(1, channels, eps=1e-5)
 
 

@@ -40,10 +40,10 @@ class InstanceNorm(nn.InstanceNorm2d):
     are also faster than torch's own kernel.
     """
 
-    def __init__(self, channels: int, own: bool, on_gpu: bool = False, small: bool = False) -> None:
-        """`on_gpu`: with kernels of our own there; `small`: small maps in one of them."""
+    def __init__(self, channels: int, own: bool, on_gpu: bool = False) -> None:
+        """`on_gpu`: with kernels of our own there."""
         super().__init__(channels, eps=1e-5, affine=True)
-        self.own, self.on_gpu, self.small = own, on_gpu, small
+        self.own, self.on_gpu = own, on_gpu
 
     def fuses(self, x: Tensor) -> bool:
         """Whether `fused` can be called for `x`."""
@@ -51,7 +51,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def fused(self, x: Tensor, **behind: Any) -> Tensor:
         """The norm and what follows it on a GPU; `behind` as in `remot_model.networks.gpu.norm`."""
-        return gpu.norm(x, self.weight, self.bias, self.eps, small=self.small, **behind)
+        return gpu.norm(x, self.weight, self.bias, self.eps, **behind)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fuses(x):

@@ -42,7 +42,7 @@ def norm(
     slope: float = 1.0,
     pad: int = 0,
     residual: Tensor | None = None,
-    small: bool = False,
+    small: bool = True,
 ) -> Tensor:
     """Instance norm, then what follows it: y = act(norm(x) * weight + bias) + residual, with a reflected border.
 

@@ -27,7 +27,7 @@ def moments(
         there = (pixel < pixels)[:, None] & (channel < c)[None, :]
         value = tl.load(x + pixel[:, None] * c + channel[None, :], there, 0.0).to(tl.float32)
         new = tl.maximum(tl.minimum(PIXELS, pixels - first), 0).to(tl.float32)
-        middle = tl.sum(value, 0) / tl.maximum(new, 1.0)
+        middle = _quotient(tl.sum(value, 0), tl.maximum(new, 1.0), CHANNELS)
         away = tl.where(there, value - middle[None, :], 0.0)
         step, both = middle - mean, tl.maximum(count + new, 1.0)
         squares += tl.sum(away * away, 0) + step * step * (count * new / both)
@@ -36,6 +36,12 @@ def moments(
     where = (image * 2 * parts + part) * c + channel
     tl.store(sums + where, mean, channel < c)
     tl.store(sums + parts * c + where, squares, channel < c)
+
+
+@triton.jit
+def _quotient(sums, count, CHANNELS: tl.constexpr):
+    """sums / count, rounded as IEEE 754 asks: else the mean of a constant is not that constant."""
+    return tl.div_rn(sums, tl.full((CHANNELS,), count, tl.float32))
 
 
 @triton.jit
@@ -93,7 +99,7 @@ def normalise(
     means = tl.load(sums + where, some, 0.0)
     squares = tl.load(sums + parts * c + where, some, 0.0)
     counts = tl.maximum(tl.minimum(EACH, pixels - part * EACH), 0).to(tl.float32)[:, None]
-    mean = tl.sum(means * counts, 0) / pixels
+    mean = _quotient(tl.sum(means * counts, 0), pixels, CHANNELS)
     away = tl.where(some, means - mean[None, :], 0.0)
     variance = (tl.sum(squares, 0) + tl.sum(away * away * counts, 0)) / pixels
     inverse = 1 / tl.sqrt(variance + eps)
@@ -202,7 +208,7 @@ def norm_small(
     there = (pixel < pixels)[:, None] & known[None, :]
     at = image * pixels * c + pixel[:, None] * c + channel[None, :]
     value = tl.load(x + at, there, 0.0).to(tl.float32)
-    mean = tl.sum(value, 0) / pixels
+    mean = _quotient(tl.sum(value, 0), pixels, CHANNELS)
     value = tl.where(there, value - mean[None, :], 0.0)
     inverse = 1 / tl.sqrt(tl.sum(value * value, 0) / pixels + eps)
     tl.store(found + image * 2 * c + channel, mean, known)

@@ -112,7 +112,8 @@ def _filled(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def layout_nll(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Negative log likelihood: probabilities [M, K, H, W], labels int64 [M, H, W]."""
-    return F.nll_loss(torch.log(probabilities + 1e-6), labels)
+    # The mean of each pixel's loss: nll_loss itself adds them in any order on a GPU, and no two runs agree.
+    return F.nll_loss(torch.log(probabilities + 1e-6), labels, reduction="none").mean()
 
 
 def masked_l1(a: Tensor, b: Tensor, confidence: Tensor) -> Tensor:

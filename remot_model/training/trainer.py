@@ -116,7 +116,7 @@ class Trainer:
                 networks.compiled(features)
         if stage != "region" or not self.config.crop_regions:  # a crop's gradients are as large as a frame's, and many
             made = self.averager.made if self.averager else None
-            together = self.config.gpu_kernels == "all" and not self.config.compile
+            together = bool(self.config.gpu_kernels) and not self.config.compile
             self.net.step = Apart(self.net.step, list(self.net.parameters()), made, together)
         self._records = not devices.why_plain(self.config, stage, device, count)
         self._recorded: dict[Any, Recorded] = {}

@@ -284,6 +284,7 @@ def test_a_graph_gives_the_bytes_of_its_kernels_one_by_one(lanes):
             runner._lanes = None
         for _ in range(3):
             same(in_pieces(runner, clip, lengths), expected)
+        assert bool(runner._lanes) == lanes  # a graph whose stages overlap gave the same bytes
         assert len(runner._recorded) == 3
     resumed = Runner(ours, True)
     with torch.cuda.stream(resumed.stream):
@@ -302,7 +303,9 @@ def test_clips_at_once_give_what_each_gives_alone():
         with ours.lent() as runner:
             clip = clip_of(config, 16 * 8, device)
             clip = (clip[0].roll(number, -1), *clip[1:])
-            return in_pieces(runner, clip, [16] * 8)
+            made = in_pieces(runner, clip, [16] * 8)
+            runner.stream.synchronize()
+            return made
 
     alone = [make(i) for i in range(4)]
     for _ in range(3):

@@ -231,18 +231,19 @@ def trainer_and_batch(stage, own=True, **fields):
 
 @either
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_whole_step_with_the_kernels_and_without(stage):
+def test_a_whole_step_with_the_kernels_and_without(stage, monkeypatch):
+    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(library, "allow_tf32", False)  # rounds to ten bits, so that more signs turn
     found = []
-    for own in (False, True, "all"):
+    for own in (False, True):
         trainer, batch = trainer_and_batch(stage, own)
         before = {name: x.clone() for name, x in trainer.net.state_dict().items()}
         losses = dict(trainer.step(batch, 1e-4))
         found.append((losses, {name: x - before[name] for name, x in trainer.net.state_dict().items()}))
-    moved = [torch.cat([x.flatten() for x in change.values()]) for _, change in found]
-    for losses, move in zip((found[1][0], found[2][0]), moved[1:], strict=True):
-        assert losses == pytest.approx(found[0][0], rel=2e-3, abs=1e-4)
-        # Adam's first step is the sign of the gradient, which rounding decides where it is next to nothing.
-        assert (moved[0] - move).norm() < 0.25 * moved[0].norm()
+    plain, own = (torch.cat([x.flatten() for x in change.values()]) for _, change in found)
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-3, abs=1e-4)
+    # Adam's first step is the sign of the gradient, which rounding decides where it is next to nothing.
+    assert (plain - own).norm() < 0.25 * plain.norm()
 
 
 SIGNATURE = {
@@ -315,7 +316,7 @@ def test_every_kernel_is_in_the_list():
     from remot_model.networks import kernels
 
     jitted = {name for name in vars(kernels) if getattr(getattr(kernels, name), "arg_names", None) is not None}
-    helpers = {"_store_padded", "_load_padded", "_mirrored"}
+    helpers = {"_store_padded", "_load_padded", "_mirrored", "_quotient"}
     assert jitted - helpers == set(FIXED)
 
 
