@@ -375,7 +375,7 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def _reported() -> Iterator[None]:
     """`console.reported`, which also says what to install, and takes every error of the system for the user's."""
-    from remot_data.console import reported
+    from remot_data.cli.console import reported
 
     with reported():
         try:

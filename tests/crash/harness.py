@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +198,10 @@ def _status(process: Any, seconds: float) -> int | None:
 
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
-    modules = ("build", "compact", "scan", "verify", "cli", "detectors.blazepose", "detectors.pose_guided")
-    context.set_forkserver_preload(["pyarrow.dataset", *(f"remot_data.{name}" for name in modules)])
+    rooms = ("ingest.build", "ingest.scan", "care.compact", "care.verify", "cli.commands")
+    modules = [f"remot_data.{name}" for name in (*rooms, "detectors.blazepose", "detectors.pose_guided")]
+    assert all(map(find_spec, modules))  # what cannot be imported would be left out without a word
+    context.set_forkserver_preload(["pyarrow.dataset", *modules])
     return context
 
 
@@ -214,7 +217,7 @@ def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] |
     sandbox.call = partial(_called_here, broken)
     Lock.SETTLE = 0.0  # nobody else is there
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
-    sys.exit(cli._invoke(arguments))
+    sys.exit(cli.run(arguments))
 
 
 def _called_here(broken: str, function: str, arguments: dict[str, Any], limits: Any = None) -> Iterator[Any]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from remot_data import cli, console
+from remot_data import cli
+from remot_data.cli import commands, console
 from remot_data.detectors.base import DetectorError, DeviceLost
 from remot_data.errors import PARTS, RemotError
 from remot_data.media import VideoError, sandbox
@@ -188,9 +189,9 @@ def _told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], e
     def command(*args: object, **options: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "app", command)
-    monkeypatch.setattr(cli, "_add_commands", lambda: None)
-    return cli._invoke(["stats"]), capsys.readouterr().err
+    monkeypatch.setattr(commands, "app", command)
+    monkeypatch.setattr(commands, "_add_commands", lambda: None)
+    return cli.run(["stats"]), capsys.readouterr().err
 
 
 class Held(RemotError):

@@ -161,11 +161,11 @@ def test_without_torch_nvidia_smi_is_asked(tmp_path, monkeypatch):
 def test_each_gpu_has_a_worker_of_its_own_that_sees_no_other(two_gpus, own_dancers, file, capsys):
     plain = shutil.copytree(own_dancers.url, file.parent / "plain")
     options = ["--layer", "parsing", "--with", f"{file}:Labels", "--setting", f"notes={file.parent / 'notes'}"]
-    assert cli._invoke(["annotate", own_dancers.url, *options, "--setting", "seconds=0.5"]) == 0
+    assert cli.run(["annotate", own_dancers.url, *options, "--setting", "seconds=0.5"]) == 0
     seen = notes(file)
     assert {gpu for _, gpu in seen} == {"0", "1"} and len({process for process, _ in seen}) == 2
     assert str(os.getpid()) not in {process for process, _ in seen}
-    assert cli._invoke(["annotate", str(plain), *options, "--workers", "0"]) == 0
+    assert cli.run(["annotate", str(plain), *options, "--workers", "0"]) == 0
     assert {note for note in notes(file)[len(seen) :]} == {(str(os.getpid()), "unset")}
     drop = "layer.json"  # tells the settings, which are others
     one, two = ({k: v for k, v in layers(str(url)).items() if not k.endswith(drop)} for url in (own_dancers.url, plain))
@@ -176,7 +176,7 @@ def test_each_gpu_has_a_worker_of_its_own_that_sees_no_other(two_gpus, own_dance
 def test_only_the_chosen_gpu_is_used_under_its_name(two_gpus, own_dancers, file, monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-one,GPU-two")
     options = ["--layer", "parsing", "--with", f"{file}:Labels", "--setting", f"notes={file.parent / 'notes'}"]
-    assert cli._invoke(["annotate", own_dancers.url, *options, "--gpus", "1"]) == 0
+    assert cli.run(["annotate", own_dancers.url, *options, "--gpus", "1"]) == 0
     assert {gpu for _, gpu in notes(file)} == {"GPU-two"} and len({process for process, _ in notes(file)}) == 1
 
 
@@ -235,7 +235,7 @@ def test_on_a_cluster_a_network_goes_to_the_workers_with_gpus(own_dancers, file,
 
 def test_a_gpu_is_named_by_gpus_where_workers_see_one(own_dancers, file, capsys):
     options = ["--layer", "parsing", "--with", f"{file}:Labels", "--setting", "device=cuda:1"]
-    assert cli._invoke(["annotate", own_dancers.url, *options]) == 2
+    assert cli.run(["annotate", own_dancers.url, *options]) == 2
     assert "--gpus says which" in " ".join(capsys.readouterr().err.split())
 
 

@@ -82,8 +82,8 @@ def test_the_worst_frames_come_first(two, tmp_path):
 def test_it_can_be_used_as_a_gate(two, tmp_path, capsys):
     store, (a, b) = two
     command = f"compare {store.url} --layer parsing {a} {b} --out {tmp_path / 'x'} --workers 0"
-    assert cli._invoke(f"{command} --fail-below 0.9".split()) == 1
-    assert cli._invoke(f"{command} --fail-below 0.1".split()) == 0
+    assert cli.run(f"{command} --fail-below 0.9".split()) == 1
+    assert cli.run(f"{command} --fail-below 0.1".split()) == 0
     assert "agreement" in capsys.readouterr().out
 
 

@@ -218,7 +218,7 @@ def test_a_second_builder_is_told_who_holds_the_store(tmp_path, person):
 
 
 def test_the_command_says_what_was_refused_and_ends_with_status_1(mixed, tmp_path, capsys):
-    status = cli._invoke(
+    status = cli.run(
         f"build {mixed} --out {tmp_path / 's'} --size 128x96 --min-frames 6 --no-layers --workers 0 --json".split()
     )
     printed = capsys.readouterr().out
@@ -246,7 +246,7 @@ def test_what_cannot_run_is_one_sentence_and_status_2(tmp_path, capsys, line, sa
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").write_text("no video")
     (tmp_path / "bad.yaml").write_text("clips: []")
-    assert cli._invoke(line.format(folder=tmp_path).split()) == 2
+    assert cli.run(line.format(folder=tmp_path).split()) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert says in message
     assert "Traceback" not in message
@@ -260,9 +260,7 @@ def test_strange_file_names_are_kept_or_refused_but_never_stop_a_build(person, t
     bad = os.fsencode(folder) + b"/not\xffutf8.mp4"
     with open(bad, "wb") as file:
         file.write(person.read_bytes())
-    status = cli._invoke(
-        ["build", str(tmp_path / "in ["), "--out", str(tmp_path / "s"), "--no-layers", "--workers", "0"]
-    )
+    status = cli.run(["build", str(tmp_path / "in ["), "--out", str(tmp_path / "s"), "--no-layers", "--workers", "0"])
     printed = capsys.readouterr()
     assert status == 1, printed.err
     assert "2 inputs = 1 kept + 1 refused" in printed.out
@@ -274,8 +272,8 @@ def test_a_store_where_everything_was_refused_can_be_looked_at(tmp_path, capsys)
     (tmp_path / "bad.mp4").write_text("no video")
     summary = build(tmp_path / "bad.mp4", str(tmp_path / "s"), workers=0)
     assert (summary.videos, summary.refused, summary.clips) == (0, 1, 0)
-    assert cli._invoke(["stats", str(tmp_path / "s")]) == 0
-    assert cli._invoke(["verify", str(tmp_path / "s")]) == 0
+    assert cli.run(["stats", str(tmp_path / "s")]) == 0
+    assert cli.run(["verify", str(tmp_path / "s")]) == 0
 
 
 def test_a_manifest_names_persons_splits_and_licences(tmp_path, person):
@@ -342,7 +340,7 @@ def test_layers_by_other_detectors_take_the_place_of_the_defaults(person, other,
     out = str(tmp_path / "store")
     common = ["--out", out, "--size", "128x96", "--shard-frames", "20", "--workers", "0"]
     mine = ["--layer", f"parsing={tmp_path / 'mine.py'}:Bright", "--setting", "parsing.threshold=100"]
-    assert cli._invoke(["build", str(person), *common, *mine, "--weights", f"parsing={weights}"]) == 0
+    assert cli.run(["build", str(person), *common, *mine, "--weights", f"parsing={weights}"]) == 0
     assert f"the parsing detector '{tmp_path / 'mine.py'}:Bright' is approximate" in capsys.readouterr().err
 
     def chosen() -> dict[str, str]:
@@ -357,9 +355,9 @@ def test_layers_by_other_detectors_take_the_place_of_the_defaults(person, other,
     assert len(store.layers) == 5  # no default parser has run
     # A store that grows keeps its layers; with another of one kind, those that read it are made again.
     before = {k: v for k, v in digests(out).items() if k.startswith(("layers/", "frames/"))}
-    assert cli._invoke(["build", str(person), str(other), *common]) == 0
+    assert cli.run(["build", str(person), str(other), *common]) == 0
     assert open_store(out).snapshot("main").layers == first
-    assert cli._invoke(["build", str(other), *common, "--layer", "parsing=pose-guided"]) == 0
+    assert cli.run(["build", str(other), *common, "--layer", "parsing=pose-guided"]) == 0
     assert chosen() == DEFAULTS
     second = open_store(out).snapshot("main").layers
     assert {kind for kind in second if second[kind] != first[kind]} == {"parsing", "background"}
@@ -381,6 +379,6 @@ def test_layers_by_other_detectors_take_the_place_of_the_defaults(person, other,
     ],
 )
 def test_a_wrong_choice_of_layers_is_said_before_anything_is_decoded(person, tmp_path, capsys, options, says):
-    assert cli._invoke(["build", str(person), "--out", str(tmp_path / "store"), "--workers", "0", *options]) == 2
+    assert cli.run(["build", str(person), "--out", str(tmp_path / "store"), "--workers", "0", *options]) == 2
     assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert not (tmp_path / "store/clips.parquet").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from remot_data.cli import app
+from remot_data.cli.commands import app
 from remot_data.reading import preview, sampling
 from remot_data.reading.loader import Loader
 from remot_data.reading.stream import Plan

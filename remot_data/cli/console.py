@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from remot_data.errors import RemotError
 
@@ -42,3 +45,39 @@ def reported() -> Iterator[None]:
         sentence, status = found
         err.print(f"[red]error:[/red] {escape(sentence)}", emoji=False)
         raise typer.Exit(status) from error
+
+
+@contextmanager
+def progress_bars() -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total, rate="")
+            task = bars.tasks[bars.task_ids.index(tasks[label])]
+            rate = f"{done / task.elapsed:.2f}/s" if task.elapsed else ""
+            bars.update(tasks[label], completed=done, total=total, rate=rate)
+
+        yield update
+
+
+def print_failed(failed: dict[str, dict[str, str]]) -> None:
+    for kind, clips in failed.items():
+        for clip, why in clips.items():
+            out.print(escape(f"no {kind} for clip {clip}: {why}"))
+
+
+def finish(value: Any, as_json: bool, status: int = 0) -> None:
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False))
+    if status:
+        raise typer.Exit(status)

