@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from remot_data.errors import RemotError
 
@@ -273,7 +273,7 @@ def _unpack(archive: zipfile.ZipFile, asset: Asset) -> None:
         )
 
 
-def _place(asset: Asset, source: BinaryIO) -> str:
+def _place(asset: Asset, source: IO[bytes]) -> str:
     """Copy a stream to the asset's place in the cache if its sha256 is right, and give the sha256 it has."""
     asset.path.parent.mkdir(parents=True, exist_ok=True)
     part = asset.path.with_name(f".{asset.path.name}.{uuid.uuid4().hex}.part")
@@ -287,7 +287,7 @@ def _place(asset: Asset, source: BinaryIO) -> str:
     return digest
 
 
-def _copy(source: BinaryIO, target: BinaryIO | None) -> str:
+def _copy(source: IO[bytes], target: IO[bytes] | None) -> str:
     """Copy a stream (or only read it) and give its sha256."""
     digest = hashlib.sha256()
     while chunk := source.read(_CHUNK):

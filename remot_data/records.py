@@ -216,9 +216,10 @@ class Clip(Record):
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Clip:
         known = {f.name for f in dataclasses.fields(cls)}
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known}
         pts = value["pts"]
-        return cls(**{**plain, "pts": Times.from_json(pts) if isinstance(pts, Mapping) else Times(pts)})
+        plain["pts"] = Times.from_json(pts) if isinstance(pts, Mapping) else Times(pts)
+        return cls(**plain)
 
 
 @dataclass(frozen=True)

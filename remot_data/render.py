@@ -89,14 +89,14 @@ class _Limb:
 def _limbs(schema: str) -> tuple[_Limb, ...]:
     """The lines drawn for a keypoint set, in their order."""
     if schema == "coco18":
-        scaled = [tuple(round(0.6 * c) for c in colour) for colour in _COCO_18_COLOURS]
+        scaled = [(round(0.6 * r), round(0.6 * g), round(0.6 * b)) for r, g, b in _COCO_18_COLOURS]
         return tuple(_Limb(a, b, (*scaled[b], 1)) for a, b in keypoint_set("coco18").limbs)
     limbs = [_Limb(a, b, (*colour, 1)) for a, b, colour in _BODY_25_LIMBS]
     if schema == "openpose137":
         points = keypoint_set(schema)
         for hand in ("left-hand-0", "right-hand-0"):
-            for line, colour in _FINGERS:
-                limbs += _thin_lines(points.index(hand), line, colour, 0.0)
+            for finger, colour in _FINGERS:
+                limbs += _thin_lines(points.index(hand), finger, colour, 0.0)
         for line in _FACE_LINES:
             limbs += _thin_lines(points.index("face-0"), line, (255, 255, 255), _FACE_SEEN)
     return tuple(limbs)

@@ -192,11 +192,11 @@ def load_run(
     run = Path(run)
     info = read_info(run)
     config = Config.from_json(info["config"])
-    computed = computed or {}
-    if wrong := [name for name in computed if name not in COMPUTED]:
+    chosen: dict[str, Any] = dict(computed or {})
+    if wrong := [name for name in chosen if name not in COMPUTED]:
         raise ConfigError(f"{', '.join(wrong)} of a trained run cannot be changed; it can be {', '.join(COMPUTED)}")
-    settled = resolved(replace(config, **computed), device)
-    config = replace(config, **{name: getattr(settled, name) for name in computed})
+    settled = resolved(replace(config, **chosen), device)
+    config = replace(config, **{name: getattr(settled, name) for name in chosen})
     trained = [s for s in STAGES if (run / s / "model.safetensors").is_file()]
     if not trained:
         raise CheckpointError(f"{run} holds no trained stage yet; train one with `remot train`")

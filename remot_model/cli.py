@@ -85,7 +85,13 @@ def train(
         from remot_model.training.train import train as run_training
 
         config = _config(out, preset, {"perceptual": features}, batch, settings or [])
-        reading = {"snapshot": snapshot, "split": split, "device": device, "seed": seed, "workers": _readers(workers)}
+        reading: dict[str, Any] = {
+            "snapshot": snapshot,
+            "split": split,
+            "device": device,
+            "seed": seed,
+            "workers": _readers(workers),
+        }
         if only_read is not None:
             names = config.stages if stage is Stage.all else (stage.value,)
             rates = [read_only(stores, config=config, stage=name, seconds=only_read, **reading) for name in names]
@@ -165,7 +171,7 @@ def transfer(
         from remot_model.transferring import transfer as single
         from remot_model.transferring.request import TransferError
 
-        options = {
+        options: dict[str, Any] = {
             "background": background,
             "show": ("source", "driving", "result") if side_by_side else _names(show),
             "save": _names(save),

@@ -223,8 +223,14 @@ class Config:
         unknown = set(value) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ConfigError(f"unknown configuration fields: {', '.join(sorted(unknown))}")
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        return cls(**{k: StagePlan(**v) if k in STAGES else v for k, v in fields.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        fields |= {stage: StagePlan(**fields[stage]) for stage in STAGES if stage in fields}
+        return cls(**fields)
+
+    def with_plan(self, stage: str, plan: StagePlan) -> Config:
+        """The configuration with another plan of a stage."""
+        changed: dict[str, Any] = {stage: plan}
+        return dataclasses.replace(self, **changed)
 
     @property
     def open_fields(self) -> tuple[str, ...]:

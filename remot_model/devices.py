@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ def pick(name: str) -> torch.device:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 faster than by emulation: AVX512-BF16 or AMX on a CPU."""
     if device.type == "cpu":
-        can = getattr(torch.cpu, "get_capabilities", dict)()
+        can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -65,7 +66,7 @@ def resolved(config: Config, device: torch.device | str, processes: int = 1) -> 
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if gpu and has_bfloat16(device) else "float32"
-    values = {
+    values: dict[str, Any] = {
         "precision": precision,
         "crop_regions": not gpu,
         "channels_last": gpu and precision != "float32",

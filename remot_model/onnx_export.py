@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from remot_data.errors import RemotError
 from remot_model.checkpoint import Run, load_run
 from remot_model.config import Config
+from remot_model.networks.layout import LayoutGenerator
+from remot_model.networks.whole import WholeGenerator
 
 OPSET = 20  # the first whose GridSample and Pad are those of the networks without a workaround
 TOLERANCE = 1e-3
@@ -56,13 +58,19 @@ class _Graph:
     free: bool = False  # batch and size may change
 
 
-def _layout(net: nn.Module, features: Tensor, poses: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+def _layout(net: LayoutGenerator, features: Tensor, poses: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     frame = net.step(features, net.encode_pose(poses), memory, False)
     return frame.layout, frame.raw
 
 
 def _whole(
-    net: nn.Module, context: Tensor, aligned: Tensor, coarse: Tensor, background: Tensor, person: Tensor, memory: Tensor
+    net: WholeGenerator,
+    context: Tensor,
+    aligned: Tensor,
+    coarse: Tensor,
+    background: Tensor,
+    person: Tensor,
+    memory: Tensor,
 ) -> tuple[Tensor, Tensor]:
     (codes,) = net.encode(context[:, None], aligned[:, None]).frames()
     frame = net.step(*codes, coarse, person > 0, background, memory, False)
@@ -71,10 +79,18 @@ def _whole(
 
 def _graphs(c: Config) -> dict[str, _Graph]:
     size, k, image = c.size, c.layout_classes, (1, 3, *c.size)
-    cells = tuple(s // 2**c.n_downsample for s in size)
-    features = (1, c.features, *cells)
-    pieces = {"masks": (5, c.mask_frames, *size), "aligned": (5, 3, *size), "memory": (5, 2, 3, *size)}
-    context = {"context": (1, 27, *size), "aligned": image, "coarse": image, "background": image}
+    features = (1, c.features, *(s // 2**c.n_downsample for s in size))
+    pieces: dict[str, tuple[int, ...]] = {
+        "masks": (5, c.mask_frames, *size),
+        "aligned": (5, 3, *size),
+        "memory": (5, 2, 3, *size),
+    }
+    context: dict[str, tuple[int, ...]] = {
+        "context": (1, 27, *size),
+        "aligned": image,
+        "coarse": image,
+        "background": image,
+    }
     context |= {"person": (1, 1, *size), "memory": (1, 2, 3, *size)}
     step = {"features": features, "poses": (1, 9, *size), "memory": (1, 2, k, *size)}
     return {

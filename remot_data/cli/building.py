@@ -158,12 +158,12 @@ def import_files(
     from remot_data.exchange.importers import import_layer, import_manifest
     from remot_data.store import open_store
 
-    run = {"snapshot": snapshot, "wait": wait, "workers": workers, "scheduler": scheduler}
+    run: dict[str, Any] = {"snapshot": snapshot, "wait": wait, "workers": workers, "scheduler": scheduler}
     with progress_bars() as progress:
         if source.suffix in (".yaml", ".yml"):
             done = import_manifest(open_store(store), source, root, progress=progress, **run)
         elif layer and form:
-            told = {"form": form, "schema": schema, "first": first, "name": name}
+            told: dict[str, Any] = {"form": form, "schema": schema, "first": first, "name": name}
             done = [import_layer(open_store(store), layer, source, progress=progress, **told, **run)]
         else:
             raise typer.BadParameter("a folder needs --layer and --form")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -85,7 +85,7 @@ def invoke(arguments: list[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     except typer.exceptions.TyperException as error:
-        error.show()
+        cast(Any, error).show()  # those that a command line raises have it
         return 2
     except KeyboardInterrupt:
         code = 130

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -61,8 +61,8 @@ def stream(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     try:
-        shared = {"world_size": world_size, "threads": threads, "workers": workers, "last": "through"}
-        loader = Loader(made, batch, size=size and size_of(size), **shared)
+        shared: dict[str, Any] = {"world_size": world_size, "threads": threads, "workers": workers, "last": "through"}
+        loader = Loader(made, batch, size=size_of(size) if size else None, **shared)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     found = preview.describe(loader) if plan else preview.measure(loader, windows)

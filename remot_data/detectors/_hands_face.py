@@ -118,7 +118,7 @@ class HandsFace:
         values = self._recrop(crop(image, looked, 256, cv2.BORDER_REPLICATE) * np.float32(1 / 255))[0]
         centre, border = looked.to_image(values.reshape(2, 2), 256)
         size = 2 * math.hypot(*(border - centre))
-        fresh = _around(*centre, size, size, turned(centre, border, -math.pi / 2), 1.0, -0.1)
+        fresh = _around(centre, (size, size), turned(centre, border, -math.pi / 2), 1.0, -0.1)
         region = _followed(last, fresh, palm_region, _HAND_NEAR)
         picture = crop(image, region, 224, cv2.BORDER_REPLICATE) * np.float32(1 / 255)
         values, presence, right = self._hand(picture)
@@ -193,7 +193,7 @@ def hand_region(wrist: np.ndarray, little: np.ndarray, index: np.ndarray) -> Reg
     """Where a hand lies whose wrist and knuckles the pose has at these points [2]: round the middle finger's."""
     middle = (2 * index + little) / 3
     size = 2 * math.hypot(*(middle - wrist))
-    return _around(*middle, size, size, turned(wrist, middle), 2.7, -0.1)
+    return _around(middle, (size, size), turned(wrist, middle), 2.7, -0.1)
 
 
 def palm_region(points: np.ndarray) -> Region:
@@ -203,7 +203,7 @@ def palm_region(points: np.ndarray) -> Region:
     upright = Region(0.0, 0.0, 1.0, rotation).to_tensor(1)[:, :2]
     placed = palm @ upright.T
     low, high = placed.min(0), placed.max(0)
-    return _around(*(upright.T @ ((low + high) / 2)), *(high - low), rotation, 2.0, -0.1)
+    return _around(upright.T @ ((low + high) / 2), high - low, rotation, 2.0, -0.1)
 
 
 def mesh_region(points: np.ndarray) -> Region:
@@ -239,9 +239,10 @@ def _followed(last: Found | None, fresh: Region, region: Callable[[np.ndarray], 
 
 
 def _around(
-    x: float, y: float, width: float, height: float, rotation: float, scale: float, shift: float = 0.0
+    centre: np.ndarray, size: np.ndarray | tuple[float, float], rotation: float, scale: float, shift: float = 0.0
 ) -> Region:
     """The square region round a box turned by `rotation`, moved down by a share of its height and enlarged."""
+    (x, y), (width, height) = centre, size
     x, y = x - height * shift * math.sin(rotation), y + height * shift * math.cos(rotation)
     return Region(float(x), float(y), max(float(max(width, height)) * scale, 1.0), rotation)
 
@@ -249,7 +250,7 @@ def _around(
 def _box_region(points: np.ndarray, rotation: float, scale: float, shift: float = 0.0) -> Region:
     """The region round the upright box of points [N, 2]."""
     low, high = points.min(0), points.max(0)
-    return _around(*((low + high) / 2), *(high - low), rotation, scale, shift)
+    return _around((low + high) / 2, high - low, rotation, scale, shift)
 
 
 @lru_cache

@@ -56,7 +56,7 @@ _IS_ARM = np.array([part.endswith(("arm", "hand")) for part in PARTS])
 _IS_TORSO = np.array([c.part == "torso" for c in CAPSULES])
 # Where a capsule begins and ends on an arm or a leg.
 _SPAN = {"upper-arm": (0, 1), "forearm": (1, 2), "hand": (2, 2), "thigh": (0.2, 1), "shin": (1, 2), "foot": (2, 2)}
-_START, _END = np.float32([_SPAN.get(c.part.partition("-")[2], (0, 0)) for c in CAPSULES]).T
+_START, _END = np.array([_SPAN.get(c.part.partition("-")[2], (0, 0)) for c in CAPSULES], np.float32).T
 _RADIUS = 0.27  # of the head, in torso lengths
 _WIDTHS = np.array([(c.width_a, c.width_b) for c in CAPSULES], np.float32)
 # A limb in front of the torso is nearer than the torso within this share of its width.
@@ -100,7 +100,7 @@ def _with_hips(keypoints: np.ndarray) -> np.ndarray:
     """BODY_25 keypoints with hips where only shoulders are seen: a torso length from the neck, away from the head."""
     out, head, neck = keypoints.copy(), _head(keypoints), keypoints[:, _P["neck"]]
     missing = (keypoints[:, _P["mid-hip"], 2] == 0) & (neck[:, 2] > 0)
-    down = np.where(head[:, 2:] > 0, neck[:, :2] - head[:, :2], np.float32([0, 1]))
+    down = np.where(head[:, 2:] > 0, neck[:, :2] - head[:, :2], np.array([0, 1], np.float32))
     down /= np.maximum(np.linalg.norm(down, axis=1, keepdims=True), 1e-6)
     middle = neck[:, :2] + torso_lengths(keypoints)[:, None] * down
     half = (keypoints[:, _P["left-shoulder"], :2] - keypoints[:, _P["right-shoulder"], :2]) * 0.3
@@ -121,7 +121,7 @@ def _beyond(keypoints: np.ndarray, start: str, end: str, share: float) -> np.nda
 def _head(keypoints: np.ndarray) -> np.ndarray:
     """Centre of the head [T, 3]: between the ears, else the mean of the face's points, else above the neck."""
     face = keypoints[:, [_P[n] for n in ("nose", "left-eye", "right-eye", "left-ear", "right-ear")]]
-    weight = (face[..., 2] > 0) * np.float32([1, 1, 1, 4, 4])
+    weight = (face[..., 2] > 0) * np.array([1, 1, 1, 4, 4], np.float32)
     total = weight.sum(1)
     centre = (face[..., :2] * weight[..., None]).sum(1) / np.maximum(total, 1)[:, None]
     neck, hips = keypoints[:, _P["neck"]], keypoints[:, _P["mid-hip"]]
@@ -215,7 +215,7 @@ def _from_behind(points: np.ndarray, unit: float) -> bool:
     if min(left[2], right[2], neck[2], hips[2]) == 0:
         return False
     up = neck[:2] - hips[:2]
-    across = np.float32([-up[1], up[0]]) / max(float(np.hypot(*up)), 1e-6)
+    across = np.array([-up[1], up[0]], np.float32) / max(float(np.hypot(*up)), 1e-6)
     return bool((left[:2] - right[:2]) @ across < -0.2 * unit)
 
 
@@ -270,14 +270,18 @@ def head_yaw(points: np.ndarray) -> float | None:
 
 def _across_head(points: np.ndarray) -> np.ndarray:
     """Unit vector [2] across the head, to the right of the image if it is upright."""
-    up = points[_HEAD, :2] - points[_P["neck"], :2] if min(points[[_HEAD, _P["neck"]], 2]) > 0 else np.float32([0, -1])
-    return np.float32([-up[1], up[0]]) / max(float(np.hypot(*up)), 1e-6)
+    up = (
+        points[_HEAD, :2] - points[_P["neck"], :2]
+        if min(points[[_HEAD, _P["neck"]], 2]) > 0
+        else np.array([0, -1], np.float32)
+    )
+    return np.array([-up[1], up[0]], np.float32) / max(float(np.hypot(*up)), 1e-6)
 
 
 def _on_head(points: np.ndarray, unit: float, pixels: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`Place.crown` and `Place.face`; the latter where `head` bool [N] is true."""
     across, yaw = _across_head(points), head_yaw(points)
-    up = np.float32([across[1], -across[0]])
+    up = np.array([across[1], -across[0]], np.float32)
     x, y = pixels[0] - points[_HEAD, 0], pixels[1] - points[_HEAD, 1]
     crown = (x * up[0] + y * up[1]) / unit
     face = np.full(len(crown), -1, np.float32)

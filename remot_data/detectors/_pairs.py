@@ -48,7 +48,7 @@ class Pairs(Batched):
         """`flow` float32 [T, H // 2, W // 2, 2] in pixels of its grid, 0 for the first frame; `confidence` uint8
         [T, H // 2, W // 2]."""
         grid = len(frames), *grid_of(*frames.shape[1:3])
-        layer = {"flow": np.zeros((*grid, 2), np.float32), "confidence": np.zeros(grid, np.uint8)}
+        layer: Arrays = {"flow": np.zeros((*grid, 2), np.float32), "confidence": np.zeros(grid, np.uint8)}
         for name, array in outputs.items():
             layer[name][1:] = array
         return layer

@@ -43,10 +43,9 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = _conv(inside, width), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = _conv(width, width, 3, stride, dilation), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = _conv(width, out), nn.BatchNorm2d(out)
-        if stride != 1 or inside != out:
-            self.downsample = nn.Sequential(_conv(inside, out, 1, stride), nn.BatchNorm2d(out))
-        else:
-            self.downsample = nn.Identity()
+        changes = stride != 1 or inside != out
+        shortcut = [_conv(inside, out, 1, stride), nn.BatchNorm2d(out)]
+        self.downsample = nn.Sequential(*shortcut) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)

@@ -175,7 +175,8 @@ class Network:
         """
         import torch
 
-        network, found = self._network, {"boxes": [], self._makes: []}
+        network = self._network
+        found: dict[str, list[Any]] = {"boxes": [], self._makes: []}
         images = network.preprocess_image([{"image": image} for image in self.prepared(frames)])
         features = {name: part.float() for name, part in network.backbone(images.tensor).items()}
         with self._runner.exact():
@@ -257,8 +258,7 @@ def library() -> SimpleNamespace:
 @contextmanager
 def pillow_before_10() -> Iterator[None]:
     """With a name that detectron2 0.6 asks for as it is imported, and that Pillow dropped in version 10."""
-    from PIL import Image
-
+    Image: Any = importlib.import_module("PIL.Image")
     alias = not hasattr(Image, "LINEAR")
     if alias:
         Image.LINEAR = Image.BILINEAR
@@ -296,6 +296,9 @@ def download(d2: SimpleNamespace, model: str) -> Path:
         ) from error
 
 
+_MULTIARRAY = importlib.import_module("numpy._core.multiarray")
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Reads the zoo's ``.pkl`` files, which are dicts of NumPy arrays, and refuses anything else."""
 
@@ -304,9 +307,10 @@ class _ArraysOnly(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
         ("collections", "OrderedDict"): dict,
         **{
-            (f"numpy.{core}.multiarray", "_reconstruct"): np._core.multiarray._reconstruct for core in ("core", "_core")
+            (f"numpy.{core}.multiarray", name): getattr(_MULTIARRAY, name)
+            for core in ("core", "_core")
+            for name in ("_reconstruct", "scalar")
         },
-        **{(f"numpy.{core}.multiarray", "scalar"): np._core.multiarray.scalar for core in ("core", "_core")},
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -103,7 +103,7 @@ class DISFlow:
         flow = np.zeros((count, h, w, 2), np.float32)
         confidence = np.zeros((count, h, w), np.uint8)
         with one_opencv_thread():
-            dis = cv2.DISOpticalFlow_create(PRESETS[self.preset])
+            dis: Any = cv2.DISOpticalFlow.create(PRESETS[self.preset])
             columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
             grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
             for t in range(1, count):
@@ -111,7 +111,7 @@ class DISFlow:
                 backward = dis.calc(grey[t - 1], grey[t], None)
                 x, y = columns + forward[..., 0], rows + forward[..., 1]
                 warped = cv2.remap(frames[t - 1], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                flow[t] = _shrunk(forward, h, w) * np.float32([w / width, h / height])
+                flow[t] = _shrunk(forward, h, w) * np.array([w / width, h / height], np.float32)
                 agree = _shrunk(consistent(forward, backward, x, y).view(np.uint8) * np.uint8(200), h, w) >= 100
                 alike = _shrunk(photometric(frames[t], warped).view(np.uint8) * np.uint8(200), h, w) >= 100
                 confidence[t] = agree * np.uint8(CONSISTENT) + alike * np.uint8(PHOTOMETRIC)

@@ -176,7 +176,7 @@ class MMPose(Batched):
             box = bodies[0].box
         info = {
             "img": np.ascontiguousarray(frame[..., ::-1]),
-            "bbox": np.float32([box]),
+            "bbox": np.array([box], np.float32),
             "bbox_score": np.ones(1, np.float32),
         }
         return self._pipeline({**info, **self._dataset})
@@ -258,7 +258,7 @@ def library() -> SimpleNamespace:
         Config=config.Config,
         Compose=dataset.Compose,
         init_model=apis.init_model,
-        configs=Path(mmpose.__file__).parent / ".mim" / "configs",
+        configs=Path(mmpose.__path__[0]) / ".mim" / "configs",
         version=mmpose.__version__,
     )
 
@@ -312,7 +312,8 @@ def _read(path: Path, trust: bool) -> Any:
 
 def _harmless() -> list[Any]:
     """Classes that MMEngine's checkpoints hold beside tensors, which are only data: NumPy's arrays and numbers."""
-    rebuild, scalar = np._core.multiarray._reconstruct, np._core.multiarray.scalar
+    multiarray = importlib.import_module("numpy._core.multiarray")
+    rebuild, scalar = multiarray._reconstruct, multiarray.scalar
     dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
     return [
         np.ndarray,

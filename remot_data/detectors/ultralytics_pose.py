@@ -22,7 +22,7 @@ from remot_data import assets, persons
 from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.persons import Person
+from remot_data.persons import Box, Person
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class UltralyticsPose(Batched):
         self.device = _device(device)
         self._runner = Runner(self.name, self.device, batch, precision)
         self.batch = self._runner.batch
-        self._settings = {"size": size, "person": person, "threshold": threshold}
+        self._settings: dict[str, Any] = {"size": size, "person": person, "threshold": threshold}
         self._pose = _Batches("pose", weights or model, size, self._runner)
         self._seg = _Batches("segment", seg, size, self._runner) if seg is not None else None
         shape = tuple(self._pose.network.kpt_shape)
@@ -122,6 +122,7 @@ class UltralyticsPose(Batched):
         out = {"pose": self._pose(frames)[0]}
         if self._seg is not None:
             out["seg"], protos = self._seg(frames)
+            assert protos is not None  # a network for masks
             out["protos"] = protos.half()
         return out
 
@@ -151,7 +152,7 @@ class UltralyticsPose(Batched):
         found = self._found(outputs.get("seg"), size, seg)
         with inference("cpu"):
             for t, (rows, box) in enumerate(zip(found, boxes, strict=True)):
-                overlaps = [persons.overlap(box, row[:4]) for row in rows] if box is not None else []
+                overlaps = [persons.overlap(_box(box), _box(row)) for row in rows] if box is not None else []
                 if overlaps and max(overlaps) >= _SAME:
                     row = torch.from_numpy(rows[[int(np.argmax(overlaps))]])
                     protos = torch.from_numpy(outputs["protos"][t])
@@ -188,7 +189,7 @@ class UltralyticsFinder:
     ):
         self.device = _device(device)
         self._tracking = _tracking()
-        self._settings = {"size": size, "person": person, "tracker": self._tracking}
+        self._settings: dict[str, Any] = {"size": size, "person": person, "tracker": self._tracking}
         # ByteTrack holds on to a person by boxes of smaller scores than one that begins a track.
         least = min(person, self._tracking["track_low_thresh"])
         self._model = _Model("detect", weights or model, size, least, self.device)
@@ -227,9 +228,7 @@ class UltralyticsFinder:
         rows = tracker.update(result.boxes.cpu().numpy(), image) if tracker is not None else ()
         tracks = {int(row[-1]): int(row[4]) for row in rows}  # a row ends with the number of its detection
         found = [
-            Person(
-                frame, tuple((np.array(p.box) * grow).tolist()), p.score, persons.sharpness(grey, p.box), tracks.get(i)
-            )
+            Person(frame, _box(np.array(p.box) * grow), p.score, persons.sharpness(grey, p.box), tracks.get(i))
             for i, p in enumerate(_persons(result, frame))
         ]
         found = [p for p in found if p.track is not None or p.score >= self._settings["person"]]
@@ -297,11 +296,17 @@ def seen_points(points: np.ndarray, size: tuple[int, ...], threshold: float) -> 
 def _persons(result: Any, frame: int) -> list[Person]:
     """The persons of a result of Ultralytics, in its order."""
     boxes, scores = result.boxes.xyxy.cpu().numpy(), result.boxes.conf.cpu().numpy()
-    return [Person(frame, tuple(map(float, box)), float(score)) for box, score in zip(boxes, scores, strict=True)]
+    return [Person(frame, _box(box), float(score)) for box, score in zip(boxes, scores, strict=True)]
+
+
+def _box(row: np.ndarray) -> Box:
+    """The corners at the beginning of a row."""
+    left, top, right, bottom = map(float, row[:4])
+    return left, top, right, bottom
 
 
 def _looked(rows: np.ndarray, frame: int) -> list[Person]:
-    return [Person(frame, tuple(map(float, row[:4])), float(row[4])) for row in rows]
+    return [Person(frame, _box(row), float(row[4])) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -317,14 +322,14 @@ class Letterbox:
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points (x, y) [N, 2] of the input in pixels of the frame."""
-        return (points - np.float32([self.left, self.top])) / np.float32(self.gain)
+        return (points - np.array([self.left, self.top], np.float32)) / np.array(self.gain, np.float32)
 
 
 @lru_cache
 def letterbox(frame: tuple[int, int], size: int, stride: int) -> Letterbox:
     """As the library lays a frame of `frame` = (H, W) pixels into the smallest input with a longer side of `size`."""
     ratio = size / max(frame)
-    inner = tuple(max(round(side * ratio), 1) for side in frame)
+    inner = max(round(frame[0] * ratio), 1), max(round(frame[1] * ratio), 1)
     (top, bottom), (left, right) = (
         (round(spare - 0.1), round(spare + 0.1)) for spare in ((size - side) % stride / 2 for side in inner)
     )

@@ -284,7 +284,7 @@ class Engine:
         return max(8, 3 * threads)
 
 
-def _one_by_one(function: Callable[..., Any], tasks: Sequence[Task]) -> Iterator[Any]:
+def _one_by_one(function: Callable[..., Any], tasks: Sequence[Task]) -> Generator[Any]:
     for task in tasks:
         yield function(**task)
 

@@ -116,9 +116,9 @@ def scan(path: str | Path) -> _Timing:
         _check_whole(container, stream, seconds, path)
         if not shown:
             raise VideoError("no-frames", f"{path}: the video stream has no packet to show")
-        pts, ends, keys = zip(*shown, strict=True)
-        leading = not keys[0] or min(pts) < pts[0]
-        return _Timing(sorted(pts), max(ends), missing, discarded, leading, container.format.name)
+        begins, ends, keys = zip(*shown, strict=True)
+        leading = not keys[0] or min(begins) < begins[0]
+        return _Timing(sorted(begins), max(ends), missing, discarded, leading, container.format.name)
 
 
 def _check_whole(
@@ -155,10 +155,16 @@ def _segment_end(path: str | Path) -> int | None:
     return start + size
 
 
+def time_base(stream: av.VideoStream) -> Fraction:
+    """Seconds of a unit of time; every stream of a file that was opened has one."""
+    assert stream.time_base is not None
+    return stream.time_base
+
+
 def frame_time(stream: av.VideoStream) -> int:
     """The nominal time between two frames, in the stream's time base; at least 1."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
-    return max(round(1 / (rate * stream.time_base)), 1)
+    return max(round(1 / (rate * time_base(stream))), 1)
 
 
 def packets(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -90,7 +91,7 @@ def decode_picture(path: str) -> av.VideoFrame:
             raise VideoError("unreadable", f"{path} is no PNG, JPEG, BMP or WebP")
         if not _is_whole(codec, data):
             raise VideoError("truncated", f"{path} ends after {len(data)} bytes, before the picture does")
-        context = av.CodecContext.create(codec, "r")
+        context: Any = av.CodecContext.create(codec, "r")
         context.thread_count = 1
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     except (av.error.FFmpegError, OSError) as error:

@@ -13,7 +13,15 @@ import av
 import av.container
 from av.video.frame import PictureType
 
-from remot_data.media.container import SEEKABLE, VideoError, frame_time, open_container, packets, video_stream
+from remot_data.media.container import (
+    SEEKABLE,
+    VideoError,
+    frame_time,
+    open_container,
+    packets,
+    time_base,
+    video_stream,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +94,12 @@ def mended(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[
 
 def frames_from(path: str | Path, start: int | None) -> Iterator[tuple[int, av.VideoFrame]]:
     """Frames with their PTS, from `start` on: sought where that is safe, read from the beginning where not."""
-    for seconds in _BACK_OFFS if start is not None else ():
+    for seconds in _BACK_OFFS:
+        if start is None:
+            break
         with open_container(path) as container:
             stream = video_stream(container, path)
-            target = start - math.ceil(seconds / stream.time_base)
+            target = start - math.ceil(seconds / time_base(stream))
             if not container.format.name.startswith(SEEKABLE) or target <= (stream.start_time or 0):
                 break
             container.seek(target, stream=stream)
@@ -120,5 +130,5 @@ class Wanted:
         start = first if start is None else max(start, first)
         return cls(start, last + 1 if end is None else min(end, last + 1), frozenset(only))
 
-    def __contains__(self, pts: object) -> bool:
+    def __contains__(self, pts: int) -> bool:
         return (self.start is None or pts >= self.start) and (self.only is None or pts in self.only)

@@ -85,7 +85,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     From FFmpeg's display matrix, whose first two rows say where the right and the lower neighbour of a pixel are shown.
     """
     # Not `frame.side_data`: that makes a cycle, which would keep the picture until the garbage collector comes by.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no constructor
     if matrix is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from remot_data.media.container import VideoError, open_container, scan, video_stream
+from remot_data.media.container import VideoError, open_container, scan, time_base, video_stream
 from remot_data.media.folders import decode_picture, folder_rate, frame_names
 from remot_data.media.frames import decoded, mended
 from remot_data.media.geometry import Box, Geometry
@@ -75,7 +75,7 @@ def probe(path: str | Path, fps: float | None = None) -> Probe:
         if frame is None:
             raise VideoError("no-frames", f"{path}: none of {len(timing.pts)} packets gives a frame")
         geometry = Geometry.of(frame, stream.sample_aspect_ratio)
-        span = float((timing.pts[-1] - timing.pts[0]) * stream.time_base)
+        span = float((timing.pts[-1] - timing.pts[0]) * time_base(stream))
         nominal = float(stream.average_rate or stream.guessed_rate or 0)
         return Probe(
             size=geometry.displayed,
@@ -83,10 +83,10 @@ def probe(path: str | Path, fps: float | None = None) -> Probe:
             rotation=geometry.turns * 90,
             mirrored=geometry.mirrored,
             codec=stream.codec_context.name,
-            time_base=(stream.time_base.numerator, stream.time_base.denominator),
+            time_base=time_base(stream).as_integer_ratio(),
             frames=len(timing.pts),
             fps=(len(timing.pts) - 1) / span if span else nominal,
-            seconds=float((timing.end - timing.pts[0]) * stream.time_base),
+            seconds=float((timing.end - timing.pts[0]) * time_base(stream)),
             has_audio=bool(container.streams.audio),
             first_pts=pts,
         )

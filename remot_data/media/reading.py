@@ -42,15 +42,14 @@ class _Picture:
             raise VideoError("unreadable", detail)
         if frame.format.name != self._pixels:
             self._geometry, self._pixels = geometry, frame.format.name
-            self._graph = self._build(frame)
+            self._graph = self._build(frame, geometry)
         self._graph.push(frame)
         return geometry.show(self._graph.pull().to_ndarray())
 
-    def _build(self, frame: av.VideoFrame) -> av.filter.Graph:
-        geometry = self._geometry
+    def _build(self, frame: av.VideoFrame, geometry: Geometry) -> av.filter.Graph:
         box = geometry.even_box(self._crop) if self._crop is not None else (0, 0, *geometry.stored)
         steps = crop_steps(box, geometry.stored, frame.format.name) if self._crop is not None else []
-        width, height = self._target(box)
+        width, height = self._target(box, geometry)
         shrinks = width <= box[2] and height <= box[3]
         flags = f"{'area' if shrinks else 'bicubic'}+accurate_rnd+full_chroma_int"
         # Planar: the same values as rgb24, which swscale writes a pixel at a time where chroma is full.
@@ -68,14 +67,14 @@ class _Picture:
         graph.configure()
         return graph
 
-    def _target(self, box: tuple[int, int, int, int]) -> tuple[int, int]:
+    def _target(self, box: tuple[int, int, int, int], geometry: Geometry) -> tuple[int, int]:
         """Width and height of the result before it is turned."""
         if self._size is None:
-            shown = self._geometry.to_displayed(box)
+            shown = geometry.to_displayed(box)
             height, width = max(round(shown[3]), 1), max(round(shown[2]), 1)
         else:
             height, width = self._size
-        return (width, height) if self._geometry.turns % 2 == 0 else (height, width)
+        return (width, height) if geometry.turns % 2 == 0 else (height, width)
 
 
 def read(

@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from remot_data.media.container import SEEKABLE, open_container, scan, video_stream
+from remot_data.media.container import SEEKABLE, open_container, scan, time_base, video_stream
 from remot_data.media.frames import Wanted, decoded
 from remot_data.media.geometry import Geometry
 
@@ -41,7 +41,7 @@ def _decord_pts(path: str | Path) -> list[int] | None:
             and Geometry.of(frame, stream.sample_aspect_ratio)
             == Geometry((frame.width, frame.height), (frame.width, frame.height))
         )
-        seconds = np.array(timing.pts) * float(stream.time_base)
+        seconds = np.array(timing.pts) * float(time_base(stream))
     if not plain or not timing.container.startswith(SEEKABLE[:2]) or timing.leading:
         return None
     if timing.missing or timing.discarded or len(set(timing.pts)) != len(timing.pts):

@@ -49,7 +49,7 @@ class Easel:
         shape = [max(4, int(np.ceil((box[i + 2] - box[i]) * scale))) for i in (1, 0)]
         self.rgb, self.labels = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
 
-    def polygon(self, points: Sequence[tuple[float, float]], label: str, cloth: Cloth | Colour) -> None:
+    def polygon(self, points: np.ndarray | Sequence[tuple[float, float]], label: str, cloth: Cloth | Colour) -> None:
         where = np.zeros_like(self.labels)
         cv2.fillPoly(where, [np.rint(self._pixels(np.array(points)) * 16).astype(np.int32)], 1, shift=4)
         self._fill(where, label, cloth)

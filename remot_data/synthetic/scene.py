@@ -133,7 +133,7 @@ def _half_flow(flow: np.ndarray, confidence: np.ndarray) -> dict[str, np.ndarray
         for bit in (1, 2):
             share = cv2.resize((confidence[t] & bit > 0).astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
             bits[t] |= np.where(share.reshape(h, w) > 0.999, bit, 0).astype(np.uint8)
-    return {"flow": small * np.float32([w / width, h / height]), "confidence": bits}
+    return {"flow": small * np.array([w / width, h / height], np.float32), "confidence": bits}
 
 
 def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -263,10 +263,10 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
             foot = (int((i + 0.5) / boards * 2 * width - width / 2), height)
             head = (int((i + 0.5) / boards * width), horizon)
             cv2.line(canvas, head, foot, (floor * 0.8).tolist(), 1, cv2.LINE_AA)
-    grain = sum(
-        cv2.resize(rng.normal(0, s, (n, n)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-        for n, s in ((6, 8), (24, 5), (64, 3))
-    )
+    grain = np.zeros((height, width), np.float32)
+    for n, s in ((6, 8), (24, 5), (64, 3)):
+        coarse = rng.normal(0, s, (n, n)).astype(np.float32)
+        grain = grain + cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     textured = canvas + (rng.uniform(0.3, 1.3) * grain)[..., None]
     return np.clip(np.rint(textured), 0, 255).astype(np.uint8)
 

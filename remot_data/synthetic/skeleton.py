@@ -144,7 +144,7 @@ def _legs(
     """Hips, knees, ankles and feet, [T, 3] each: steps, kicks and squats, relative to the middle of the hips."""
     step, kick = rng.uniform(0.2, 0.9), rng.uniform(0, 0.8)
     squat = rng.uniform(0.1, 0.75) * np.maximum(np.sin(np.pi * wave.beat * seconds + rng.uniform(0, 6)), 0) ** 2
-    joints = {}
+    joints: dict[str, np.ndarray] = {}
     for side, name in ((1, "left"), (-1, "right")):
         lift = np.maximum(side * np.sin(np.pi * wave.beat * seconds), 0) ** 2
         out = wave(0.06, 1, rng.uniform(0.08, 0.2)) + kick * lift + 0.35 * squat

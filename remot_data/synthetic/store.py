@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from remot_data import synthetic
 from remot_data.engine import Engine, Progress, open_engine
-from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, digest, layer_folder
+from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, Times, digest, layer_folder
 from remot_data.store import Store, create_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
@@ -110,7 +110,7 @@ def _clip(number: int, frames: int, size: tuple[int, int], shard: int, split: st
         path="",
         sha256="",
         shot=0,
-        pts=tuple(range(frames)),
+        pts=Times(range(frames)),
         time_base=(1, 30),
         fps=30.0,
         source_size=(size[1], size[0]),

@@ -218,8 +218,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise EvaluationError(f"a limit of {limit} windows leaves nothing to measure; give 1 or more")
     began = time.monotonic()
-    device = devices.pick(device)
-    run = run if isinstance(run, Run) else load_run(run, device)
+    place = devices.pick(device)
+    run = run if isinstance(run, Run) else load_run(run, place)
     if lacks := run.untrained():
         raise EvaluationError(lacks)
     stores = [store] if isinstance(store, str) else list(store)
@@ -228,8 +228,8 @@ def evaluate(
     plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False)
     chosen = np.arange(len(plan)) if limit is None else _spread(len(plan), limit)
 
-    seen = Seen({name: Tally(metrics.Learned(device)) for name in METHODS})
-    for done, sample in enumerate(_samples(run, plan, chosen, torch.device(device), skip), 1):
+    seen = Seen({name: Tally(metrics.Learned(str(place))) for name in METHODS})
+    for done, sample in enumerate(_samples(run, plan, chosen, place, skip), 1):
         if sample is not None:
             seen.add(sample)
         if progress:
@@ -348,8 +348,8 @@ def _methods(
     arrays = {k: v.to(device)[None] for k, v in to_torch(window).items()}
     source, source_labels, background = (arrays[k] for k in ("source", "source_labels", "background"))
     done, states = runner(source, source_labels, arrays["pose_map"], background, states=states)
-    six = [rollout.convert_labels(arrays[k], "remot11", "remot6") for k in ("source_labels", "labels")]
-    moved = rollout.align_clip(dataclasses.replace(run.config, use_gam=True), source, *six)
+    of_source, of_frames = (rollout.convert_labels(arrays[k], "remot11", "remot6") for k in ("source_labels", "labels"))
+    moved = rollout.align_clip(dataclasses.replace(run.config, use_gam=True), source, of_source, of_frames)
     pasted = torch.where(moved.labels[:, :, None] > 0, moved.image, background[:, None])
     made = {
         "model": rollout.to_uint8(done.images[0]).cpu().numpy(),

@@ -90,7 +90,7 @@ def align(
         offset = torch.where(placed[1].isnan(), offset, placed[1])
     if not enabled:
         scale, offset = torch.ones_like(scale), torch.zeros_like(offset)
-    grid = _grid(scale, offset, image.shape[-2:]).to(image.dtype)
+    grid = _grid(scale, offset, (image.shape[-2], image.shape[-1])).to(image.dtype)
     moved = F.grid_sample(
         _blur(foreground + 1, scale), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
@@ -255,4 +255,5 @@ def _trunk(keypoints: np.ndarray, schema: str) -> np.ndarray:
     points = convert_keypoints(keypoints, schema, "body25").astype(np.float64)
     ends = points[..., [keypoint_set("body25").index(name) for name in _TRUNK], :]
     # Keypoints count from the corner of the image, pixels from the centre of the first.
-    return np.where((ends[..., 2] > 0).all(-1)[..., None], ends[..., :2].mean(-2) - 0.5, np.nan)
+    seen = np.all(ends[..., 2] > 0, -1, keepdims=True)
+    return np.where(seen, ends[..., :2].mean(-2) - 0.5, np.nan)

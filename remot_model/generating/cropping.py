@@ -99,7 +99,7 @@ def _rectangles(grid: np.ndarray, parts: bool) -> list[Rectangle]:
             border = int(found[at]) + 1 + _MARGIN
             one, other = np.split(grid, [border], axis)
             down, along = (border, 0) if axis == 0 else (0, border)
-            moved = [(down + t, along + x, *size) for t, x, *size in _rectangles(other, parts)]
+            moved = [(down + t, along + x, h, w) for t, x, h, w in _rectangles(other, parts)]
             best = min(best, _rectangles(one, parts) + moved, key=_area)
     return best if _area(best) <= _WORTH * _area(whole) else whole
 

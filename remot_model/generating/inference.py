@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -105,7 +105,7 @@ class Runner:
         On a GPU the results may be overwritten by the next call, which takes the states as they are.
         """
         if self._nets.plain:
-            return self._run(source, source_labels, poses, background, labels, states, placed)
+            return self._run(source, source_labels, poses, background, labels, states or {}, placed)
         given = {"source": source, "source_labels": source_labels, "poses": poses, "background": background}
         given |= {} if labels is None else {"labels": labels}
         given |= {f"state {stage} {name}": x for stage, state in (states or {}).items() for name, x in _there(state)}
@@ -149,7 +149,10 @@ class Runner:
                 _, stage, part = name.split()
                 states.setdefault(stage, {})[part] = x
         return self._run(
-            *(given[name] for name in ("source", "source_labels", "poses", "background")),
+            given["source"],
+            given["source_labels"],
+            given["poses"],
+            given["background"],
             given.get("labels"),
             {stage: State(**parts) for stage, parts in states.items()},
             (given["scale"], given["offset"]) if "scale" in given else None,
@@ -163,14 +166,14 @@ class Runner:
         poses: Tensor,
         background: Tensor,
         labels: Tensor | None,
-        states: dict[str, State] | None,
+        states: dict[str, State],
         placed: tuple[Tensor, Tensor] | None,
         lanes: Lanes | None = None,
     ) -> tuple[Transferred, dict[str, State]]:
         """In groups of as many frames as go together: the same whether it is recorded or not."""
         count, made = poses.shape[1], []
         step = self._together or count
-        with lanes.opened() if lanes else nullcontext(nullcontext) as lane:
+        with lanes.opened() if lanes else nullcontext(rollout.NO_LANE) as lane:
             for i in range(0, count, step):
                 part = slice(i, i + step)
                 done, states = rollout.transfer(
@@ -206,12 +209,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _joined(parts: list[Any]) -> Any:
+def _joined(parts: Sequence[Any]) -> Any:
     """Dataclasses of tensors [N, T, ...] as one, the frames one after the other."""
     first = parts[0]
     if len(parts) == 1 or first is None:
         return first
     if isinstance(first, Tensor):
-        return torch.cat(parts, 1)
+        return torch.cat(list(parts), 1)
     assert is_dataclass(first)
-    return type(first)(*(_joined([getattr(part, f.name) for part in parts]) for f in fields(first)))
+    kind: Any = type(first)
+    return kind(*(_joined([getattr(part, f.name) for part in parts]) for f in fields(first)))

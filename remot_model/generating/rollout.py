@@ -7,7 +7,7 @@ Batches are [N, T, ...]: N clips side by side, T consecutive frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -20,9 +20,14 @@ from remot_model.config import Config, ConfigError
 from remot_model.devices import infers_in_bfloat16
 from remot_model.generating.alignment import Aligned, align
 from remot_model.generating.cropping import Crop, crops_of, grown, on_crops
-from remot_model.networks.layout import LayoutFrame
+from remot_model.networks.layout import LayoutFrame, LayoutGenerator
+from remot_model.networks.region import RegionGenerator
 from remot_model.networks.warping import constant
-from remot_model.networks.whole import WholeFrame
+from remot_model.networks.whole import WholeFrame, WholeGenerator
+
+# The context that a stage runs in, by its name; on its own it is none.
+Lane = Callable[[str], AbstractContextManager[Any]]
+NO_LANE: Lane = nullcontext
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,11 @@ def windows(frames: Tensor, before: Tensor | None) -> Tensor:
 
 
 def layouts(
-    net: nn.Module, source_layout: Tensor, poses: Tensor, state: State | None = None
+    net: LayoutGenerator, source_layout: Tensor, poses: Tensor, state: State | None = None
 ) -> tuple[LayoutFrame, State]:
     """Run the Layout GAN over T frames.
 
     Args:
-        net: a `LayoutGenerator`.
         source_layout: one-hot [N, K, H, W].
         poses: [N, T, 3, H, W] in [-1, 1].
         state: of the piece before.
@@ -85,9 +89,11 @@ def layouts(
     Returns:
         A `LayoutFrame` whose tensors are [N, T, ...], and the state for the next piece.
     """
-    code = net.encode(source_layout, windows(poses, state and state.conditions), state and state.source)
+    conditions, source = (state.conditions, state.source) if state else (None, None)
+    code = net.encode(source_layout, windows(poses, conditions), source)
     memory = state.outputs if state else torch.zeros_like(source_layout)[:, None].repeat(1, 2, 1, 1, 1)
-    begins, conditions, frames = state is None, _last_two(poses, state), []
+    begins, conditions = state is None, _last_two(poses, state)
+    frames: list[LayoutFrame] = []
     del state  # what it holds is freed with the first frames
     for t, pose in enumerate(code.pose.unbind(1)):
         frames.append(net.step(code.source, pose, memory, begins and t == 0))
@@ -96,12 +102,16 @@ def layouts(
 
 
 def regions(
-    net: nn.Module, config: Config, labels: Tensor, aligned: Tensor, aligned_labels: Tensor, state: State | None = None
+    net: RegionGenerator,
+    config: Config,
+    labels: Tensor,
+    aligned: Tensor,
+    aligned_labels: Tensor,
+    state: State | None = None,
 ) -> tuple[Tensor, State]:
     """Run the Region GAN over T frames, the five regions as one batch, or those whose crops have one size.
 
     Args:
-        net: a `RegionGenerator`.
         config: its configuration.
         labels: int64 [N, T, H, W] in schema remot6.
         aligned: [N, T, 3, H, W], the aligned source image.
@@ -114,11 +124,12 @@ def regions(
     """
     masks = _by_region(region_masks(labels))
     parts = _by_region(aligned[:, :, None] * region_masks(aligned_labels))
-    context = windows(masks, state and state.conditions) if config.mask_frames == 3 else masks
+    context = windows(masks, state.conditions if state else None) if config.mask_frames == 3 else masks
     crops = region_crops(config, labels, aligned_labels)
-    codes = [] if crops else net.encode(context).unbind(1)
+    codes: Sequence[Tensor] = [] if crops else net.encode(context).unbind(1)
     memory = state.outputs if state else torch.zeros_like(parts[:, :1]).repeat(1, 2, 1, 1, 1)
-    conditions, frames = _last_two(masks, state), []
+    conditions = _last_two(masks, state)
+    frames: list[Tensor] = []
     del state
     for t in range(labels.shape[1]):
         if crops:
@@ -132,7 +143,7 @@ def regions(
 
 
 def whole(
-    net: nn.Module,
+    net: WholeGenerator,
     config: Config,
     poses: Tensor,
     labels: Tensor,
@@ -144,7 +155,6 @@ def whole(
     """Run the Whole Composition Network over T frames.
 
     Args:
-        net: a `WholeGenerator`.
         config: its configuration.
         poses: [N, T, 3, H, W] in [-1, 1].
         labels: int64 [N, T, H, W] in schema remot6.
@@ -157,10 +167,11 @@ def whole(
         A `WholeFrame` whose tensors are [N, T, ...], and the state for the next piece.
     """
     conditions = torch.cat([poses, one_hot(labels, 6)], 2)
-    code = net.encode(windows(conditions, state and state.conditions), aligned)
+    code = net.encode(windows(conditions, state.conditions if state else None), aligned)
     behind = background_of(config, background, labels)
     memory = state.outputs if state else torch.zeros_like(coarse[:, :1]).repeat(1, 2, 1, 1, 1)
-    begins, conditions, frames = state is None, _last_two(conditions, state), []
+    begins, conditions = state is None, _last_two(conditions, state)
+    frames: list[WholeFrame] = []
     del state
     for t, codes in enumerate(code.frames()):
         person, first = labels[:, t, None] > 0, begins and t == 0
@@ -187,12 +198,13 @@ def region_crops(config: Config, labels: Tensor, aligned_labels: Tensor) -> list
         raise ConfigError("crop_regions is still 'auto'; remot_model.devices.resolved(config, device) settles it")
     content = _by_region((region_masks(labels) + region_masks(aligned_labels)) > 0)[:, :, 0].transpose(0, 1)
     cell, few = 2**config.n_downsample, config.crop_regions == "sizes"
-    maps, crops = content.shape[1], [[] for _ in content]
+    maps = content.shape[1]
+    crops: list[list[Crop]] = [[] for _ in content]
     for crop in crops_of(content.flatten(0, 1), cell, config.crop_parts, few):
         crops[crop.map // maps].append(replace(crop, map=crop.map % maps))
     if torch.is_grad_enabled() and not any(crops):
         corner = Crop(0, 0, 0, 2 * cell, 2 * cell)
-        crops[0].append(grown(corner, content.shape[-2:], cell) if few else corner)
+        crops[0].append(grown(corner, (content.shape[-2], content.shape[-1]), cell) if few else corner)
     return crops
 
 
@@ -248,7 +260,7 @@ def transfer(
     labels: Tensor | None = None,
     states: dict[str, State] | None = None,
     placed: tuple[Tensor, Tensor] | None = None,
-    lane: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    lane: Lane = NO_LANE,
 ) -> tuple[Transferred, dict[str, State]]:
     """All stages over a piece of a clip: source image and driving poses -> images.
 
@@ -289,7 +301,7 @@ def _transfer(
     labels: Tensor | None,
     states: dict[str, State],
     placed: tuple[Tensor, Tensor] | None,
-    lane: Callable[[str], AbstractContextManager[None]],
+    lane: Lane,
 ) -> tuple[Transferred, dict[str, State]]:
     later = {}
     with lane("layout"):
@@ -320,7 +332,7 @@ def _transfer(
     return Transferred(images, six, aligned, parts, coarse, composed), later
 
 
-def _need(generators: Mapping[str, nn.Module], stage: str) -> nn.Module:
+def _need(generators: Mapping[str, nn.Module], stage: str) -> Any:
     if stage not in generators:
         raise ConfigError(f"the run has no {stage} generator; train it with `remot train --stage {stage}`")
     return generators[stage]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import nn
 
@@ -12,10 +15,17 @@ from remot_model.networks.layout import LayoutGenerator
 from remot_model.networks.region import RegionGenerator
 from remot_model.networks.whole import WholeGenerator
 
-_GENERATORS = {"layout": LayoutGenerator, "region": RegionGenerator, "whole": WholeGenerator}
+Generator = LayoutGenerator | RegionGenerator | WholeGenerator
+_GENERATORS: dict[str, Callable[[Config], Generator]] = {
+    "layout": LayoutGenerator,
+    "region": RegionGenerator,
+    "whole": WholeGenerator,
+}
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def generator(stage: str, config: Config) -> nn.Module:
+def generator(stage: str, config: Config) -> Generator:
     """The generator of a stage, ``layout``, ``region`` or ``whole``, with fresh weights N(0, 0.02)."""
     if stage not in _GENERATORS:
         raise ConfigError(f"no stage is called {stage!r}; there are {', '.join(_GENERATORS)}")
@@ -52,9 +62,14 @@ def discriminators(stage: str, config: Config) -> nn.ModuleDict:
     return _laid_out(initialise(nn.ModuleDict(nets)), config)
 
 
-def _laid_out(network: nn.Module, config: Config) -> nn.Module:
+def _laid_out(network: Network, config: Config) -> Network:
     """The network as `config.channels_last` wants it; names and values of its weights stay."""
-    return network.to(memory_format=torch.channels_last) if config.channels_last is True else network
+    return laid_out(network) if config.channels_last is True else network
+
+
+def laid_out(network: Network) -> Network:
+    """The network with its weights in the memory layout ``channels_last``."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is documented
 
 
 def converted(network: nn.Module, kind: torch.dtype) -> nn.Module:
@@ -77,8 +92,9 @@ def compiled(*nets: nn.Module) -> None:
     # A judge's graph is gone through twice, for its own gradient and for the generator's; donated buffers go once.
     torch._functorch.config.donated_buffer = False
     for net in nets:
-        if isinstance(net, tuple(_GENERATORS.values())):
-            net.encode, net.step = (torch.compile(f, dynamic=False) for f in (net.encode, net.step))
+        if isinstance(net, Generator):
+            methods = {name: torch.compile(getattr(net, name), dynamic=False) for name in ("encode", "step")}
+            vars(net).update(methods)
         else:
             net.compile(dynamic=False)
 

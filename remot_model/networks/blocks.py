@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from remot_model.config import Config
 from remot_model.networks import gpu
 from remot_model.networks.cpu import InstanceNorm, NormedConv, NormedUpConv, ReflectedConv, infers_on_cpu
 
+Network = TypeVar("Network", bound=nn.Module)
 _CHANNELS = 8  # tensor cores take so many at once
 
 
@@ -28,11 +30,12 @@ def needs_bias(config: Config) -> bool:
     return config.norm != "instance"
 
 
-def initialise(network: nn.Module) -> nn.Module:
+def initialise(network: Network) -> Network:
     """Weights N(0, 0.02), norm scales N(1, 0.02), biases 0."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(module.weight, 0.0, 0.02)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.InstanceNorm2d, nn.GroupNorm)):
             nn.init.normal_(module.weight, 1.0, 0.02)
@@ -55,7 +58,8 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        first, norm, _, second, last = self.body
+        parts: Any = self.body
+        first, norm, _, second, last = parts
         if not (isinstance(norm, InstanceNorm) and norm.fuses(x)):
             return x + self.body(x)
         y = norm.fused(first.padded(gpu.reflect(x, 1)), slope=0.0, pad=1)
@@ -82,7 +86,8 @@ class Encoder(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, norm, *rest = self
+        parts: Any = self
+        first, norm, *rest = parts
         if not (isinstance(norm, InstanceNorm) and norm.fuses(x)):
             return super().forward(x)
         whole = -(-x.shape[1] // _CHANNELS) * _CHANNELS
@@ -143,12 +148,12 @@ class FlowHeads(nn.Module):
         Both convolutions run as one: a convolution to so few channels costs about the same for one as for three.
         """
         convs = self.flow.conv, self.weight.conv
-        joined = torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs])
-        both = conv_to_few(x, *joined, self.flow.on_gpu)
+        weight, bias = (torch.cat([getattr(c, name) for c in convs]) for name in ("weight", "bias"))
+        both = conv_to_few(x, weight, bias, self.flow.on_gpu)
         return self.flow.activation(both[:, :2]) * self.scale, self.weight.activation(both[:, 2:])
 
 
-def conv_to_few(x: Tensor, weight: Tensor, bias: Tensor, on_gpu: bool) -> Tensor:
+def conv_to_few(x: Tensor, weight: Tensor, bias: Tensor | None, on_gpu: bool) -> Tensor:
     """A reflect-padded 7x7 convolution to a few channels, float32 [N, K, H, W]."""
     padded = gpu.reflect(x, 3) if on_gpu and gpu.takes(x) else F.pad(x, (3, 3, 3, 3), mode="reflect")
     return F.conv2d(padded, weight, bias).float()

@@ -81,9 +81,10 @@ class InstanceNorm(nn.InstanceNorm2d):
 class NormedConv(nn.Conv2d):
     """A convolution in front of a norm; `shift`: whether its bias is added, which an instance norm would undo."""
 
-    def __init__(self, *sizes: int, shift: bool, **options: Any) -> None:
-        super().__init__(*sizes, **options)
+    def __init__(self, channels: int, wanted: int, side: int, *, shift: bool, **options: Any) -> None:
+        super().__init__(channels, wanted, side, **options)
         self.shift = shift
+        assert self.bias is not None
         self.bias.requires_grad_(shift)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,11 +103,13 @@ class NormedUpConv(nn.ConvTranspose2d):
     def __init__(self, channels: int, wanted: int, shift: bool) -> None:
         super().__init__(channels, wanted, 3, stride=2, padding=1, output_padding=1)
         self.shift = shift
+        assert self.bias is not None
         self.bias.requires_grad_(shift)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """[N, c, h, w] -> [N, wanted, 2h, 2w]; there is no other `output_size`."""
         bias = self.bias if self.shift else None
-        return F.conv_transpose2d(x, self.weight, bias, self.stride, self.padding, self.output_padding)
+        return F.conv_transpose2d(x, self.weight, bias, 2, 1, 1)
 
 
 class ReflectedConv(NormedConv):

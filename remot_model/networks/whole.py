@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -70,9 +70,10 @@ class WholeCode:
     vectors: Tensor
     directions: Tensor
 
-    def frames(self) -> Iterable[tuple[Tensor, ...]]:
+    def frames(self) -> Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """The four of each frame: [N, C, h, w] twice, then F_s as [N, h * w, C] as it is and at length 1."""
-        return zip(*(getattr(self, f.name).unbind(1) for f in fields(self)), strict=True)
+        parts = (self.context, self.source, self.vectors, self.directions)
+        return zip(*(x.unbind(1) for x in parts), strict=True)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ class _Convolutions(TorchFunctionMode):
             if large.gradients:
                 x, gradient = torch.cat(large.inputs), torch.cat(large.gradients)
                 of_weight = _back(large, gradient, x, (False, True, False))[1]
+                assert of_weight is not None  # it was asked for
                 found.append((parameter, of_weight.to(parameter.dtype)))
         self.seen.clear()
         return found
@@ -166,9 +167,9 @@ def _back(large: _Large, gradient: Tensor, x: Tensor, wanted: tuple[bool, bool, 
 def _how(func: Any, stride: Any = 1, padding: Any = 0, *rest: Any) -> tuple[Any, ...]:
     """What `aten.convolution` is to be told: stride, padding, dilation, whether transposed, output padding, groups."""
     if func is F.conv2d:
-        dilation, groups, *_ = (*rest, *(1, 1)[len(rest) :])
+        dilation, groups, *_ = rest + (1, 1)[len(rest) :]
         more: Any = 0
     else:
-        more, groups, dilation, *_ = (*rest, *(0, 1, 1)[len(rest) :])
+        more, groups, dilation, *_ = rest + (0, 1, 1)[len(rest) :]
     pairs = [list(v) if isinstance(v, (tuple, list)) else [v, v] for v in (stride, padding, dilation, more)]
     return (*pairs[:3], func is F.conv_transpose2d, pairs[3], groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -85,7 +85,7 @@ def epochs(
     )
 
 
-def batches(plan: Plan, config: Config, stage: str, **reading: Any) -> Iterator[dict[str, Tensor]]:
+def batches(plan: Plan, config: Config, stage: str, **reading: Any) -> Generator[dict[str, Tensor]]:
     """Endless batches as `stored` reads them, as tensors on the CPU.
 
     Each batch is what `remot_data.reading.stream.to_torch` gives: ``frames`` float32 [N, T, 3, H, W] and so on.
@@ -110,7 +110,7 @@ def stored(
     ahead: int | None = None,
     threads: int | None = None,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Endless batches from window number `start` on, as `Loader` gives them; epochs follow each other without a gap.
 
     The order and the augmentation of a window depend on `seed` and its number only. So a run resumed at `start`, the

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Features(nn.Module):
 
     def __init__(self, body: nn.Module, name: str, digest: str, weights: tuple[float, ...]) -> None:
         super().__init__()
-        self.body = body.eval().requires_grad_(False)
+        self.body: Any = body.eval().requires_grad_(False)
         self.name, self.digest, self.weights = name, digest, weights
 
     def train(self, mode: bool = True) -> Features:
@@ -102,7 +103,9 @@ class VGG19(nn.Module):
             if fused and isinstance(layer, nn.Conv2d):
                 x = F.conv2d(x, layer.weight, padding=1)
             elif fused and isinstance(layer, nn.ReLU):
-                x = gpu.shifted(x, self.features[i - 1].bias, 0.0)
+                before = self.features[i - 1]
+                assert isinstance(before, nn.Conv2d) and before.bias is not None
+                x = gpu.shifted(x, before.bias, 0.0)
             else:
                 x = layer(x)
             if i in _VGG19_TAPS:
@@ -170,7 +173,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = F.relu6(self._bn0(self._conv_stem(self._normalised(images))))
-        maps = []
+        maps: list[Tensor] = []
         for i, block in enumerate(self._blocks):
             x = block(x)
             if min(x.shape[-2:]) < _SMALLEST:

@@ -70,16 +70,18 @@ def judge(discriminator: nn.Module, pair: Pair | Pairs, config: Config) -> Judge
     count = len(pair.fakes)
     real = discriminator(pair.real)
     fake = discriminator(torch.cat(pair.fakes) if count > 1 else pair.fakes[0])
-    d, gan, feat = [], [], []
+    of_d: list[Tensor] = []
+    of_gan: list[Tensor] = []
+    of_feat: list[Tensor] = []
     shares = None if pair.keep is None else pair.keep / pair.keep.sum().clamp(min=1)
     for of_real, of_fake in zip(real, fake, strict=True):
-        d += [_mean_square(of_real[-1], 1.0, shares), _mean_square(of_fake[-1], 0.0, shares)]
-        gan.append(_mean_square(of_fake[-1], 1.0, shares))
+        of_d += [_mean_square(of_real[-1], 1.0, shares), _mean_square(of_fake[-1], 0.0, shares)]
+        of_gan.append(_mean_square(of_fake[-1], 1.0, shares))
         for a, b in zip(of_real[:-1], of_fake[:-1], strict=True):
             wanted = a.detach()[None].expand(count, *a.shape).flatten(0, 1)
-            feat.append(_distance(b, wanted, config) if shares is None else _mean(_L1, b, wanted, shares))
+            of_feat.append(_distance(b, wanted, config) if shares is None else _mean(_L1, b, wanted, shares))
     share = 4 / (config.d_layers + 1) / len(real)
-    return Judgement(_sum(d) * (count / 2), _sum(gan) * count, _sum(feat) * (count * share))
+    return Judgement(_sum(of_d) * (count / 2), _sum(of_gan) * count, _sum(of_feat) * (count * share))
 
 
 def _distance(x: Tensor, y: Tensor, config: Config) -> Tensor:

@@ -43,22 +43,24 @@ class Reading:
     def batches(self, length: int, start: int) -> Feeder:
         """This process's share of endless batches of windows of `length` frames, from window number `start` on."""
         p = self.processes
-        share = {"rank": p.process_index, "processes": p.num_processes, "workers": self.workers}
-        found = data.stored(*self._of(self.config, length), start=start, **share, **self._drawn)
+        share: dict[str, Any] = {"rank": p.process_index, "processes": p.num_processes, "workers": self.workers}
+        plan, config, stage = self._of(self.config, length)
+        found = data.stored(plan, config, stage, start=start, **share, **self._drawn)
         return Feeder(found, self.device, self.stage)
 
     def sample(self) -> dict[str, Tensor]:
         """The windows that sample pictures show: as they are stored, long where the clips allow it."""
         plan = self.config.plan(self.stage)
         few = dataclasses.replace(plan, batch=_SAMPLED_WINDOWS, accumulate=1)
-        config = dataclasses.replace(self.config, **{self.stage: few})
+        config = self.config.with_plan(self.stage, few)
         for length in (n for n in _SAMPLED_LENGTHS if n > plan.length):
             with suppress(StoreError):  # no clip has so many frames in a row
                 return self._first(config, length)
         return self._first(config, plan.length)
 
     def _first(self, config: Config, length: int) -> dict[str, Tensor]:
-        with closing(data.batches(*self._of(config, length), augment=False, **self._drawn)) as batches:
+        plan, config, stage = self._of(config, length)
+        with closing(data.batches(plan, config, stage, augment=False, **self._drawn)) as batches:
             return next(batches)
 
     @property
@@ -68,8 +70,8 @@ class Reading:
     def _of(self, config: Config, length: int) -> tuple[Any, Config, str]:
         """The order of windows of `length` frames, and the configuration and stage to read them for."""
         plan = dataclasses.replace(config.plan(self.stage), length=length)
-        config = dataclasses.replace(config, **{self.stage: plan})
-        told = {"snapshot": self.snapshot, "split": self.split, "seed": self.seed}
+        config = config.with_plan(self.stage, plan)
+        told: dict[str, Any] = {"snapshot": self.snapshot, "split": self.split, "seed": self.seed}
         return data.epochs(self.stores, config, self.stage, **told), config, self.stage
 
 

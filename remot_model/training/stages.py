@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from remot_data.schemas import label_set
 from remot_model.config import Config, temporal_spacings
@@ -76,7 +76,7 @@ class Setting:
 
     config: Config
     features: Features | None = None
-    generators: Mapping[str, nn.Module] = field(default_factory=dict)
+    generators: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Stage(Protocol):
@@ -91,7 +91,7 @@ class Stage(Protocol):
     def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
         """Tensors of whole clips from a batch of windows; with `predicted` on generated layouts, where a stage can."""
 
-    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[Any, State]:
+    def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[Any, State]:
         """The generator's outputs for the frames of a chunk, and the memory for the next."""
 
     def made(self, out: Any) -> Tensor:
@@ -109,7 +109,7 @@ class LayoutStage:
 
     needs: tuple[str, ...] = ()
     perceptual = False
-    terms = ("nll", "nll_raw", *_MOTION_TERMS)
+    terms: tuple[str, ...] = ("nll", "nll_raw", *_MOTION_TERMS)
 
     def __init__(self, setting: Setting) -> None:
         self.config = setting.config
@@ -126,7 +126,7 @@ class LayoutStage:
             **_measured_flow(batch),
         }
 
-    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[LayoutFrame, State]:
+    def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[LayoutFrame, State]:
         return rollout.layouts(net, chunk.clip["source"], chunk.new("pose_map"), state)
 
     def made(self, out: LayoutFrame) -> Tensor:
@@ -160,7 +160,7 @@ class RegionStage:
 
     needs: tuple[str, ...] = ()
     perceptual = True
-    terms = ("rec", "per", "gram")
+    terms: tuple[str, ...] = ("rec", "per", "gram")
 
     def __init__(self, setting: Setting) -> None:
         self.config, self.features = setting.config, setting.features
@@ -169,8 +169,9 @@ class RegionStage:
         six = convert_labels(batch["labels"], "remot11", "remot6")
         return {"frames": batch["frames"], **_aligned(self.config, batch, six)}
 
-    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
-        return rollout.regions(net, self.config, *map(chunk.new, ("six", "aligned", "aligned_labels")), state)
+    def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
+        labels, aligned, aligned_labels = map(chunk.new, ("six", "aligned", "aligned_labels"))
+        return rollout.regions(net, self.config, labels, aligned, aligned_labels, state)
 
     def made(self, out: Tensor) -> Tensor:
         return out.detach()[:, :, 0]  # no discriminator looks back here
@@ -199,7 +200,7 @@ class WholeStage:
 
     needs: tuple[str, ...] = ("region",)
     perceptual = True
-    terms = ("foreground", "per", "gram", *_MOTION_TERMS, "image")
+    terms: tuple[str, ...] = ("foreground", "per", "gram", *_MOTION_TERMS, "image")
 
     def __init__(self, setting: Setting) -> None:
         self.config, self.features, self.generators = setting.config, setting.features, setting.generators
@@ -220,9 +221,9 @@ class WholeStage:
         clip["source_head"] = (convert_labels(batch["source_labels"], "remot11", "remot6") == _HEAD).flatten(1).any(1)
         return clip
 
-    def roll(self, net: nn.Module, chunk: Chunk, state: State | None) -> tuple[WholeFrame, State]:
-        poses, *rest = map(chunk.new, ("pose_map", "six", "coarse", "aligned"))
-        return rollout.whole(net, self.config, poses, *rest, chunk.clip["background"], state)
+    def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[WholeFrame, State]:
+        poses, six, coarse, aligned = map(chunk.new, ("pose_map", "six", "coarse", "aligned"))
+        return rollout.whole(net, self.config, poses, six, coarse, aligned, chunk.clip["background"], state)
 
     def made(self, out: WholeFrame) -> Tensor:
         return out.image

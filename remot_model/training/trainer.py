@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -86,15 +86,15 @@ class Trainer:
         self.name, self.device, self.seed = stage, device, seed
         self._kind = devices.HALF.get(self.config.precision)
         frozen = {name: _frozen(net, self._kind) for name, net in setting.generators.items()}
-        features = setting.features and _frozen(setting.features, self._kind)
+        features = None if setting.features is None else _frozen(setting.features, self._kind)
         if features is not None and self.config.channels_last:
-            features = features.to(memory_format=torch.channels_last)
+            features = networks.laid_out(features)
             features.body.on_gpu = self.config.fuses
         self.stage: Stage = STAGES[stage](Setting(self.config, features, frozen))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * len(STAGE_NAMES) + STAGE_NAMES.index(stage))
-            net, judges = networks.generator(stage, self.config), networks.discriminators(stage, self.config)
-        self.net, self.judges = (x.to(device).train() for x in (net, judges))
+            self.net: Any = networks.generator(stage, self.config).to(device).train()
+            self.judges = networks.discriminators(stage, self.config).to(device).train()
         self.average = AveragedModel(self.net, device=device) if self.config.ema else None
         gpu = device.type == "cuda"
         self.optimizers = {
@@ -117,7 +117,8 @@ class Trainer:
         if stage != "region" or not self.config.crop_regions:  # a crop's gradients are as large as a frame's, and many
             made = self.averager.made if self.averager else None
             together = bool(self.config.gpu_kernels) and not self.config.compile
-            self.net.step = Apart(self.net.step, list(self.net.parameters()), made, together)
+            step = Apart(self.net.step, list(self.net.parameters()), made, together)
+            vars(self.net).update(step=step)
         self._records = not devices.why_plain(self.config, stage, device, count)
         self._recorded: dict[Any, Recorded] = {}
         self._plain: dict[Any, int] = {}
@@ -217,7 +218,7 @@ class Trainer:
                 group.update(fused=True, capturable=self.device.type == "cuda")
                 if isinstance(self.rate, Tensor):
                     group["lr"] = self.rate
-            optimizer.found_inf, optimizer.grad_scale = self.bad, None
+            vars(optimizer).update(found_inf=self.bad, grad_scale=None)
 
     def _predicted(self) -> bool:
         """Whether this step's windows show generated layouts: a function of seed and step."""
@@ -249,7 +250,7 @@ class Trainer:
         before = carried.made.shape[1] if carried else 0
         chunk = Chunk(clip, a, b, before)
         with self._autocast():
-            out, state = self.stage.roll(net, chunk, carried and carried.state)
+            out, state = self.stage.roll(net, chunk, carried.state if carried else None)
             new = self.stage.made(out)
         made = torch.cat([carried.made, new], 1) if carried else new
         kept = made.detach()[:, max(0, made.shape[1] - history(self.config)) :]
@@ -277,7 +278,8 @@ class Trainer:
 
     def judged(self, losses: Tensors, pairs: Mapping[str, Pair | Pairs]) -> tuple[Tensors, Tensor, Tensors]:
         """All weighted terms of the generator, the sum of the judges' losses, and the counts of `_gradients`."""
-        terms, d_terms, counts = dict(losses), [], {}
+        terms, d_terms = dict(losses), []
+        counts: Tensors = {}
         for name, pair in pairs.items():
             judgement = judge(self.judges[name], pair, self.config)
             terms[f"gan_{name}"] = pair.weight * self.config.lambda_gan * judgement.gan
@@ -298,7 +300,9 @@ class Trainer:
             for parameter in trained[name]:
                 _lay_out_gradient(parameter)
             if self.scaler.is_enabled():  # it looks at gradients alone
-                torch._foreach_mul_([p.grad for p in trained[name]], torch.where(self.bad > 0, torch.nan, 1.0))
+                torch._foreach_mul_(
+                    [p.grad for p in trained[name] if p.grad is not None], torch.where(self.bad > 0, torch.nan, 1.0)
+                )
             self.scaler.unscale_(self.optimizers[name])
             norm = nn.utils.clip_grad_norm_(trained[name], self.config.clip_grad)
             if not self.scaler.is_enabled():  # which leaves steps out that overflow, and goes on
@@ -313,18 +317,18 @@ class Trainer:
                 parameter.grad = None
         self.scaler.update()
         if self.average:
-            self._move_average()
+            self._move(self.average)
 
     def _note(self, values: Sequence[Tensor]) -> None:
         """Let updates be left out from now on, if not all values are finite."""
         self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(torch.stack(list(values)).sum())).float()))
 
     @torch.no_grad()
-    def _move_average(self) -> None:
+    def _move(self, average: AveragedModel) -> None:
         """A step of the average: `ema` of the old, at the start less, so that the first weights are soon forgotten."""
-        count = self.average.n_averaged
+        count = average.n_averaged
         kept = torch.clamp((1 + count) / (10 + count), max=self.config.ema)
-        averages, weights = (list(x.parameters()) for x in (self.average.module, self.net))
+        averages, weights = (list(x.parameters()) for x in (average.module, self.net))
         change = torch._foreach_sub(weights, averages)
         torch._foreach_mul_(change, (1 - kept) * (1 - self.bad))
         torch._foreach_add_(averages, change)
@@ -343,11 +347,14 @@ def _start(optimizer: torch.optim.Adam) -> None:
 def _lay_out_gradient(parameter: nn.Parameter) -> None:
     """Give a gradient the strides of its parameter: the fused Adam of a GPU takes no others."""
     gradient = parameter.grad
-    if gradient.stride() != parameter.stride():
+    if gradient is not None and gradient.stride() != parameter.stride():
         parameter.grad = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient)
 
 
-def _frozen(net: nn.Module, kind: torch.dtype | None) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _frozen(net: Network, kind: torch.dtype | None) -> Network:
     """A copy of a network that is not trained: its convolutions in the precision that they run in, which autocast would
     convert for each frame, and torch's norms, which are faster for maps that are not large."""
     net = copy.deepcopy(net)

@@ -209,7 +209,7 @@ def test_memory_goes_on_between_windows_that_adjoin(store, tmp_path, monkeypatch
     )
 
     def states_seen(value):
-        states.append(value is not None)
+        states.append(bool(value))
 
     evaluation.evaluate(random_run(tmp_path), "store", length=LENGTH)
     assert states == [False, True, False, False]
