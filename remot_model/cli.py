@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -100,18 +103,24 @@ def train(
             return
         if out is None:
             _refuse("training needs a run folder to write: give --out; only --only-read needs none")
-        results = run_training(
-            stores,
-            out,
-            config=config,
-            stages=None if stage is Stage.all else (stage.value,),
-            steps=steps,
-            minutes=minutes,
-            resume=resume,
-            save_every=save_every,
-            **reading,
-            say=lambda line: typer.echo(line, err=True),
-        )
+        line = _Line() if sys.stderr.isatty() else None
+        try:
+            results = run_training(
+                stores,
+                out,
+                config=config,
+                stages=None if stage is Stage.all else (stage.value,),
+                steps=steps,
+                minutes=minutes,
+                resume=resume,
+                save_every=save_every,
+                **reading,
+                say=line.say if line else partial(typer.echo, err=True),
+                show=line.show if line else None,
+            )
+        finally:
+            if line:
+                line.end()
         summary = {"run": str(out), "preset": config.name, "stages": [dataclasses.asdict(r) for r in results]}
         if first:
             _finish(summary, as_json, f"trained {', '.join(r.stage for r in results)} into {out}")
@@ -392,6 +401,28 @@ def _reported() -> Iterator[None]:
             _refuse(f'this command needs {error.name}, which is not installed: pip install "remot[train]"', error)
         except OSError as error:
             _refuse(str(error), error)
+
+
+class _Line:
+    """A line on a terminal that is redrawn in place, with sentences above it."""
+
+    drawn = False
+
+    def say(self, sentence: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{sentence}\n")
+        self.drawn = False
+
+    def show(self, line: str, last: bool) -> None:
+        """Draw the line in place of the one before; behind the last one of a stage a new one begins."""
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r{line[:width]}\x1b[K" + ("\n" if last else ""))
+        sys.stderr.flush()
+        self.drawn = not last
+
+    def end(self) -> None:
+        """Begin a new line behind one that training was stopped at."""
+        if self.drawn:
+            sys.stderr.write("\n")
 
 
 @contextmanager

@@ -21,8 +21,11 @@ from remot_model.generating.rollout import to_uint8
 
 _SAMPLED_FRAMES = 3
 _VIDEO_FPS = 8
-# Training seconds from one status line to the next.
-_EVERY = 5.0
+# Training seconds from one line to the next: of files and boards, of what a terminal shows, of what is printed.
+_EVERY, _SHOWN_EVERY, _PRINTED_EVERY = 5.0, 1.0, 30.0
+_WIDEST = 120
+# Takes a line about how training goes, and whether it is the last of a stage.
+Show = Callable[[str, bool], None]
 
 
 @dataclass
@@ -69,11 +72,12 @@ class Journal:
     never killed; ``speed.jsonl`` holds what depends on the machine.
     """
 
-    def __init__(self, run: Path, stage: str, step: int, total: int | None, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Path, stage: str, step: int, total: int | None, named: Sequence[str], show: Show) -> None:
+        """`named`: the losses that the status line shows, if a step has them; `show` takes that line."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder, self.stage, self.total, self.say = run / stage, stage, total, say
-        self.said = 0.0
+        self.folder, self.stage, self.total, self.named, self.show = run / stage, stage, total, named, show
+        self.written, self.shown = 0.0, -_SHOWN_EVERY
         for name in ("stats.jsonl", "speed.jsonl"):
             _keep_lines(self.folder / name, step)
         self.board = SummaryWriter(str(run / "tensorboard" / stage), purge_step=step)
@@ -82,32 +86,33 @@ class Journal:
         self.board.close()
 
     def write(self, rows: Sequence[Mapping[str, float]], pace: Pace, done: float, device: torch.device) -> None:
-        """Note the losses of steps, and now and then the speed, in a file, on the board and as a status line."""
+        """Note the losses of steps in a file, and now and then the speed there, on the board and as a status line."""
         for row in rows:
             _add(self.folder / "stats.jsonl", row)
-        row = rows[-1]
-        if pace.here - self.said < _EVERY and done < 1:
+        if pace.here - self.shown < _SHOWN_EVERY and done < 1:
             return
-        self.said = pace.here
-        speed = pace.row(int(row["step"]), done, device)
+        row, speed, self.shown = rows[-1], pace.row(int(rows[-1]["step"]), done, device), pace.here
+        self.show(self._status(row, speed), done >= 1)
+        if pace.here - self.written < _EVERY and done < 1:
+            return
+        self.written = pace.here
         _add(self.folder / "speed.jsonl", speed)
         for name, value in {**row, **{f"speed/{k}": v for k, v in speed.items()}}.items():
             if not name.endswith("step"):
                 self.board.add_scalar(name, value, int(row["step"]))
-        self.say(self._status(row, speed))
 
     def _status(self, row: Mapping[str, float], speed: Mapping[str, float]) -> str:
-        terms = " ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in ("step", "lr"))
+        """At most 120 characters; every loss is in ``stats.jsonl`` and on the board."""
         total = f"/{self.total}" if self.total is not None else ""
-        parts = [f"{speed['steps_per_second']:.2f} steps/s", f"data wait {100 * speed['data_wait']:.0f} %"]
-        parts.append(f"memory {speed['memory'] / 2**30:.2f} GB")
-        if "cuda_memory" in speed:
-            parts.append(f"GPU peak {speed['cuda_memory'] / 2**30:.2f} GB")
+        terms = ", ".join(f"{name} {row[name]:.4g}" for name in self.named if name in row)
+        parts = [f"{self.stage} {int(row['step'])}{total}", terms, f"{speed['steps_per_second']:.4g} steps/s"]
+        parts.append(f"data wait {100 * speed['data_wait']:.0f} %")
+        parts.append(f"{speed.get('cuda_memory', speed['memory']) / 2**30:.1f} GB")
         if "seconds_left" in speed:
             parts.append(f"{_duration(speed['seconds_left'])} left")
-        return f"{self.stage} {int(row['step'])}{total} | {terms} | {', '.join(parts)}"
+        return " | ".join(parts)[:_WIDEST]
 
-    def show(self, pictures: Mapping[str, Tensor], step: int) -> None:
+    def draw(self, pictures: Mapping[str, Tensor], step: int) -> None:
         """Write the sample sheet of a step, and the same windows as the video ``samples.mp4`` in place of the last."""
         sheet = sample_grid(pictures)
         ok, png = cv2.imencode(".png", sheet[..., ::-1])
@@ -119,6 +124,19 @@ class Journal:
         with VideoWriter(self.folder / "samples.mp4", _VIDEO_FPS, even[0].shape[:2]) as film:
             for frame in even:
                 film.write(frame)
+
+
+def printed(say: Callable[[str], None]) -> Show:
+    """What shows status lines where nothing can be redrawn: one every 30 seconds, and the last of a stage."""
+    said = -_PRINTED_EVERY
+
+    def show(line: str, last: bool) -> None:
+        nonlocal said
+        if last or time.monotonic() - said >= _PRINTED_EVERY:
+            said = time.monotonic()
+            say(line)
+
+    return show
 
 
 def sample_grid(pictures: Mapping[str, Tensor], moment: int | None = None) -> np.ndarray:

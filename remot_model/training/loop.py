@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 
 from remot_model import checkpoint
 from remot_model.checkpoint import write_atomically
-from remot_model.training.journal import Journal, Pace
+from remot_model.training.journal import Journal, Pace, Show
 from remot_model.training.reading import Reading
 from remot_model.training.trainer import Losses, Trainer, TrainingError
 
@@ -72,9 +72,10 @@ class Loop:
         budget: Budget,
         save_every: int,
         say: Callable[[str], None],
+        show: Show,
     ) -> None:
         self.run, self.trainer, self.reading, self.schemas = run, trainer, reading, schemas
-        self.budget, self.save_every, self.say = budget, save_every, say
+        self.budget, self.save_every, self.say, self.show = budget, save_every, say, show
         self.folder, self.config = run / trainer.name, trainer.config
         self.plan, self.main = trainer.config.plan(trainer.name), reading.processes.is_main_process
         # How often the length of windows has doubled, and the step since when: so the place in the data is known.
@@ -91,7 +92,7 @@ class Loop:
             self.saved = trainer.steps
             self.say(f"{trainer.name}: resumed at step {trainer.steps}")
         self.pace = Pace(trainer.steps, self.budget.done(trainer.steps, before), before)
-        journal = Journal(self.run, trainer.name, trainer.steps, self.budget.steps, self.say) if self.main else None
+        journal = self._journal() if self.main else None
         sample = self.reading.sample() if self.main else {}
         started, batches = trainer.steps, None
         try:
@@ -111,6 +112,10 @@ class Loop:
                 if opened:
                     opened.close()
         return self._result(trainer.steps - started)
+
+    def _journal(self) -> Journal:
+        named = ("total", self.trainer.stage.terms[0], "d")
+        return Journal(self.run, self.trainer.name, self.trainer.steps, self.budget.steps, named, self.show)
 
     def _share(self) -> float:
         return self.budget.done(self.trainer.steps, self.pace.seconds)
@@ -174,7 +179,7 @@ class Loop:
         place = {"seconds": self.pace.seconds, "phase": self.phase, "since": self.since}
         checkpoint.save_state(self.run, trainer.name, {**trainer.state(), **place})
         checkpoint.save_generator(self.run, trainer.name, trainer.result, self.config, self.schemas)
-        journal.show(trainer.pictures(sample), trainer.steps)
+        journal.draw(trainer.pictures(sample), trainer.steps)
 
     def _result(self, count: int) -> StageResult:
         spent = max(self.pace.here, 1e-9)

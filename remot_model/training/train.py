@@ -20,6 +20,7 @@ from remot_model.checkpoint import CheckpointError
 from remot_model.config import Config
 from remot_model.training import data, features
 from remot_model.training.feeding import readers
+from remot_model.training.journal import Show, printed
 from remot_model.training.loop import Budget, Loop, StageResult
 from remot_model.training.reading import Reading, check_plan
 from remot_model.training.stages import STAGES, Setting, needed_generators
@@ -44,6 +45,7 @@ def train(
     save_every: int = 250,
     workers: int | str = "auto",
     say: Callable[[str], None] = print,
+    show: Show | None = None,
 ) -> list[StageResult]:
     """Train stages one after the other and write them into a run folder (see `remot_model.checkpoint`).
 
@@ -64,7 +66,9 @@ def train(
         save_every: steps from one save and sample grid to the next.
         workers: processes that read and decode for each process that trains; 0 for threads. ``auto`` is threads for a
             CPU, and processes for a GPU (see `remot_model.training.feeding.readers`).
-        say: where status lines go.
+        say: where sentences go.
+        show: takes the line about how training goes, about one a second, and whether it is the last of its stage; by
+            default `say` gets one every 30 seconds.
 
     Raises:
         CheckpointError: if the folder holds something else, or a trained stage and `resume` is false, or a stage was
@@ -89,6 +93,7 @@ def train(
     _check_run(run, config, schemas, read, stages, resume)
     if not processes.is_main_process:
         say = _quiet
+    show = show or printed(say)
     used = _load_features(config, stages, place, say)
     processes.wait_for_everyone()
     if processes.is_main_process:
@@ -112,7 +117,7 @@ def train(
         reading = Reading(
             stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, count, place
         )
-        results.append(Loop(run, trainer, reading, schemas, budget, save_every, say).go(resume))
+        results.append(Loop(run, trainer, reading, schemas, budget, save_every, say, show).go(resume))
         processes.wait_for_everyone()  # the next stage may need what the first process has just saved
     return results
 
