@@ -28,7 +28,7 @@ MOST_LINES = 500
 # Files that have more lines: the sandbox, which is one thing; and those that are still to be split.
 LONGER = {"remot_data.media.sandbox"} | {
     f"remot_data.{name}"
-    for name in ("cli", "care.doctor", "detectors.pose_guided", "exchange.exports", "exchange.importers")
+    for name in ("cli", "care.doctor", "detectors.pose_guided", "exchange.exports")
 }
 
 Graph = dict[str, set[str]]

@@ -16,7 +16,8 @@ from remot_data.annotating.annotate import switch
 from remot_data.assets import fetch
 from remot_data.detectors.base import file_sha256
 from remot_data.exchange.exports import FORMATS, export
-from remot_data.exchange.importers import import_manifest, read_labels
+from remot_data.exchange.importers import import_manifest
+from remot_data.exchange.labels import read_labels
 from remot_data.ingest.build import build
 from remot_data.ingest.inputs import load_manifest
 from remot_data.ingest.policy import Policy
