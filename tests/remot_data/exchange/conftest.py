@@ -1,4 +1,4 @@
-"""What the tests of imports share: a drawn dancer whose keypoints, labels and flow are known, and files of them."""
+"""What the tests of imports and exports share: a dancer whose layers are known and files of them, exported stores."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 
 from remot_data import media, synthetic
+from remot_data.assets import fetch
+from remot_data.exchange.exports import FORMATS, export
+from remot_data.ingest.build import build
+from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
 from remot_data.records import Clip
 from remot_data.store import create_store, open_store
@@ -134,3 +138,29 @@ def spoilt_decoder(request, monkeypatch):
         "crash": "crashed: the process was ended by SIGSEGV",
         "hang": "timeout: no sign of life for 1 s, after 1 messages",
     }[request.param]
+
+
+@pytest.fixture(scope="session")
+def exported(dancers, tmp_path_factory):
+    """The five dancers in every format."""
+    folder = tmp_path_factory.mktemp("exports")
+    for to in FORMATS:
+        done = export(dancers, to, folder / to, workers=0)
+        assert (done.clips, done.frames, done.left_out) == (5, 100, 0)
+        assert done.splits == {"train": 80, "test": 20}
+    return folder
+
+
+def arrays(store, kind, clip, snapshot="main"):
+    folder = "frames" if kind == "frames" else store.folders(store.snapshot(snapshot))[kind]
+    return store.read_arrays(folder, kind, clip)
+
+
+@pytest.fixture(scope="session")
+def person(tmp_path_factory):
+    """Nine frames of a real person, built with pose and parsing."""
+    folder = tmp_path_factory.mktemp("real")
+    media.cut(fetch("sample-cam02"), folder / "man.mp4", 0.0, 0.15)
+    detectors = {"pose": "blazepose", "parsing": "pose-guided"}
+    policy = Policy(size=(256, 192), min_frames=6)
+    return open_store(build(folder / "man.mp4", str(folder / "s"), policy=policy, layers=detectors, workers=0).store)
