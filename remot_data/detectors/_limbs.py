@@ -50,6 +50,7 @@ CAPSULES = (
     *_side("right", _RIGHT_TOE, _RIGHT_HAND, _RIGHT_THIGH),
 )
 PARTS = tuple(dict.fromkeys(c.part for c in CAPSULES))
+LIMBS = np.array([part.partition("-")[2] or part for part in PARTS])  # of each part, without its side
 _PART_OF = np.array([PARTS.index(c.part) for c in CAPSULES], np.uint8)
 _A, _B = np.array([(c.a, c.b) for c in CAPSULES]).T
 _IS_ARM = np.array([part.endswith(("arm", "hand")) for part in PARTS])
@@ -185,6 +186,10 @@ class Place:
 
     def __getitem__(self, chosen: np.ndarray | slice) -> Place:
         return Place(*(getattr(self, f)[chosen] for f in self.__dataclass_fields__))
+
+    def is_on(self, *limbs: str) -> np.ndarray:
+        """Which of the pixels lie on these limbs of either side: bool [N]."""
+        return np.isin(LIMBS, limbs)[self.part]
 
 
 def locate(points: np.ndarray, unit: float, pixels: np.ndarray) -> Place:

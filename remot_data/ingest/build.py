@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -416,15 +415,8 @@ def _written(store: Store, shard: int) -> dict[str, Any] | None:
 def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: sandbox.Limits) -> list[Sample]:
     """All frames of a clip, encoded, or an error: a part of a clip is never written."""
     arguments = {"clip": clip.to_json(), "policy": dict(policy)}
-    for attempt in range(3):
-        try:
-            messages = sandbox.call("remot_data.ingest.build:decoding", arguments, limits)
-            return [Sample(m["key"], {"jpg": data}, {"pts": m["pts"]}) for m, data in messages if "key" in m]
-        except sandbox.ChildError as error:
-            # Somebody else's kill, such as that of a whole job, is not the video's fault.
-            if error.by_signal != signal.SIGKILL or attempt == 2:
-                raise
-    raise AssertionError
+    messages = sandbox.call("remot_data.ingest.build:decoding", arguments, limits)
+    return [Sample(m["key"], {"jpg": data}, {"pts": m["pts"]}) for m, data in messages if "key" in m]
 
 
 def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import signal
 import stat
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -94,20 +93,13 @@ def _looked_through(
 ) -> dict[str, Any]:
     """The part of the line that the child makes, or that of the reject it ended with."""
     arguments = {"item": source.to_json(), "policy": dict(policy), "finder": finder}
-    killed = False
-    while True:
-        try:
-            *_, (last, _) = sandbox.call("remot_data.ingest.scan:looking", arguments, limits)
-            return last["line"]
-        except sandbox.ChildError as error:
-            # Somebody else's kill, such as that of a machine out of memory, is not the video's fault the first time.
-            if killed or error.by_signal != getattr(signal, "SIGKILL", 9):
-                return _refused(source, error.code, error.detail)
-            killed = True
-        except media.VideoError as error:
-            return _refused(source, error.code, error.detail)
-        except DetectorError as error:
-            return _refused(source, "detector-failed", str(error))
+    try:
+        *_, (last, _) = sandbox.call("remot_data.ingest.scan:looking", arguments, limits)
+        return last["line"]
+    except (sandbox.ChildError, media.VideoError) as error:
+        return _refused(source, error.code, error.detail)
+    except DetectorError as error:
+        return _refused(source, "detector-failed", str(error))
 
 
 def looking(

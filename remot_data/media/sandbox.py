@@ -34,7 +34,7 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any, BinaryIO
 
 import psutil
@@ -93,8 +93,7 @@ class ChildError(RemotError, RuntimeError):
 
     `code` is one of ``timeout``, ``crashed`` and ``out-of-memory``, `detail` a sentence. `by_signal` is the number
     of the signal that ended the child where it did not end by our hand: SIGKILL then came from outside, for
-    example from the kernel of a machine out of memory, so the work itself may be good and the caller, who knows
-    what to do with the messages it had, may begin it again.
+    example from the kernel of a machine out of memory, and did so twice.
     """
 
     def __init__(self, code: str, detail: str, by_signal: int | None = None) -> None:
@@ -111,8 +110,9 @@ def call(function: str, arguments: Mapping[str, Any], limits: Limits | None = No
     """Run a generator function in a child process; what it yields comes out here, in order.
 
     The child sees the caller's working folder, module path and environment. A message is its sign of life: a
-    function that works for long yields now and then. A child that is killed from outside before its first
-    message came out is replaced, once, and the work begun again.
+    function that works for long yields now and then. A child that is killed from outside (SIGKILL) is replaced,
+    once, and the work begun again: somebody else's kill, such as that of a whole job, is not the fault of the work.
+    The messages that came out before do not come again, so the function has to yield the same ones again.
 
     Args:
         function: ``package.module:name`` of a generator function that yields (dict, bytes) pairs; the dict holds
@@ -141,30 +141,26 @@ def call(function: str, arguments: Mapping[str, Any], limits: Limits | None = No
 
 
 def _messages(request: bytes, limits: Limits) -> Generator[Message, None, None]:
-    try:
-        talk, first = _begun(request, limits)
-    except ChildError as error:
-        if error.by_signal is None or error.by_signal != _SIGKILL:
-            raise
-        talk, first = _begun(request, limits)
-    with closing(talk):
-        if first is not None:
-            yield first
-            yield from talk
+    watch, given = _Watch(limits), 0
+    for again in (True, False):
+        try:
+            with closing(_talk(request, watch)) as talk:
+                for message in islice(talk, given, None):
+                    given += 1
+                    yield message
+            return
+        except ChildError as error:
+            if not again or error.by_signal is None or error.by_signal != _SIGKILL:
+                raise
 
 
-def _begun(request: bytes, limits: Limits) -> tuple[Generator[Message, None, None], Message | None]:
-    talk = _talk(request, limits)
-    return talk, next(talk, None)
-
-
-def _talk(request: bytes, limits: Limits) -> Generator[Message, None, None]:
+def _talk(request: bytes, watch: _Watch) -> Generator[Message, None, None]:
     """One try of a call in one child."""
     keeper = _the_keeper()
     child = keeper.take()
     reusable = False
     try:
-        child.ask(request, limits)
+        child.ask(request, watch)
         while True:
             kind, header, payload = child.hear()
             if kind == _ITEM:
@@ -234,7 +230,10 @@ def _receive(stream: BinaryIO, most: int) -> tuple[bytes, dict[str, Any], bytes]
 
 
 class _Watch:
-    """The clocks of one call. The caller's thread writes `heard` and `waiting`, the keeper's all the rest."""
+    """The clocks of one call, over both its tries.
+
+    The caller's thread writes `heard` and `waiting`, the keeper's all the rest.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -305,17 +304,18 @@ class _Child:
             ) from error
         self._fresh = self._resident()
 
-    def ask(self, request: bytes, limits: Limits) -> None:
+    def ask(self, request: bytes, watch: _Watch) -> None:
         self._words.seek(0)
         self._words.truncate()
-        self.watch = _Watch(limits)
+        watch.waiting = True
+        self.watch = watch
         setting = {"folder": _folder(), "path": [str(p) for p in sys.path], "environment": dict(os.environ)}
         try:
-            _send(self._to, _REQUEST, {"memory": limits.memory, **setting}, request)
+            _send(self._to, _REQUEST, {"memory": watch.limits.memory, **setting}, request)
         except OSError:
             raise self._death() from None
         finally:
-            self.watch.waiting = False
+            watch.waiting = False
 
     def hear(self) -> tuple[bytes, dict[str, Any], bytes]:
         """The next message of the child.

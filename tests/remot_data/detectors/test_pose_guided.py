@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from remot_data.detectors._limbs import as_body25, head_yaw, torso_lengths, with_extras
 from remot_data.detectors.base import Detector, load
-from remot_data.detectors.pose_guided import Carry, PoseGuidedParser, score, score_table, vote
+from remot_data.detectors.pose_guided import Carry, PoseGuidedParser, vote
 from remot_data.schemas import LABELS, SchemaError, convert_keypoints, convert_labels
 from remot_data.synthetic import Cloth, Dancer, Scene, dance
 
@@ -249,13 +249,3 @@ def test_labels_are_carried_along_what_moves() -> None:
     assert (brought == there)[known].mean() > 0.98
     carry.keep(labels, 1)
     assert carry.to(moved, 3) is None
-
-
-def test_the_table_of_scores_is_the_score() -> None:
-    rng = np.random.default_rng(0)
-    references = np.float32([[120, 140, 150], [40, 120, 110]])
-    levels = np.stack([rng.integers(0, 32, 500) * 8 + 3.5, *rng.integers(0, 48, (2, 500)) * 3 + 57], 1)
-    bins = (levels[:, 0] // 8 * 48 + (levels[:, 1] - 56) // 3) * 48 + (levels[:, 2] - 56) // 3
-    exact = score(levels.astype(np.float32), references)
-    assert np.allclose(score_table(references)[bins.astype(int)], exact, atol=1e-4)
-    assert (score(levels.astype(np.float32), references[:0]) == -6).all()

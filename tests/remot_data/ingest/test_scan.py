@@ -494,44 +494,33 @@ def test_an_input_that_was_refused_before_is_that_reject(tmp_path):
     assert (reject["what"], reject["code"], reject["detail"]) == ("video", "unsafe-path", "it leads out")
 
 
-def raising(*errors):
-    """A `sandbox.call` that raises these errors one after the other, and then gives a line."""
-    left = list(errors)
+def raising(error):
+    """A `sandbox.call` that ends with this error."""
 
     def call(function, arguments, limits):
         yield {"frames": 0}, b""
-        if left:
-            raise left.pop(0)
-        yield {"line": {"rejects": [], "video": "here"}}, b""
+        raise error
 
     return call
 
 
-KILLED = sandbox.ChildError("crashed", "killed from outside", signal.SIGKILL)
-
-
 @pytest.mark.parametrize(
-    ("errors", "code"),
+    ("error", "code"),
     [
-        ([sandbox.ChildError("timeout", "it stood still")], "timeout"),
-        ([sandbox.ChildError("crashed", "SIGSEGV", signal.SIGSEGV)], "crashed"),
-        ([sandbox.ChildError("out-of-memory", "too much")], "out-of-memory"),
-        ([KILLED, KILLED], "crashed"),
-        ([media.VideoError("truncated", "it ends early")], "truncated"),
-        ([DetectorError("it broke")], "detector-failed"),
+        (sandbox.ChildError("timeout", "it stood still"), "timeout"),
+        (sandbox.ChildError("crashed", "SIGSEGV", signal.SIGSEGV), "crashed"),
+        (sandbox.ChildError("out-of-memory", "too much"), "out-of-memory"),
+        (sandbox.ChildError("crashed", "killed from outside", signal.SIGKILL), "crashed"),
+        (media.VideoError("truncated", "it ends early"), "truncated"),
+        (DetectorError("it broke"), "detector-failed"),
     ],
 )
-def test_every_death_becomes_a_reject_of_the_video(small, monkeypatch, errors, code):
-    monkeypatch.setattr(sandbox, "call", raising(*errors))
+def test_every_death_becomes_a_reject_of_the_video(small, monkeypatch, error, code):
+    monkeypatch.setattr(sandbox, "call", raising(error))
     line = scan.scan({"path": str(small)}, Policy().to_json())
     (reject,) = line["rejects"]
     assert (reject["what"], reject["code"]) == ("video", code) and reject["detail"]
     assert line["frames"] == {"decoded": 0, "kept": 0, "refused": 0, "resampled": 0}
-
-
-def test_somebody_elses_kill_is_tried_once_more(small, monkeypatch):
-    monkeypatch.setattr(sandbox, "call", raising(KILLED))
-    assert scan.scan({"path": str(small)}, Policy().to_json())["video"] == "here"
 
 
 def test_a_limit_of_time_ends_it(small):

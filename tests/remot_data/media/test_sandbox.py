@@ -102,11 +102,18 @@ def find_pipe() -> int:
     raise AssertionError("no pipe to write to")
 
 
-def die_once(note: str) -> Iterator[Message]:
-    if not os.path.exists(note):
-        Path(note).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    yield from count(2)
+def die_once(note: str, after: int) -> Iterator[Message]:
+    for header, data in count(after + 2):
+        if header["number"] == after and not os.path.exists(note):
+            Path(note).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield header, data
+
+
+def linger(note: str) -> Iterator[Message]:
+    """Is killed after 1.2 s, and takes 1.2 s more the second time."""
+    time.sleep(1.2)
+    yield from die_once(note, 0)
 
 
 def devour(how: str) -> Iterator[Message]:
@@ -379,11 +386,29 @@ def test_a_crash_has_a_reason(how, words, number):
 
 @slow
 @posix_only
-def test_a_kill_from_outside_before_the_first_message_is_made_good(tmp_path):
-    assert [h["number"] for h, _ in run("die_once", note=str(tmp_path / "tried"))] == [0, 1]
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_kill_from_outside_is_made_good_once_and_no_message_comes_twice(tmp_path, after):
+    note = tmp_path / "tried"
+    found = [header for header, _ in run("die_once", note=str(note), after=after)]
+    assert [header["number"] for header in found] == list(range(after + 2))
+    assert {header["pid"] for header in found[:after]} <= {int(note.read_text())}
+    assert int(note.read_text()) not in {header["pid"] for header in found[after:]}
+    assert refused("die", how="kill", first=after).by_signal == signal.SIGKILL
+
+
+@posix_only
+def test_an_idle_child_that_was_killed_is_not_used():
     os.kill(child(), signal.SIGKILL)
     assert [h["number"] for h, _ in run("count", to=2)] == [0, 1]
-    assert refused("die", how="kill").by_signal == signal.SIGKILL
+
+
+@slow
+@posix_only
+def test_both_tries_share_the_time_of_a_call(tmp_path):
+    note, started = tmp_path / "tried", time.monotonic()
+    with pytest.raises(ChildError, match="it took longer than 2 s"):
+        run("linger", Limits(total=2), note=str(note))
+    assert note.exists() and time.monotonic() - started < 6
 
 
 def test_closing_the_iterator_kills_the_child():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from hypothesis.extra import numpy as hnp
 
 from remot_data import media
 from remot_data.annotating.annotate import switch
+from remot_data.media import sandbox
 from remot_data.records import REASONS, Clip, Reject
 from remot_data.report import ReportError, charts, clips, runs, write_report
 from remot_data.report.view import View
@@ -516,6 +519,33 @@ def test_damaged_file_of_a_run_is_named(built: Store, run: Path, tmp_path: Path,
     (run / name).write_bytes(content)
     with pytest.raises(ReportError, match=re.escape(str(run / name))):
         page(built, tmp_path, runs=[run])
+
+
+def spoilt(how: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Stands for a decoder in a child, which crashes or hangs."""
+    if how == "crash":
+        ctypes.string_at(0)
+    time.sleep(1000)
+    yield {}, b""
+
+
+@pytest.mark.parametrize("how", ["crash", pytest.param("hang", marks=pytest.mark.slow)])
+def test_a_video_of_a_run_that_spoils_the_decoder_is_named(
+    built: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    real, limits = sandbox.call, sandbox.Limits(stall=1)
+    monkeypatch.setattr(sandbox, "call", lambda *_: real(f"{__name__}:spoilt", {"how": how}, limits))
+    why = {"crash": "ended by SIGSEGV", "hang": "no sign of life for 1 s"}[how]
+    with pytest.raises(ReportError, match=f"{re.escape(str(run / 'transfer.mp4'))} is no readable video .*{why}"):
+        page(built, tmp_path, runs=[run])
+
+
+def test_a_video_of_a_run_is_decoded_in_a_child(
+    built: Store, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("probe", "read"):
+        monkeypatch.setattr(media, name, lambda *_, **__: pytest.fail("it was decoded in this process"))
+    assert page(built, tmp_path, runs=[run]).source.count('aria-label="Video transfer.mp4"') == 1
 
 
 def test_run_folder_that_is_not_there_is_an_error(built: Store, tmp_path: Path) -> None:
