@@ -18,7 +18,7 @@ from remot_data.care.findings import Check, Finding
 _FRAMES = 10
 
 # What ffmpeg can write each codec with, and the options that make it quick and quiet.
-_ENCODERS = {
+_ENCODERS: dict[str, dict[str, tuple[str, ...]]] = {
     "h264": {"libx264": (), "libopenh264": ()},
     "hevc": {"libx265": ("-x265-params", "log-level=none"), "libkvazaar": ()},
     "vp9": {"libvpx-vp9": ("-deadline", "realtime", "-cpu-used", "8")},

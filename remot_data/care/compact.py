@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from remot_data.engine import Progress, open_engine
 from remot_data.records import Clip, Receipt
@@ -85,7 +85,7 @@ def compact_shard(url: str, shard: int) -> Receipt:
                 saw[kind] = new[source]
         failed = {clip: why for clip, why in metas[folder]["failed"].items() if clip not in gone}
         plans[folder] = saw, failed
-        table = shards.write(_Nowhere(), _kept(store, folder, kinds[folder], shard, gone), saw, failed)
+        table = shards.write(cast(BinaryIO, _Nowhere()), _kept(store, folder, kinds[folder], shard, gone), saw, failed)
         new[folder] = shards.index_meta(table)["sha256"]
     made = dict(metas)  # also of what an interrupted run had done, which kept no receipt
     for folder in reversed(holds):

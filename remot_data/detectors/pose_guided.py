@@ -43,7 +43,7 @@ _ODDS = {
     "shin": (_NEVER, 0, 0, 0, _NEVER),
     "foot": (_NEVER, -1, _NEVER, 0, _NEVER),
 }
-_PRIOR = np.float32([_ODDS[limb] for limb in LIMBS])
+_PRIOR = np.array([_ODDS[limb] for limb in LIMBS], np.float32)
 
 
 def odds(place: Place, look: Look) -> np.ndarray:
@@ -112,15 +112,14 @@ class PoseGuidedParser:
         keypoints = as_body25(needed["pose"]["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)
         seen = np.flatnonzero(((keypoints[..., 2] > 0).sum(1) >= 3) & (units > 0))
-        labels = np.zeros(frames.shape[:3], np.uint8)
+        labels: np.ndarray = np.zeros(frames.shape[:3], np.uint8)
         if not len(seen):
             return {"labels": labels}
         soft = needed["pose"].get("mask")
 
         def person(t: int) -> Person | None:
-            mask = person_mask(
-                points[t], float(units[t]), None if soft is None else soft[t], labels.shape[1:], self.mask_threshold
-            )
+            size = labels.shape[1], labels.shape[2]
+            mask = person_mask(points[t], float(units[t]), None if soft is None else soft[t], size, self.mask_threshold)
             return Person.found(frames[t], mask, points[t], float(units[t]))
 
         with one_opencv_thread():
@@ -128,7 +127,7 @@ class PoseGuidedParser:
             sampled = {int(t): person(t) for t in some}
             look = _look_of([p for p in sampled.values() if p is not None])
             carry = Carry()
-            for t in seen:
+            for t in seen.tolist():
                 found = sampled[t] if t in sampled else person(t)
                 if found is not None and look is not None:
                     labels[t] = found.labels(look, carry.to(frames[t], t))
@@ -197,8 +196,8 @@ class Person:
         mask.ravel()[self.pixels] = 1
         scores = np.take(look.scores, bins(self.lab), axis=0) * mask[..., None]
         weight = np.take(cv2.boxFilter(mask, -1, window).ravel(), self.pixels)
-        total = np.take(cv2.boxFilter(scores, -1, window).reshape(-1, len(STUFFS)), self.pixels, axis=0)
-        total /= weight[:, None]
+        total: np.ndarray = np.take(cv2.boxFilter(scores, -1, window).reshape(-1, len(STUFFS)), self.pixels, axis=0)
+        total = total / weight[:, None]
         total += np.take(odds(self.place, look).T, self.cell, axis=0)
         part = self.place.part[self.cell]
         if before is not None:
@@ -219,11 +218,14 @@ def _argmax(values: np.ndarray) -> np.ndarray:
     return found
 
 
+_NO_MAP: Any = None  # `remap` is given both maps in one
+
+
 class Carry:
     """Brings the labels of one frame to the next along a coarse flow."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._labels: np.ndarray | None = None
         self._grey: np.ndarray | None = None
         self._kept = -2
@@ -239,9 +241,11 @@ class Carry:
         to = self._flow.calc(grey, last, None)
         to[..., 0] += np.arange(half[0], dtype=np.float32)
         to[..., 1] += np.arange(half[1], dtype=np.float32)[:, None]
-        differs = cv2.absdiff(grey, cv2.remap(last, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)) > 12
+        differs = (
+            cv2.absdiff(grey, cv2.remap(last, to, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)) > 12
+        )
         small = cv2.resize(self._labels, half, interpolation=cv2.INTER_NEAREST)
-        carried = cv2.remap(small, to, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=255)
+        carried = cv2.remap(small, to, _NO_MAP, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=255)
         carried[differs] = 255
         return cv2.resize(carried, (w, h), interpolation=cv2.INTER_NEAREST)
 

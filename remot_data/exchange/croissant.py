@@ -176,7 +176,8 @@ def _layer_objects(
             }
         )
     there = {ext for shard in range(store.shard_count) for ext in store.index(folder, shard).offsets}
-    sets, fields = [], []
+    sets: list[dict[str, Any]] = []
+    fields: list[dict[str, Any]] = []
     for name, ext in layer_kinds.kind(kind).FIELDS.items():
         if ext not in there:
             continue

@@ -39,7 +39,7 @@ def _flow(store: Store, clip: Clip, files: Sequence[str | None], forward: bool) 
             known = reached
             alike = photometric(frames[t], _warped(frames[t - 1], back)) & known
         agree = consistent(back, given if forward else other, *_targets(back)) & known
-        flow[t] = cv2.resize(back, (w, h), interpolation=cv2.INTER_AREA) * np.float32([w / width, h / height])
+        flow[t] = cv2.resize(back, (w, h), interpolation=cv2.INTER_AREA) * np.array([w / width, h / height], np.float32)
         for bit, holds in ((CONSISTENT, agree), (PHOTOMETRIC, alike)):
             share = cv2.resize(holds.view(np.uint8) * np.uint8(200), (w, h), interpolation=cv2.INTER_AREA)
             confidence[t] |= (share >= 100) * np.uint8(bit)
@@ -81,7 +81,7 @@ def _through_crop(flow: np.ndarray, clip: Clip, size: tuple[int, int]) -> tuple[
     known = (np.abs(cut) < 1e9).all(-1)
     cut[~known] = 0
     how = cv2.INTER_AREA if size[0] <= h else cv2.INTER_LINEAR
-    small = cv2.resize(cut, size[::-1], interpolation=how) * np.float32([size[1] / w, size[0] / h])
+    small = cv2.resize(cut, size[::-1], interpolation=how) * np.array([size[1] / w, size[0] / h], np.float32)
     return small, cv2.resize(known.astype(np.float32), size[::-1], interpolation=how) > 0.999
 
 

@@ -52,7 +52,9 @@ def arrays(store: Store, clip: Clip, files: Sequence[str | None], schema: str) -
         raise Unusable(f"the keypoints of {next(filter(None, files))} are no pixels; have them written unscaled")
     seen = points[..., 2] > 0
     x, y, w, h = clip.crop
-    points[..., :2] = (points[..., :2] - np.float32([x, y])) * np.float32([store.size[1] / w, store.size[0] / h])
+    points[..., :2] = (points[..., :2] - np.array([x, y], np.float32)) * np.array(
+        [store.size[1] / w, store.size[0] / h], np.float32
+    )
     # OpenPose's confidence is the height of a peak, which can be a little above 1.
     points[..., 2] = points[..., 2].clip(0, 1)
     points[~seen] = 0
@@ -108,10 +110,9 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
             seen = body[body[:, 2] > 0]
             if not len(seen):
                 continue
-            low, high = seen[:, :2].min(0), seen[:, :2].max(0)
-            box = (max(low[0], x), max(low[1], y), min(high[0], x + w), min(high[1], y + h))
+            (left, top), (right, bottom) = seen[:, :2].min(0).tolist(), seen[:, :2].max(0).tolist()
+            box = (max(left, x), max(top, y), min(right, x + w), min(bottom, y + h))
             if box[2] > box[0] and box[3] > box[1]:
-                box = tuple(float(v) for v in box)
                 which[t, box] = number
                 look.append(persons.Person(t, box, float(seen[:, 2].mean())))
         looks.append(look)

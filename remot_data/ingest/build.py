@@ -366,10 +366,12 @@ def write_frames(
             done[receipt.shard] = receipt.made["frames"]
     failed = {clip: why for meta in done.values() for clip, why in meta["failed"].items()}
     clips = {clip.id: clip for clip in store.planned if clip.id in failed}
-    return {
-        name: Reject("clip", name, clip.path, *failed[name].split(": ", 1), clip.frames)  # type: ignore[arg-type]
-        for name, clip in clips.items()
-    }
+    return {name: _refused_clip(clip, failed[name]) for name, clip in clips.items()}
+
+
+def _refused_clip(clip: Clip, why: str) -> Reject:
+    code, _, detail = why.partition(": ")
+    return Reject("clip", clip.id, clip.path, code, detail, clip.frames)
 
 
 def frames_shard(url: str, shard: int, policy: Mapping[str, Any], limits: Mapping[str, Any] | None = None) -> Receipt:

@@ -71,7 +71,7 @@ def find_inputs(videos: Any, root: str | os.PathLike[str] | None = None) -> tupl
     several = [videos] if isinstance(videos, (str, os.PathLike)) else list(videos)
     found: dict[str, Input] = {}
     ignored = 0
-    for path in map(os.fspath, several):
+    for path in (os.fspath(each) for each in several):
         if os.path.isdir(path):
             items, others = _in_folder(os.path.abspath(path))
             ignored += others
@@ -94,7 +94,8 @@ def _in_folder(folder: str) -> tuple[list[Input], int]:
     """The inputs below a folder and how many other files it holds. Links are followed; no folder is entered twice."""
     items: list[Input] = []
     ignored, seen = 0, set()
-    waiting, linked = [folder], []
+    waiting = [folder]
+    linked: list[str] = []
     while waiting or linked:
         # Real folders come first, so that a video has its real path wherever it has one in this folder.
         inside = waiting.pop() if waiting else linked.pop(0)
@@ -108,7 +109,7 @@ def _in_folder(folder: str) -> tuple[list[Input], int]:
         except OSError as error:
             items.append(_refused(inside, "unreadable", f"the folder cannot be read: {error.strerror}"))
             continue
-        folders = []
+        folders: list[str] = []
         for entry in entries:
             if entry.name.startswith("."):
                 continue
