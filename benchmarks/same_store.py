@@ -3,7 +3,7 @@
     python benchmarks/same_store.py OLD [NEW] [--size 128x96] [--workers N]
 
 checks OLD and NEW (HEAD by default) out with `git worktree`, builds the four sample clips in each and streams an epoch
-of windows, with the packages of the Python that runs this. It prints how long each took, and every file of the store whose
+of windows, with the packages of the Python that runs this. It prints how long each took, and every file whose
 sha256 differs; exit status 1 if one does, or a window. Left out are files that hold times of day or durations:
 the ledger, and what names the commit's own state (`removed.json`, locks).
 """
