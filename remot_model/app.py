@@ -14,6 +14,8 @@ from typing import Any
 import cv2
 
 from remot_data import assets, media
+from remot_data.media import in_child
+from remot_data.media.sandbox import ChildError
 from remot_model import devices
 from remot_model.checkpoint import Run, load_run
 from remot_model.transferring.request import GAMS, TransferError
@@ -50,11 +52,11 @@ def samples(folder: Path) -> list[list[str]]:
     found = []
     try:
         for source, driving in _SAMPLES:
-            _, frame = next(iter(media.read(assets.fetch(source))))
+            frame = in_child.first_frame(assets.fetch(source))
             path = folder / f"{source}.png"
             cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             found.append([str(path), str(assets.fetch(driving))])
-    except (assets.AssetError, media.VideoError, OSError) as error:
+    except (assets.AssetError, media.VideoError, ChildError, OSError) as error:
         log.warning("the page has no sample inputs: %s", error)
     return found
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from remot_data import media
-from remot_data.media import sandbox
+from remot_data.media import in_child, sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.records import Clip
 
@@ -34,11 +34,9 @@ def read_native(clip: Clip, size: tuple[int, int], limits: sandbox.Limits | None
     """
     frames = np.empty((clip.frames, *size, 3), np.uint8)
     arguments = {"clip": clip.to_json(), "size": list(size)}
-    for message, data in sandbox.call(
-        "remot_data.annotating.source_frames:reading", arguments, limits or sandbox.Limits()
-    ):
-        if "frame" in message:
-            frames[message["frame"]] = np.frombuffer(data, np.uint8).reshape(*size, 3)
+    messages = sandbox.call("remot_data.annotating.source_frames:reading", arguments, limits)
+    for number, (_, frame) in enumerate(in_child.received(messages)):
+        frames[number] = frame
     return frames
 
 
@@ -51,12 +49,9 @@ def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[di
     yield {}, b""
     read = 0
     wanted = found.pts.array().tolist()
-    for _, frame in media.read(found.path, only=wanted, crop=found.crop, size=tuple(size), passing=True):
-        if not frame.size:
-            yield {}, b""
-            continue
-        yield {"frame": read}, np.ascontiguousarray(frame)
-        read += 1
+    for message in in_child.frames(found.path, only=wanted, crop=found.crop, size=tuple(size)):
+        yield message
+        read += "pts" in message[0]
     if read != found.frames:
         raise media.VideoError("changed", f"{found.path}: {read} of {found.frames} frames were found again by PTS")
 

@@ -7,6 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -156,6 +157,7 @@ def watching(
     probe: media.Probe | None = None,
     finder: str | None = None,
     threads: int = 1,
+    read: Callable[..., Generator[tuple[int, np.ndarray], None, None]] = media.read,
 ) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
 
@@ -166,6 +168,7 @@ def watching(
         probe: of this video, if it was probed before.
         finder: what finds the persons, see `open_finder`; None for the default.
         threads: that look for persons at once, beside the one that reads; of the default finder alone.
+        read: what reads the video; `media.in_child.read` for a process that has to live on.
 
     Raises:
         VideoError: as `media.read`, and ``no-frames`` where none comes.
@@ -179,17 +182,18 @@ def watching(
     shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
     pts, at, cells, next_look = array("q"), [], [], -math.inf
     looks = _Looks(1 if finder else threads)
-    for stamp, frame in media.read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps):
-        time = stamp * base_seconds
-        if time >= next_look:
-            at.append(len(pts))
-            looks.add(_look, path, look, frame, len(pts), probe.size)
-            cells.append(_cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8))
-            next_look = time + 1 / rate - 1e-6
-        moments.see(time, shots.see(frame))
-        pts.append(stamp)
-        if len(pts) % _SIGN == 0:
-            yield len(pts)
+    with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps)) as frames:
+        for stamp, frame in frames:
+            time = stamp * base_seconds
+            if time >= next_look:
+                at.append(len(pts))
+                looks.add(_look, path, look, frame, len(pts), probe.size)
+                cells.append(_cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8))
+                next_look = time + 1 / rate - 1e-6
+            moments.see(time, shots.see(frame))
+            pts.append(stamp)
+            if len(pts) % _SIGN == 0:
+                yield len(pts)
     if not pts:
         raise media.VideoError("no-frames", f"{path}: no frame could be decoded")
     return Watched(probe, np.array(pts), shots.shots(), at, looks.found(), np.stack(cells), moments.pictures())

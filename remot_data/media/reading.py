@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def read(
     fps: float | None = None,
     decoder: str = "pyav",
     passing: bool = False,
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray], None, None]:
     """The frames of a video in presentation order, as (PTS, uint8 [H, W, 3] RGB), PTS strictly increasing.
 
     A missing or repeated PTS is mended (see `mended`). Frames that damage may have reached are left out (see
@@ -134,7 +134,7 @@ def _as_stored(frame: av.VideoFrame) -> Geometry:
 
 def _pictures(
     frames: Iterator[tuple[int, av.VideoFrame]], picture: _Picture, wanted: Wanted, passing: bool
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray], None, None]:
     for pts, frame in frames:
         if wanted.end is not None and pts >= wanted.end:
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from remot_data import media, persons
 from remot_data.ingest import people
+from remot_data.media import in_child
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
 
@@ -64,11 +66,11 @@ def find_driving(
     path: Path, size: tuple[int, int], start: float | None, end: float | None, threads: int = 1
 ) -> Driving:
     """Look through a video for its main person and its shots, by `threads`; `TransferError` where there is nobody."""
-    probe = media.probe(path)
+    probe = in_child.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
     span = tuple(None if t is None else round(probe.first_pts + t * second) for t in (start, end))
     try:
-        seen = people.watch(path, start_pts=span[0], end_pts=span[1], threads=threads)
+        seen = people.watch(path, probe=probe, start_pts=span[0], end_pts=span[1], threads=threads, read=in_child.read)
     except media.VideoError as error:
         if error.code != "no-frames":
             raise
@@ -88,7 +90,9 @@ def find_driving(
     return Driving(path, probe.fps, probe.has_audio, crop, share, span, len(seen.pts), begins, uneven, others)
 
 
-def read_pieces(drive: Driving, size: tuple[int, int], done: int = 0, after: int | None = None) -> Iterator[Piece]:
+def read_pieces(
+    drive: Driving, size: tuple[int, int], done: int = 0, after: int | None = None
+) -> Generator[Piece, None, None]:
     """The frames of the crop at `size`, in pieces of at most `_CHUNK`.
 
     To resume where an earlier reading stopped, at the end of a piece: `done` frames before, the last of them at the
@@ -96,13 +100,14 @@ def read_pieces(drive: Driving, size: tuple[int, int], done: int = 0, after: int
     """
     frames, begins, last = [], done == 0 or done in drive.shots, 0
     start = drive.span[0] if after is None else after + 1
-    source = media.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
-    for number, (pts, frame) in enumerate(source, done):
-        if frames and (number in drive.shots or len(frames) == _CHUNK):
-            yield Piece(begins, np.stack(frames), last)
-            frames, begins = [], number in drive.shots
-        frames.append(frame)
-        last = pts
+    read = in_child.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
+    with closing(read) as source:
+        for number, (pts, frame) in enumerate(source, done):
+            if frames and (number in drive.shots or len(frames) == _CHUNK):
+                yield Piece(begins, np.stack(frames), last)
+                frames, begins = [], number in drive.shots
+            frames.append(frame)
+            last = pts
     if frames:
         yield Piece(begins, np.stack(frames), last)
 
@@ -110,5 +115,5 @@ def read_pieces(drive: Driving, size: tuple[int, int], done: int = 0, after: int
 def sampled(drive: Driving, size: tuple[int, int], count: int) -> np.ndarray:
     """Frames of the crop at `size`, at most `count` spread evenly over the video, uint8 [N, h, w, 3]."""
     wanted = set(np.linspace(0, drive.frames - 1, min(count, drive.frames)).round().astype(int).tolist())
-    source = media.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], crop=drive.crop, size=size)
+    source = in_child.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], crop=drive.crop, size=size)
     return np.stack([frame for number, (_, frame) in enumerate(source) if number in wanted])

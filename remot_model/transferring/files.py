@@ -26,6 +26,8 @@ import numpy as np
 import torch
 
 from remot_data import media
+from remot_data.media import in_child
+from remot_data.media.sandbox import ChildError
 from remot_data.store.files import Files
 from remot_data.store.lock import Busy, Lock
 from remot_model.checkpoint import write_atomically
@@ -157,12 +159,12 @@ def _add_sound(part: Path, drive: Driving) -> str:
     try:
         source = drive.path
         if drive.span[0] is not None:
-            probe = media.probe(drive.path)
+            probe = in_child.probe(drive.path)
             start = (drive.span[0] - probe.first_pts) * probe.time_base[0] / probe.time_base[1]
-            media.cut(drive.path, span, start, start + drive.frames / drive.fps + 1)
+            in_child.cut(drive.path, span, start, start + drive.frames / drive.fps + 1)
             source = span
-        media.mux_audio(part, source, loud)
-    except (media.EncodeError, media.VideoError, ValueError) as error:
+        in_child.mux_audio(part, source, loud)
+    except (media.EncodeError, media.VideoError, ChildError, OSError) as error:
         return " ".join(str(error).split())
     os.replace(loud, part)
     return ""

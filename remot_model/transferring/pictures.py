@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from remot_data.media import VideoError, in_child
 from remot_data.persons import Box
 from remot_model.transferring.request import TransferError
 
@@ -18,12 +19,10 @@ def read_image(path: Path) -> np.ndarray | None:
     """An image file as uint8 [H, W, 3] RGB, turned as its EXIF tag says; None if it is no image."""
     if not path.is_file():
         raise TransferError(f"there is no file {path}")
-    if not cv2.haveImageReader(str(path)):
-        return None
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise TransferError(f"{path} is a damaged image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        return in_child.image(path)
+    except VideoError as error:
+        raise TransferError(error.detail) from error
 
 
 def cut(image: np.ndarray, crop: Box, size: tuple[int, int]) -> np.ndarray:

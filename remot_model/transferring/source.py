@@ -10,6 +10,7 @@ import torch
 
 from remot_data import media, persons
 from remot_data.ingest import people
+from remot_data.media import in_child
 from remot_data.schemas import REGIONS, convert_labels
 from remot_model.generating.alignment import align, boxes, centres, placement
 from remot_model.generating.rollout import to_uint8
@@ -40,10 +41,10 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
     image = read_image(path)
     if image is None:
         try:
-            image = next(iter(media.read(path)))[1]
-        except StopIteration:
-            raise TransferError(f"the source {path} holds no frame; give an image") from None
+            image = in_child.first_frame(path)
         except media.VideoError as error:
+            if error.code == "no-frames":
+                raise TransferError(f"the source {path} holds no frame; give an image") from error
             raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
     found = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
     if not found:

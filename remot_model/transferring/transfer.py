@@ -22,6 +22,7 @@ import numpy as np
 from remot_data import media
 from remot_data.assets import AssetError
 from remot_data.detectors.base import DetectorError, file_sha256
+from remot_data.media.sandbox import ChildError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
 from remot_data.store.files import FilesError
@@ -104,7 +105,8 @@ def transfer(
 
     Raises:
         TransferError: for files that cannot be read, pictures without a person, a run that lacks a stage, or detectors
-            that do not fit. Nothing is left behind then.
+            that do not fit. Nothing is left behind then. Also where reading a file hung or crashed; the work folder
+            of a transfer that had begun stays then, to resume from.
     """
     request = Request(
         Path(source),
@@ -145,7 +147,7 @@ def clearly() -> Iterator[None]:
         yield
     except (DetectorError, CheckpointError, SchemaError, AssetError, media.EncodeError, FilesError) as error:
         raise TransferError(str(error)) from error
-    except media.VideoError as error:
+    except (media.VideoError, ChildError) as error:
         raise TransferError(f"{error.detail} ({error.code})") from error
     except OSError as error:
         raise TransferError(f"a file cannot be read or written: {error}") from error
@@ -211,6 +213,10 @@ class Transfer:
             except (TransferError, DetectorError, SchemaError, media.VideoError):
                 work.remove()  # it will fail again
                 raise
+            except ChildError:  # it need not
+                if not work.frames:
+                    work.remove()
+                raise
         return self._summary(drive, who, renderer, silence, work.frames, resumed, time.monotonic() - began)
 
     def _begin(self, work: Work, runner: Runner) -> tuple[Driving, Source, Renderer]:
@@ -247,7 +253,8 @@ class Transfer:
 
         looks = _Looks(self._eyes(), renderer)
         with ExitStack() as stack:
-            pieces = stack.enter_context(closing(ahead(read_pieces(drive, self.eyes.size, work.frames, after))))
+            read = stack.enter_context(closing(read_pieces(drive, self.eyes.size, work.frames, after)))
+            pieces = stack.enter_context(closing(ahead(read)))
             looked = stack.enter_context(closing(mapped(looks, pieces, looks.count)))
             seen = stack.enter_context(closing(ahead(renderer.see(*pair) for pair in looked)))
             write_behind = stack.enter_context(Behind(write))

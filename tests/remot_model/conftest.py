@@ -49,6 +49,19 @@ def seers(monkeypatch):
 
 
 @pytest.fixture
+def decoder(monkeypatch):
+    """A function: let a function of `media.in_child` end in a way of `tests.bad_decoders`, noticed after a second."""
+    from remot_data.media import in_child, sandbox
+    from tests import bad_decoders
+
+    def ends(function: str, how: str) -> None:
+        monkeypatch.setattr(sandbox, "call", bad_decoders.taken(function, how))
+        monkeypatch.setattr(in_child, "READING", sandbox.Limits(stall=1))
+
+    return ends
+
+
+@pytest.fixture
 def run(tmp_path: Path):
     """A run of untrained networks of 32x24."""
     torch = pytest.importorskip("torch")

@@ -89,6 +89,21 @@ def test_image_and_video_in_result_and_stages_out(browser, served):
     assert {urlhost(url) for url in requested(browser)} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
+def test_a_video_that_brings_its_decoder_down_is_a_message_and_the_page_goes_on(served, files, decoder):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(served, verbose=False)
+    given = handle_file(str(files.source)), handle_file(str(files.driving)), "black", "paper"
+    for how, words in (("hangs", "no sign of life for 1 s.*timeout"), ("dies", "ended by SIGABRT.*a bad block")):
+        decoder("frames", how)
+        with pytest.raises(AppError, match=f"driving.mp4: .*{words}"):
+            client.predict(*given, api_name="/make")
+    decoder("nothing", "")
+    assert "21 frames at 12.5 a second" in client.predict(*given, api_name="/make")[1]
+
+
 def requested(browser) -> list[str]:
     """The addresses that the page asked for over the network."""
     import json

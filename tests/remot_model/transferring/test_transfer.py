@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,10 +17,12 @@ torch = pytest.importorskip("torch")
 
 from remot_data import media  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
+from remot_data.media import in_child  # noqa: E402
 from remot_model import devices, networks  # noqa: E402
 from remot_model.transferring import batch, eyes, transfer, views  # noqa: E402
 from remot_model.transferring import driving as driving_video  # noqa: E402
 from remot_model.transferring.request import TransferError  # noqa: E402
+from tests.remot_data.media.test_sandbox import is_gone, written_in  # noqa: E402
 from tests.remot_model.red_people import FPS, Seer, frames_of, picture, write_image, write_video  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("seers"), pytest.mark.slow]
@@ -112,11 +117,13 @@ def test_the_sound_of_the_driving_video_is_kept(run, files, tmp_path):
 
 
 def test_sound_that_cannot_be_copied_is_reported_not_fatal(run, files, tmp_path, monkeypatch):
-    def fails(*args):
-        raise media.EncodeError("strange codec")
-
-    monkeypatch.setattr(media, "mux_audio", fails)
-    summary = transfer.transfer(run, files.source, with_sound(files.driving, tmp_path / "loud.mp4"), files.out)
+    loud = with_sound(files.driving, tmp_path / "loud.mp4")
+    program = tmp_path / "ffmpeg"  # knows no sound
+    strange = '#!/bin/sh\ncase "$*" in *acodec*) echo strange codec >&2; exit 1;; esac\nexec '
+    program.write_text(f'{strange}{media.carried_ffmpeg()} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("REMOT_FFMPEG", str(program))
+    summary = transfer.transfer(run, files.source, loud, files.out)
     assert not summary["sound"] and "strange codec" in summary["notes"][0]
     assert media.probe(files.out).frames == 21
 
@@ -154,6 +161,64 @@ def test_files_that_do_not_serve_are_refused(run, files, tmp_path):
     refused(run, files, "no view nothing", save=("nothing",))
     refused(run, files, "name a view", show=())
     refused(run, files, "makes parsing, not pose", pose="pose-guided")
+
+
+def test_a_decoder_that_hangs_or_dies_ends_the_transfer_in_a_sentence(run, files, decoder):
+    decoder("frames", "hangs")
+    refused(run, files, r"^.*driving.mp4: no sign of life for 1 s, after 0 messages \(timeout\)$")
+    decoder("frames", "dies")
+    refused(run, files, r"^.*driving.mp4: the process was ended by SIGABRT; its last words: .* \(crashed\)$")
+    decoder("working", "dies")
+    refused(run, files, r"^.*driving.mp4: .* \(crashed\)$")
+
+
+def test_a_decoder_that_is_killed_from_outside_leaves_what_was_made(run, files, decoder, monkeypatch):
+    monkeypatch.setattr(driving_video, "_CHUNK", 4)
+    with monkeypatch.context() as patch:
+        real = transfer.find_driving
+
+        def found(*given):
+            drive = real(*given)
+            decoder("frames", "is_killed")
+            return drive
+
+        patch.setattr(transfer, "find_driving", found)
+        with pytest.raises(TransferError, match="driving.mp4: the process was killed from outside"):
+            transfer.transfer(run, files.source, files.driving, files.out)
+    assert [p.name for p in files.folder.iterdir()] == ["result.mp4.work"]
+    decoder("nothing", "")
+    summary = transfer.transfer(run, files.source, files.driving, files.out)
+    assert summary["resumed"] in (4, 8) and summary["frames"] == 21
+
+
+INTERRUPTED = """
+import sys
+sys.path[:] = {path!r}
+from pathlib import Path
+from remot_data.media import sandbox
+from remot_model.transferring.driving import find_driving
+from tests import bad_decoders
+
+sandbox.call = bad_decoders.taken("frames", "hangs")
+try:
+    find_driving(Path({driving!r}), (32, 24), None, None)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does this")
+@pytest.mark.parametrize(("how", "said"), [(signal.SIGINT, b"interrupted\n"), (signal.SIGKILL, b"")])
+def test_a_transfer_that_is_ended_leaves_no_decoder_behind(files, tmp_path, how, said):
+    note = tmp_path / "pid"
+    code = INTERRUPTED.format(path=sys.path, driving=str(files.driving))
+    environment = {**os.environ, "REMOT_TEST_NOTE": str(note)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    pid = written_in(note)
+    assert not is_gone(pid, 0.2)
+    process.send_signal(how)
+    assert process.communicate(timeout=60)[0] == said
+    assert is_gone(pid, 5)
 
 
 def test_a_video_in_which_no_pose_is_found_is_refused(run, files, monkeypatch):
@@ -236,6 +301,7 @@ def test_an_error_of_the_reading_thread_comes_out(run, files, monkeypatch):
 
     monkeypatch.setattr(driving_video, "_CHUNK", 4)
     monkeypatch.setattr(transfer, "read_pieces", breaks)
+    in_child.probe(files.driving)  # the thread that keeps children is there to stay
     before = threading.active_count()
     refused(run, files, "the stream ends .no-frames.")
     assert threading.active_count() == before
