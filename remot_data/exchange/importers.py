@@ -23,6 +23,7 @@ from remot_data.engine import Progress, open_engine
 from remot_data.exchange import flo, labels, openpose
 from remot_data.exchange.places import FORMS, Place, Unusable, clip_files, find_places, look_anew
 from remot_data.ingest.inputs import load_manifest
+from remot_data.media import sandbox
 from remot_data.records import Clip, LayerInfo, Receipt, Record, digest
 from remot_data.schemas import keypoint_set, label_set
 from remot_data.store import Store, StoreError, open_store
@@ -103,6 +104,8 @@ def import_layer(
     look_anew()
     places, lost = find_places(store, folder, form)
     with open_engine(workers, scheduler) as engine:
+        if engine.here:
+            sandbox.prepare()
         tasks = [
             {"url": store.url, "shard": shard, "form": form, "places": found, "first": first}
             for shard in range(store.shard_count)

@@ -35,7 +35,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import psutil
 
@@ -196,7 +196,7 @@ def _name(found: type) -> str:
 # --- messages -----------------------------------------------------------------------------------------------
 
 
-def _send(stream: BinaryIO, kind: bytes, header: Mapping[str, Any], payload: Any = b"") -> None:
+def _send(stream: IO[bytes], kind: bytes, header: Mapping[str, Any], payload: Any = b"") -> None:
     words, data = json.dumps(header, allow_nan=False).encode(), memoryview(payload).cast("B")
     if len(words) > _MOST_HEADER:
         raise ValueError(f"a message with {len(words)} bytes of JSON; {_MOST_HEADER} are allowed: use the payload")
@@ -205,7 +205,7 @@ def _send(stream: BinaryIO, kind: bytes, header: Mapping[str, Any], payload: Any
     stream.flush()
 
 
-def _receive(stream: BinaryIO, most: int) -> tuple[bytes, dict[str, Any], bytes] | None:
+def _receive(stream: IO[bytes], most: int) -> tuple[bytes, dict[str, Any], bytes] | None:
     """The next message with at most `most` bytes of payload, or None where the stream ends.
 
     Raises:
@@ -451,9 +451,17 @@ class _Keeper:
     def __init__(self) -> None:
         self._owner, self._lock = os.getpid(), threading.Lock()
         self._orders: queue.SimpleQueue[Future[_Child] | None] = queue.SimpleQueue()
+        self._coming: Future[_Child] | None = None
         self._idle: list[_Child] = []
         self._busy: list[_Child] = []
         threading.Thread(target=self._run, name="remot-children", daemon=True).start()
+
+    def prepare(self) -> None:
+        with self._lock:
+            if self._coming or self._idle or self._busy:
+                return
+            self._coming = Future()
+        self._orders.put(self._coming)
 
     def take(self) -> _Child:
         """A child that is ready, and watched from now on.
@@ -466,8 +474,11 @@ class _Keeper:
                 self._orders.put(None)
                 return child
             self.give_back(child, False)
-        order: Future[_Child] = Future()
-        self._orders.put(order)
+        with self._lock:
+            order, self._coming = self._coming, None
+        if order is None:
+            order = Future()
+            self._orders.put(order)
         try:
             child = order.result()
         except OSError as error:
@@ -541,6 +552,11 @@ def _the_keeper() -> _Keeper:
         if _keeper is None:
             _keeper = _Keeper()
         return _keeper
+
+
+def prepare() -> None:
+    """Start a child for a call that is to come, and do not wait for it; nothing where this process has one."""
+    _the_keeper().prepare()
 
 
 @atexit.register

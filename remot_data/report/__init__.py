@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from remot_data.media import sandbox
 from remot_data.report.clips import contact_sheet
 from remot_data.report.errors import ReportError
 from remot_data.report.html import join, markup
@@ -64,6 +65,8 @@ def write_report(
         ReportError: for a damaged ledger, or a run folder that is missing or holds a damaged file.
         StoreError: for a store that cannot be read.
     """
+    if runs:
+        sandbox.prepare()  # for their videos
     view = View(store if isinstance(store, Store) else open_store(store))
     # What may be damaged comes first: the films of the clips take longer.
     trained = [(f"run-{i}", f"Run {Path(run).resolve().name}", run_section(Path(run))) for i, run in enumerate(runs, 1)]

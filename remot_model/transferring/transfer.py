@@ -22,6 +22,7 @@ import numpy as np
 from remot_data import media
 from remot_data.assets import AssetError
 from remot_data.detectors.base import DetectorError, file_sha256
+from remot_data.media import sandbox
 from remot_data.media.sandbox import ChildError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
@@ -125,6 +126,7 @@ def transfer(
         pose,
         parsing,
     )
+    sandbox.prepare()  # while the networks are loaded
     with clearly():
         run, place = opened(run, device, computed)
         return Transfer(run, request, place).make(progress)

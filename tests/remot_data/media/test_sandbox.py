@@ -24,7 +24,7 @@ import pytest
 
 from remot_data.detectors.base import DetectorError
 from remot_data.media import VideoError
-from remot_data.media.sandbox import ChildError, Limits, Message, _the_keeper, call
+from remot_data.media.sandbox import ChildError, Limits, Message, _the_keeper, call, prepare
 from remot_data.store import StoreError
 from remot_data.store.files import FilesError
 
@@ -400,6 +400,23 @@ def test_a_kill_from_outside_is_made_good_once_and_no_message_comes_twice(tmp_pa
 def test_an_idle_child_that_was_killed_is_not_used():
     os.kill(child(), signal.SIGKILL)
     assert [h["number"] for h, _ in run("count", to=2)] == [0, 1]
+
+
+def test_a_child_that_was_prepared_is_the_one_that_works(no_children):
+    before = set(psutil.Process().children())
+    prepare()
+    prepare()
+    found = {header["pid"] for _ in range(2) for header, _ in run("count", to=1)}
+    assert found == {child.pid for child in set(psutil.Process().children()) - before}
+
+
+def test_a_child_that_was_prepared_for_nothing_ends_with_the_others(no_children):
+    before = set(psutil.Process().children())
+    prepare()
+    while not (mine := set(psutil.Process().children()) - before):
+        time.sleep(0.01)
+    _the_keeper().end_all()
+    assert not psutil.wait_procs(mine, 10)[1]
 
 
 @slow

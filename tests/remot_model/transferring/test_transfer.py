@@ -85,7 +85,7 @@ def test_memory_is_carried_over_pieces_and_no_piece_is_large(run, files, monkeyp
     monkeypatch.setattr(views.rollout, "transfer", spied)
     transfer.transfer(run, files.source, files.driving, files.out)
     assert [length for length, _, _ in calls] == ([2, 2, 1] * 4 + [1] if piece else [1] * 21)
-    assert calls[0][1] is None
+    assert not calls[0][1]
     for (_, _, left), (_, taken, _) in zip(calls, calls[1:], strict=False):
         assert taken is left
 
