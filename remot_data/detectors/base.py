@@ -40,7 +40,8 @@ class Detector(Protocol):
 
     `kind` is the layer it makes, `schema` the label or keypoint set of its output, `needs` the kinds of
     layers it reads, `version` changes whenever the output for the same input does, `approximate` is true
-    where the result stands in for that of a trained network.
+    where the result stands in for that of a trained network. One that makes a kind of layer of its own has that kind
+    (`remot_data.store.layers.Kind`) as an attribute `layer_kind`.
     """
 
     name: str
@@ -239,8 +240,11 @@ def known() -> dict[str, Entry]:
 def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] | None = None) -> Detector:
     """The detector that `spec` names: ``name``, ``name:model`` or ``path/to/file.py:ClassName``.
 
+    The kind of layer that it brings (`layer_kind`) is known in this process from then on.
+
     Raises:
         DetectorError: for an unknown name, a missing library, or a class that is no detector.
+        LayerError: for a `layer_kind` that is none.
     """
     options: dict[str, Any] = dict(settings or {})
     if weights is not None:
@@ -248,7 +252,31 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
     detector = _made(spec, known(), options)
     if not isinstance(detector, Detector):
         raise DetectorError(f"{spec!r} is no detector: it lacks one of {', '.join(Detector.__annotations__)}")
+    brought = _bring_kind(spec, detector)
+    if brought not in ("", detector.kind):
+        raise DetectorError(f"{spec!r} makes a {detector.kind} layer, but its layer_kind is {brought!r}")
     return detector
+
+
+def load_kind(spec: str) -> None:
+    """Make the kind of layer known that the detector ``path/to/file.py:ClassName`` brings, without making the detector.
+
+    Raises:
+        DetectorError, LayerError: if there is no such class, or it brings none.
+    """
+    path, _, name = spec.partition(":")
+    if not _bring_kind(spec, _from_file(Path(path), name)):
+        raise DetectorError(f"{spec!r} brings no kind of layer: it has no attribute layer_kind")
+
+
+def _bring_kind(spec: str, detector: Any) -> str:
+    """Make the kind that a detector brings known; its name, empty where it brings none."""
+    made = getattr(detector, "layer_kind", None)
+    if made is None:
+        return ""
+    from remot_data.store import layers as layer_kinds  # most detectors bring none, and do without the store
+
+    return layer_kinds.register(made, spec if spec.partition(":")[0].endswith(".py") else "").name
 
 
 def load_finder(spec: str) -> Any:

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from remot_data.records import Clip, Record, Snapshot, canonical_json
 from remot_data.schemas import convert_keypoints, keypoint_set, label_set
 from remot_data.store import Store, StoreError, open_store, shard_name, shards
 from remot_data.store import layers as layer_kinds
-from remot_data.store.layers import parsing
 from remot_data.store.shards import Sample
 
 # Format -> the layers it cannot do without.
@@ -175,8 +174,8 @@ class _View:
 
     def members(self, kind: str, clip: Clip, which: Sequence[int]) -> dict[str, list[bytes]]:
         """The bytes of each member of a kind, by extension."""
-        module, folder = layer_kinds.kind(kind), self.folders[kind]
-        there = [ext for ext in module.FIELDS.values() if ext in self.store.index(folder, self.shard).offsets]
+        folder, fields = self.folders[kind], layer_kinds.kind(kind).fields
+        there = [ext for ext in fields.values() if ext in self.store.index(folder, self.shard).offsets]
         return {ext: list(self.store.read_members(folder, clip, ext, which)) for ext in there}
 
 
@@ -243,20 +242,18 @@ def _solodance_video(view: _View, clip: Clip, which: range, folder: Path, split:
     def place(what: str, role: str, file: str) -> Path:
         return folder / f"{split}_{what}" / role / name / file
 
+    jpeg = layer_kinds.kind("frames").encode
+    png = partial(layer_kinds.kind("parsing").encode, {"labels": labels})
     for t in which:
         person = frames[t] * (labels[t] != 0)[..., None]
         _write(place("img", "source", f"{t:06d}.png"), _png(frames[t]))
         _write(place("fg", "source", f"{t:06d}.png"), _png(person))
-        _write(place("parsing", "source", f"{t:06d}.png"), parsing.encode({"labels": labels}, t)["png"])
+        _write(place("parsing", "source", f"{t:06d}.png"), png(t)["png"])
         _json(place("pose", "source", f"{t:06d}_keypoints.json"), _openpose(points[t]))
     person = frames[frontal] * (labels[frontal] != 0)[..., None]
     _write(place("img", "target", f"timg_{frontal:06d}.jpg"), stored)
-    _write(
-        place("fg", "target", f"tfg_{frontal:06d}.jpg"), layer_kinds.frames.encode({"frames": person[None]}, 0)["jpg"]
-    )
-    _write(
-        place("parsing", "target", f"tparsing_{frontal:06d}.png"), parsing.encode({"labels": labels}, frontal)["png"]
-    )
+    _write(place("fg", "target", f"tfg_{frontal:06d}.jpg"), jpeg({"frames": person[None]}, 0)["jpg"])
+    _write(place("parsing", "target", f"tparsing_{frontal:06d}.png"), png(frontal)["png"])
     _json(place("pose", "target", f"tpose_{frontal:06d}_keypoints.json"), _openpose(points[frontal]))
     if "background" in view.infos:
         _write(folder / f"{split}_bg" / f"{name}.jpg", view.members("background", clip, [0])["jpg"][0])
@@ -300,9 +297,9 @@ def _webdataset(view: _View, out: Path) -> list[Any]:
 def _merged(view: _View, clip: Clip, which: np.ndarray, split: str) -> Iterator[Sample]:
     columns = {"jpg": view.members("frames", clip, which.tolist())["jpg"]}
     for kind in view.infos:
-        per_clip = layer_kinds.kind(kind).PER_CLIP
+        per_clip = layer_kinds.kind(kind).per_clip
         for ext, data in view.members(kind, clip, [0] if per_clip else which.tolist()).items():
-            columns[f"{_NAMES[kind]}.{ext}"] = data * len(which) if per_clip else data
+            columns[f"{_NAMES.get(kind, kind)}.{ext}"] = data * len(which) if per_clip else data
     times = clip.pts.array()
     seconds = clip.time_base[0] / clip.time_base[1]
     said = {"clip": clip.id, "video": clip.video, "person": clip.person, "split": split, "licence": clip.licence}
@@ -581,7 +578,7 @@ def _layer_objects(
         )
     there = {ext for shard in range(store.shard_count) for ext in store.index(folder, shard).offsets}
     sets, fields = [], []
-    for name, ext in layer_kinds.kind(kind).FIELDS.items():
+    for name, ext in layer_kinds.kind(kind).fields.items():
         if ext not in there:
             continue
         which = f"{title}-{name}"
@@ -591,16 +588,16 @@ def _layer_objects(
                 "@id": which,
                 "name": which,
                 "containedIn": [{"@id": tar["@id"]} for tar in tars],
-                "encodingFormat": _FORMATS[ext],
+                "encodingFormat": _FORMATS.get(ext, "application/octet-stream"),
                 "includes": f"*/*.{ext}",
             }
         )
-        data_type = "sc:ImageObject" if _FORMATS[ext].startswith("image/") else "sc:Text"
+        data_type = "sc:ImageObject" if _FORMATS.get(ext, "").startswith("image/") else "sc:Text"
         if not fields:
             key = {"fileSet": {"@id": which}, "extract": {"fileProperty": "fullpath"}}
             fields.append({**_field(f"{title}/key", "sc:Text"), "source": key})
         content = {"fileSet": {"@id": which}, "extract": {"fileProperty": "content"}}
-        if name == next(iter(layer_kinds.kind(kind).FIELDS)):
+        if name == next(iter(layer_kinds.kind(kind).fields)):
             fields.append({**_field(f"{title}/{name}", data_type), "source": content})
     return tars, sets, {"@type": "cr:RecordSet", "@id": title, "name": title, "field": fields}
 

@@ -13,14 +13,15 @@ from torch import Tensor
 from remot_data import render
 from remot_data.errors import RemotError
 from remot_data.reading.loader import Batch, Loader
-from remot_data.reading.stream import Plan, to_torch
+from remot_data.reading.stream import Plan, common, to_torch
 from remot_data.reading.stream import schemas as store_schemas
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
 from remot_data.store.content import Content, content
+from remot_data.store.layers import BUILT_IN
 from remot_model.config import Config
 
-# Layers a stage reads; None is all that the snapshot has.
+# Layers a stage reads; None is all that the snapshot has of those that are built in.
 LAYERS = {"layout": ("pose", "parsing", "flow"), "region": ("parsing",), "whole": None}
 # What a batch of a stage has to have, and the layer that it comes from.
 _POSE_TO_FLOW = {"pose_map": "pose", "labels": "parsing", "flow": "flow"}
@@ -77,7 +78,7 @@ def epochs(
         opened,
         snapshot,
         split,
-        layers=LAYERS[stage],
+        layers=LAYERS[stage] or common(opened, snapshot, BUILT_IN),
         length=config.plan(stage).length,
         source=config.source_frame,
         max_step=config.max_step,

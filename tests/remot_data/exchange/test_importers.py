@@ -17,8 +17,7 @@ from remot_data.exchange.importers import import_layer, import_manifest, inverte
 from remot_data.records import Clip
 from remot_data.schemas import convert_keypoints, keypoint_set
 from remot_data.store import StoreError, create_store, open_store
-from remot_data.store.layers import frames as frames_layer
-from remot_data.store.shards import Sample
+from remot_data.store.shards import encoded
 from tests.remot_data.conftest import digests
 
 SIZE = (64, 48)
@@ -69,8 +68,7 @@ def made_store(url, sources, crop=CROP, size=SIZE):
     for clip in clips:
         found = dict(media.read(clip.path, crop=clip.crop, size=size))
         frames = np.stack([found[pts] for pts in clip.pts])
-        samples = [Sample(clip.key(t), frames_layer.encode({"frames": frames}, t)) for t in range(clip.frames)]
-        store.write_shard("frames", clip.shard, samples)
+        store.write_shard("frames", clip.shard, encoded("frames", clip, {"frames": frames}))
     return open_store(str(url))
 
 
