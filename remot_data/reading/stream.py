@@ -244,7 +244,7 @@ def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
             tensor = tensor.movedim(-1, -3).float().div_(127.5).sub_(1)
         elif form == "labels":
             tensor = tensor.long()
-        elif form == "mask":
+        elif form == "map":
             tensor = tensor.float().unsqueeze(-3)
         out[name] = tensor
     return out

@@ -1,7 +1,7 @@
 """The kinds of layers: one file each, with all that is particular to it (`base.Kind`), and how they are found by name.
 
 Other packages add kinds by the entry point group ``remot.layers``, which are imported when they are asked for, and
-detectors by an attribute `layer_kind`. Code that a store names is never run.
+detectors by an attribute `layer_kind`. Reading runs no code that a store names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 _KINDS: dict[str, Kind] = {k.name: k for k in (Frames(), Pose(), Parsing(), Flow(), Background(), Scores())}
 _ORIGINS: dict[str, str] = {}
 BUILT_IN = tuple(_KINDS)
-FORMS = ("image", "labels", "vectors", "mask", "plain")
+FORMS = ("image", "labels", "vectors", "map", "plain")
 
 
 def kind(name: str) -> Kind:

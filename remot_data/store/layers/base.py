@@ -61,7 +61,8 @@ class Kind(ABC):
         window_field: the array whose members windows read; empty where windows hold nothing of the kind.
         window_arrays: arrays of a window that the kind fills -> their form, which says how they become tensors:
             ``image`` (uint8 [..., H, W, 3]), ``labels`` (uint8), ``vectors`` (float32 [..., H, W, C], which lie in
-            memory as planes [..., C, H, W]), ``mask`` (bool [..., H, W]) or ``plain``, which stay as they are.
+            memory as planes [..., C, H, W]), ``map`` (bool or float32 [..., H, W], which become
+            float32 [..., 1, H, W]) or ``plain``, which stay as they are.
         about_agreement: a sentence that says what an agreement of 0.9 means.
         about_pictures: a sentence that says how to read a picture; may be empty.
     """

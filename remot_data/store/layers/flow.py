@@ -38,7 +38,7 @@ class Flow(Kind):
     name = "flow"
     fields = {"flow": "npz"}
     window_field = "flow"
-    window_arrays = {"flow": "vectors", "confidence": "mask"}
+    window_arrays = {"flow": "vectors", "confidence": "map"}
     about_agreement = "Agreement is the share of pixels with an end-point error below one pixel."
     about_pictures = "Flow: hue is its direction, saturation its length; dark where it is not to be trusted."
 
