@@ -91,7 +91,7 @@ def stream(
         source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
             the split policy ``time:F`` the source always comes out of the training part.
         start: windows of the global order to pass over; rank r of w yields start + r, start + r + w, ...
-        more: `weights`, `max_step`, `open_shards`, `raw` and `cache`; see `Plan`.
+        more: `weights`, `max_step`, `open_shards`, `raw`, `cache` and `among`; see `Plan`.
 
     Raises:
         StoreError: for a store, snapshot or layer that is not there, or when no window is left (says why).
@@ -116,6 +116,7 @@ class Plan:
         open_shards: shards that are shuffled together; see `sampling.Order`.
         raw: leave out what is derived at load; see `Window`.
         cache: where the bytes of remote shards are kept (`remot_data.store.cache.Cache`).
+        among: kinds that may be read where `layers` does not say which; any by default.
 
     Raises:
         StoreError: see `stream`.
@@ -139,6 +140,7 @@ class Plan:
         open_shards: int = 16,
         raw: bool = False,
         cache: Cache | None = None,
+        among: Sequence[str] | None = None,
     ) -> None:
         if source not in ("random", "frontal"):
             raise ValueError(f"source is 'random' or 'frontal', not {source!r}")
@@ -150,7 +152,7 @@ class Plan:
         self.length, self.source, self.seed, self.epoch, self.raw = length, source, seed, epoch, raw
         stores = [s if isinstance(s, Store) else open_store(s, cache) for s in several]
         if layers is None:
-            layers = common(stores, snapshot)
+            layers = _common(stores, snapshot, among)
         self.readers = [_Reader(s, snapshot, layers) for s in stores]
         spans = [r.spans(name) for r, name in zip(self.readers, splits, strict=True)]
         self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
@@ -250,9 +252,9 @@ def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def common(stores: Sequence[Store], snapshot: str, kinds: Sequence[str] | None = None) -> list[str]:
-    """The kinds of layer that windows of all stores can have; only of `kinds`, where given."""
-    held = [[k for k in layer_kinds.ordered(store.snapshot(snapshot).layers) if _is_read(k, kinds)] for store in stores]
+def _common(stores: Sequence[Store], snapshot: str, among: Sequence[str] | None) -> list[str]:
+    """The kinds of layer that windows of all stores can have."""
+    held = [[k for k in layer_kinds.ordered(store.snapshot(snapshot).layers) if _is_read(k, among)] for store in stores]
     common = [kind for kind in held[0] if all(kind in layers for layers in held)]
     for store, layers in zip(stores, held, strict=True):
         lost = [kind for kind in layers if kind not in common]
@@ -261,8 +263,8 @@ def common(stores: Sequence[Store], snapshot: str, kinds: Sequence[str] | None =
     return common
 
 
-def _is_read(kind: str, kinds: Sequence[str] | None) -> bool:
-    return (kinds is None or kind in kinds) and bool(layer_kinds.kind(kind).window_field)
+def _is_read(kind: str, among: Sequence[str] | None) -> bool:
+    return (among is None or kind in among) and bool(layer_kinds.kind(kind).window_field)
 
 
 class _Reader:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from remot_data.errors import RemotError
-from remot_data.reading.stream import Plan, Window, common, schemas, to_torch
+from remot_data.reading.stream import Plan, Window, schemas, to_torch
 from remot_data.store import open_store
 from remot_data.store.layers import BUILT_IN
 from remot_model import devices
@@ -224,11 +224,9 @@ def evaluate(
     if lacks := run.untrained():
         raise EvaluationError(lacks)
     stores = [store] if isinstance(store, str) else list(store)
-    opened = [open_store(one) for one in stores]
-    for one in opened:
+    for one in stores:
         check_schemas(run.schemas, schemas(one, snapshot), str(run.path))
-    layers = common(opened, snapshot, BUILT_IN)
-    plan = Plan(opened, snapshot, split, layers, length, source="frontal", shuffle=False)
+    plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False, among=BUILT_IN)
     chosen = np.arange(len(plan)) if limit is None else _spread(len(plan), limit)
 
     seen = Seen({name: Tally(metrics.Learned(device)) for name in METHODS})

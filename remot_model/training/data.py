@@ -13,7 +13,7 @@ from torch import Tensor
 from remot_data import render
 from remot_data.errors import RemotError
 from remot_data.reading.loader import Batch, Loader
-from remot_data.reading.stream import Plan, common, to_torch
+from remot_data.reading.stream import Plan, to_torch
 from remot_data.reading.stream import schemas as store_schemas
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
@@ -21,7 +21,7 @@ from remot_data.store.content import Content, content
 from remot_data.store.layers import BUILT_IN
 from remot_model.config import Config
 
-# Layers a stage reads; None is all that the snapshot has of those that are built in.
+# Layers a stage reads; None is all that the snapshot has of the built-in kinds.
 LAYERS = {"layout": ("pose", "parsing", "flow"), "region": ("parsing",), "whole": None}
 # What a batch of a stage has to have, and the layer that it comes from.
 _POSE_TO_FLOW = {"pose_map": "pose", "labels": "parsing", "flow": "flow"}
@@ -78,7 +78,8 @@ def epochs(
         opened,
         snapshot,
         split,
-        layers=LAYERS[stage] or common(opened, snapshot, BUILT_IN),
+        layers=LAYERS[stage],
+        among=BUILT_IN,
         length=config.plan(stage).length,
         source=config.source_frame,
         max_step=config.max_step,

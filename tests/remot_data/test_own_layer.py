@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as arrays_of
 
@@ -34,6 +34,7 @@ from remot_data.store.shards import Sample
 TEMPLATE = Path(__file__).parents[2] / "docs" / "own_layer.py"
 WRONG = """
 from own_layer import Depth, Ramp
+from remot_data.store.layers import Kind
 from remot_data.store.layers.pose import Pose
 
 
@@ -58,6 +59,16 @@ class Frames(Ramp):
 class Form(Ramp):
     class layer_kind(Depth):
         window_arrays = {"depth": "metres"}
+
+
+class Half(Ramp):
+    class layer_kind(Kind):
+        name, fields = "depth", {"depth": "png"}
+
+
+class Field(Ramp):
+    class layer_kind(Depth):
+        window_field = "map"
 
 
 class Number(Ramp):
@@ -218,7 +229,7 @@ def test_a_store_with_an_unknown_kind_opens_and_is_verified_and_reading_it_names
     capsys.readouterr()
     assert cli._invoke(f"compare {store.url} {made} {made} --layer depth".split()) == 2
     assert capsys.readouterr().err.lstrip().startswith("error: no kind of layer is called 'depth'")
-    assert "depth" not in next(stream(store, snapshot="depth", layers=["pose"])).arrays
+    assert Plan(store, "depth", among=layers.BUILT_IN).readers[0].kinds == ["pose", "parsing", "flow", "background"]
     page = shown(store, tmp_path / "r.html")
     assert "frame, pose, parsing, flow side by side" in page
     assert "The depth layer is not shown: no kind of layer is called so here." in page
@@ -251,6 +262,8 @@ def test_keys_of_an_unknown_kind_are_checked(own_dancers, spec):
         ("Names", LayerError, "is no kind of layer"),
         ("Frames", LayerError, "the array 'frames' of the kind of layer 'depth' is one of frames"),
         ("Form", LayerError, "has the form 'metres'"),
+        ("Half", LayerError, "is no kind of layer: Can't instantiate abstract class"),
+        ("Field", LayerError, "'depth' needs fields, and among them its window_field"),
         ("Number", LayerError, "3 is no kind of layer"),
     ],
 )
@@ -302,6 +315,7 @@ BARE = """
 """ + TEMPLATE.read_text()[TEMPLATE.read_text().index("class Ramp") :]
 
 
+@settings(max_examples=30)
 @given(arrays_of(np.float32, (2, 5, 4), elements=st.floats(0, 65, width=32)))
 def test_the_template_keeps_what_it_says(depth):
     kind = base.load(f"{TEMPLATE}:Ramp").layer_kind()

@@ -86,9 +86,14 @@ def register(made: Any, source: str = "") -> Kind:
     Raises:
         LayerError: for what is no kind, a name that is built in, or an array of windows that another kind has.
     """
-    found = made() if isinstance(made, type) else made
-    if not isinstance(found, Kind) or not re.fullmatch(r"\w+", str(getattr(found, "name", ""))):
-        raise LayerError(f"{made!r} is no kind of layer: it takes `remot_data.store.layers.Kind` and a name of \\w")
+    try:
+        found = made() if isinstance(made, type) else made
+    except TypeError as error:  # it lacks a method
+        raise LayerError(f"{made!r} is no kind of layer: {error}") from error
+    if not isinstance(found, Kind) or not re.fullmatch(r"\w+", getattr(found, "name", "")):
+        raise LayerError(f"{made!r} is no kind of layer: derive it from `Kind`, with a name of letters, digits and _")
+    if not getattr(found, "fields", None) or found.window_field not in ("", *found.fields):
+        raise LayerError(f"the kind of layer {found.name!r} needs fields, and among them its window_field")
     if found.name in BUILT_IN:
         raise LayerError(f"the kind of layer {found.name!r} is built in: give yours another name")
     for array, shape in found.window_arrays.items():
