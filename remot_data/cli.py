@@ -25,6 +25,7 @@ from remot_data import assets as asset_table
 from remot_data.console import err, out, reported
 from remot_data.detectors._torch import only_gpus
 from remot_data.engine import EngineError
+from remot_data.errors import RemotError
 from remot_data.store import StoreError
 
 if TYPE_CHECKING:
@@ -393,6 +394,8 @@ def stream(
             open_shards=open_shards,
             cache=Cache(cache, cache_gb * 1e9) if cache else None,
         )
+    except RemotError:
+        raise
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     try:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remot_data.detectors.base import load_kind
 from remot_data.engine import Progress, open_engine
 from remot_data.records import Comparison, LayerInfo
 from remot_data.store import Store, StoreError, open_store
@@ -82,7 +81,7 @@ def compare_shard(
     """The task: the rows of one shard. `origin` is the detector's file that brought the kind."""
     cv2.setNumThreads(1)
     if origin and not layer_kinds.is_known(kind):
-        load_kind(origin)
+        layer_kinds.load(origin)
     layer = layer_kinds.kind(kind)
     store = Store(url)
     infos = [LayerInfo.from_json(layer) for layer in layers]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -252,31 +251,18 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
     detector = _made(spec, known(), options)
     if not isinstance(detector, Detector):
         raise DetectorError(f"{spec!r} is no detector: it lacks one of {', '.join(Detector.__annotations__)}")
-    brought = _bring_kind(spec, detector)
-    if brought not in ("", detector.kind):
-        raise DetectorError(f"{spec!r} makes a {detector.kind} layer, but its layer_kind is {brought!r}")
+    if (made := getattr(detector, "layer_kind", None)) is not None:
+        _register(spec, detector, made)
     return detector
 
 
-def load_kind(spec: str) -> None:
-    """Make the kind of layer known that the detector ``path/to/file.py:ClassName`` brings, without making the detector.
+def _register(spec: str, detector: Detector, made: Any) -> None:
+    """Make the kind of layer known that a detector brings."""
+    from remot_data.store import layers as layer_kinds
 
-    Raises:
-        DetectorError, LayerError: if there is no such class, or it brings none.
-    """
-    path, _, name = spec.partition(":")
-    if not _bring_kind(spec, _from_file(Path(path), name)):
-        raise DetectorError(f"{spec!r} brings no kind of layer: it has no attribute layer_kind")
-
-
-def _bring_kind(spec: str, detector: Any) -> str:
-    """Make the kind that a detector brings known; its name, empty where it brings none."""
-    made = getattr(detector, "layer_kind", None)
-    if made is None:
-        return ""
-    from remot_data.store import layers as layer_kinds  # most detectors bring none, and do without the store
-
-    return layer_kinds.register(made, spec if spec.partition(":")[0].endswith(".py") else "").name
+    brought = layer_kinds.register(made, spec if spec.partition(":")[0].endswith(".py") else "")
+    if brought.name != detector.kind:
+        raise DetectorError(f"{spec!r} makes a {detector.kind} layer, but its layer_kind is {brought.name!r}")
 
 
 def load_finder(spec: str) -> Any:
@@ -295,7 +281,7 @@ def _made(spec: str, entries: Mapping[str, Entry], options: dict[str, Any]) -> A
     """An object of the class that `spec` names."""
     name, _, model = spec.partition(":")
     if name.endswith(".py"):
-        factory, install = _from_file(Path(name), model), ""
+        factory, install = _from_file(spec), ""
     else:
         entry = entries.get(name)
         if entry is None:
@@ -326,14 +312,10 @@ def _from_target(entry: Entry, name: str) -> Any:
         raise DetectorError(f"detector {name!r} cannot be imported ({error}); {hint}") from error
 
 
-def _from_file(path: Path, attribute: str) -> Any:
-    if not path.is_file() or not attribute:
-        raise DetectorError(f"{path}:{attribute} is not a file and a class name (write path/to/file.py:ClassName)")
-    spec = importlib.util.spec_from_file_location(f"remot_detector_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise DetectorError(f"{path} has no class {attribute!r}")
-    return getattr(module, attribute)
+def _from_file(spec: str) -> Any:
+    from remot_data.store.layers import LayerError, class_in  # other detectors do without the store
+
+    try:
+        return class_in(spec)
+    except LayerError as error:
+        raise DetectorError(str(error)) from error

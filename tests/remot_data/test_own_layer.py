@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,11 +85,13 @@ def forgotten() -> Iterator[None]:
     for known, before in ((layers._KINDS, kinds), (layers._ORIGINS, origins)):
         known.clear()
         known.update(before)
+    layers._load_files.cache_clear()
 
 
 def forget() -> None:
     """As in a process that never heard of it."""
     layers._KINDS.pop("depth", None)
+    layers._load_files.cache_clear()
 
 
 @pytest.fixture
@@ -187,6 +190,23 @@ def test_it_is_made_with_others_in_one_run(own_dancers, spec):
     assert list(verify(own_dancers)) == []
 
 
+def test_a_kind_of_a_file_is_found_by_every_process_that_is_told(own_dancers, spec, tmp_path, monkeypatch):
+    annotate(own_dancers, "depth", spec, snapshot="depth", workers=0)
+    forget()
+    monkeypatch.setenv("REMOT_LAYERS", spec)
+    assert next(stream(own_dancers, snapshot="depth")).arrays["depth"].shape == (6, 64, 48)
+    command = [sys.executable, "-c", "from remot_data.cli import main; main()", "stream", own_dancers.url]
+    told = subprocess.run([*command, "--snapshot", "depth", "--plan"], capture_output=True, text=True, check=True)
+    assert ", depth 0." in told.stdout
+    monkeypatch.setenv("REMOT_LAYERS", f"{spec.replace('Ramp', 'Depth')},{tmp_path / 'gone.py'}:Depth")
+    forget()
+    with pytest.raises(LayerError, match="REMOT_LAYERS names .*gone.py:Depth, which cannot be loaded: .* not a file"):
+        layers.kind("depth")
+    forget()
+    monkeypatch.setenv("REMOT_LAYERS", spec.replace("Ramp", "Depth"))
+    assert layers.kind("depth").name == "depth"
+
+
 @pytest.mark.slow
 def test_workers_find_the_kind_of_a_file(own_dancers, spec, tmp_path):
     a, b = (annotate(own_dancers, "depth", spec, settings={"far": far}, workers=1).id for far in (5.0, 5.1))
@@ -214,7 +234,10 @@ def test_a_store_with_an_unknown_kind_opens_and_is_verified_and_reading_it_names
     made = annotate(own_dancers, "depth", spec, snapshot="depth", workers=0).id
     forget()
     store = open_store(own_dancers.url)
-    clip, says = store.clips[0], "no kind of layer is called 'depth'; known: frames, pose, .*scores; install"
+    clip, says = (
+        store.clips[0],
+        "no kind of layer is called 'depth'; known: frames, pose, .*scores; install the",
+    )
     assert [info.id for info in store.layers if info.kind == "depth"] == [made]
     assert list(verify(store)) == []
     assert cli._invoke(["stats", store.url]) == 0

@@ -1,17 +1,21 @@
 """The kinds of layers: one file each, with all that is particular to it (`base.Kind`), and how they are found by name.
 
-Other packages add kinds by the entry point group ``remot.layers``, which are imported when they are asked for, and
-detectors by an attribute `layer_kind`. Reading runs no code that a store names.
+Other packages add kinds by the entry point group ``remot.layers``, detectors by an attribute `layer_kind`; the
+environment variable REMOT_LAYERS names those in files. They are imported when a kind is asked for that is not built in.
+Reading runs no code that a store names.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from remot_data.store.layers._check import LayerError, expect
+from remot_data.store.layers._own import class_in
 from remot_data.store.layers.background import Background
 from remot_data.store.layers.base import Cut, Kind, Slot
 from remot_data.store.layers.flow import Flow
@@ -26,11 +30,13 @@ __all__ = [
     "Kind",
     "LayerError",
     "Slot",
+    "class_in",
     "expect",
     "form",
     "is_known",
     "kind",
     "known",
+    "load",
     "ordered",
     "origin",
     "register",
@@ -43,18 +49,18 @@ FORMS = ("image", "labels", "vectors", "map", "plain")
 
 
 def kind(name: str) -> Kind:
-    """The kind of this name: built in, registered, or of a package that offers it.
+    """The kind of this name: built in, registered, of a file that REMOT_LAYERS names, or of a package that offers it.
 
     Raises:
-        LayerError: lists the known ones; or says why that of a package cannot be used.
+        LayerError: lists the known ones; or says why that of a file or a package cannot be used.
     """
+    if not is_known(name):
+        raise LayerError(
+            f"no kind of layer is called {name!r}; known: {', '.join(known())}; install the package that brings it or "
+            "name its file in REMOT_LAYERS (docs/layers.md)"
+        )
     if name not in _KINDS:
-        point = _offered().get(name)
-        if point is None:
-            raise LayerError(
-                f"no kind of layer is called {name!r}; known: {', '.join(known())}; install the package that brings it "
-                "or load a detector that does (docs/layers.md)"
-            )
+        point = _offered()[name]
         try:
             found = point.load()
         except Exception as error:  # whatever the package raises while it is imported
@@ -66,11 +72,12 @@ def kind(name: str) -> Kind:
 
 def known() -> list[str]:
     """The names of all kinds that can be had here."""
+    _load_files(os.environ.get("REMOT_LAYERS", ""))
     return ordered({*_KINDS, *_offered()})
 
 
 def is_known(name: str) -> bool:
-    return name in _KINDS or name in _offered()
+    return name in _KINDS or name in known()
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -103,6 +110,25 @@ def register(made: Any, source: str = "") -> Kind:
             raise LayerError(f"the array {array!r} of the kind of layer {found.name!r} {why}; choose another")
     _KINDS[found.name], _ORIGINS[found.name] = found, source
     return found
+
+
+def load(spec: str) -> Kind:
+    """Make the kind known that a class in a file is, or that a detector in it brings: ``path/to/file.py:ClassName``.
+
+    Raises:
+        LayerError: if there is none.
+    """
+    found = class_in(spec)
+    return register(getattr(found, "layer_kind", found), spec)
+
+
+@lru_cache(maxsize=1)
+def _load_files(specs: str) -> None:
+    for spec in filter(None, specs.split(",")):
+        try:
+            load(spec)
+        except Exception as error:  # whatever the file raises while it is run
+            raise LayerError(f"REMOT_LAYERS names {spec}, which cannot be loaded: {error}") from error
 
 
 def origin(name: str) -> str:
