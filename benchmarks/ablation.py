@@ -37,7 +37,6 @@ from remot_data.records import Clip, LayerInfo, Snapshot
 from remot_data.store import Store, create_store, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
-from remot_data.store.layers.frames import encode
 from remot_data.store.shards import Sample, encoded
 from remot_model.checkpoint import load_generator, write_atomically
 from remot_model.config import STAGES, Config, StagePlan, preset
@@ -86,7 +85,7 @@ def draw(folder: Path, seed: int, people: int, test: int) -> Store:
         scene = perform(seed * 100_003 + number)
         arrays = synthetic.layers(scene)
         arrays["scores"] = {"cut": (np.arange(clip.frames) % TAKE == 0).astype(np.float32)}
-        samples["frames"] += [Sample(clip.key(t), encode({"frames": scene.frames}, t)) for t in range(clip.frames)]
+        samples["frames"] += encoded("frames", clip, {"frames": scene.frames})
         for kind in SCHEMAS:
             layer_kinds.kind(kind).check(arrays[kind], clip.frames, SIZE)
             samples[kind] += encoded(kind, clip, arrays[kind])

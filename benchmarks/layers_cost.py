@@ -35,7 +35,7 @@ from remot_data.detectors.base import DEFAULTS, Arrays, Batched, Detector, load
 from remot_data.engine import open_engine, processors
 from remot_data.records import Clip, Receipt
 from remot_data.store import Store, create_store
-from remot_data.store.layers.frames import encode
+from remot_data.store.layers import kind as layer_kind
 from remot_data.store.shards import Sample
 
 TABLES = ("cost", "again", "workers", "card")
@@ -126,7 +126,7 @@ def store_of(clips: Sequence[np.ndarray], folder: str, a_shard: int) -> Store:
     store.write_clips(planned)
     for shard in range(store.shard_count):
         samples = [
-            Sample(clip.key(t), encode({"frames": frames}, t), {"pts": t})
+            Sample(clip.key(t), layer_kind("frames").encode({"frames": frames}, t), {"pts": t})
             for clip, frames in zip(planned, clips, strict=True)
             for t in range(len(frames))
             if clip.shard == shard

@@ -19,7 +19,7 @@ class Bright(Batched):
     """
 
     name = "bright"  # the layer's id begins with it: no spaces, no slashes
-    kind = "parsing"  # pose, parsing, flow, background or scores
+    kind = "parsing"  # pose, parsing, flow, background, scores; or one of your own, docs/layers.md
     version = "1"  # raise it whenever the same frames give another output
     schema = "atr18"  # the label or keypoint set of the output, see remot_data/schemas.py
     needs: tuple[str, ...] = ()  # kinds of layers it reads besides the frames

@@ -19,8 +19,6 @@ import numpy as np
 
 FORMAT = 2
 
-KINDS = ("pose", "parsing", "flow", "background", "scores")
-
 REASONS = {
     "unreadable": "the file is not a video that FFmpeg can open",
     "truncated": "the file ends before its index says it should",

@@ -275,28 +275,3 @@ def grid(
 def _to_height(image: np.ndarray, height: int) -> np.ndarray:
     width = max(1, round(image.shape[1] * height / image.shape[0]))
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def panel(
-    frame: np.ndarray,
-    *,
-    keypoints: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-    flow: np.ndarray | None = None,
-    confidence: np.ndarray | None = None,
-    pose: str = "body25",
-    parsing: str = "atr18",
-) -> list[np.ndarray]:
-    """The views of one frame that reports and sample grids show side by side, each ``uint8 [H, W, 3]``.
-
-    The frame itself, then, for what is given: the pose over it, the labels over it, the flow in colours.
-    `pose` and `parsing` name the schemas of `keypoints` and `labels`.
-    """
-    views = [frame]
-    if keypoints is not None:
-        views.append(draw_keypoints(frame, keypoints, pose))
-    if labels is not None:
-        views.append(overlay(frame, labels, parsing))
-    if flow is not None:
-        views.append(flow_image(flow, confidence=confidence))
-    return views

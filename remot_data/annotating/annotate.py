@@ -127,11 +127,13 @@ def plan_job(
 
     Raises:
         DetectorError: if the detector makes another kind.
+        LayerError: if nobody knows the kind.
         StoreError: if a layer it needs is not among `available`.
     """
-    layer_kinds.kind(kind)
     job = Job(kind, spec, weights=weights, settings=dict(settings or {}))
-    detector = job.detector()
+    detector = job.detector()  # which may bring the kind
+    for name in (kind, *detector.needs):
+        layer_kinds.kind(name)
     if detector.kind != kind:
         raise base.DetectorError(f"detector {spec!r} makes a {detector.kind} layer, not {kind}")
     missing = [need for need in detector.needs if need not in (available or {})]
@@ -151,11 +153,9 @@ def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] 
     """
     jobs = {job.kind: job for job in kept}
     waiting = {kind: Job(kind, spec) if isinstance(spec, str) else spec for kind, spec in specs.items()}
-    for kind in waiting:
-        layer_kinds.kind(kind)
     while waiting:
         have = {kind: job.id for kind, job in jobs.items()}
-        ready = [k for k in layer_kinds.KINDS if k in waiting and set(waiting[k].detector().needs) <= set(have)]
+        ready = [k for k in layer_kinds.ordered(waiting) if set(waiting[k].detector().needs) <= set(have)]
         if not ready:
             raise StoreError(f"the layers {', '.join(waiting)} need layers that are not being made")
         job = waiting.pop(ready[0])

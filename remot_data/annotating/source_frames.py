@@ -1,4 +1,4 @@
-"""Clips at the resolution of their source: read again through the recorded crops, and the results mapped back."""
+"""Clips at the resolution of their source: read again through the recorded crops."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from remot_data import media
 from remot_data.media import in_child, sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.records import Clip
-
-Arrays = dict[str, np.ndarray]
 
 
 def native_size(clip: Clip, size: tuple[int, int], most: int) -> tuple[int, int]:
@@ -54,40 +52,3 @@ def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[di
         read += "pts" in message[0]
     if read != found.frames:
         raise media.VideoError("changed", f"{found.path}: {read} of {found.frames} frames were found again by PTS")
-
-
-def at_size(kind: str, arrays: Mapping[str, Any], old: tuple[int, int], new: tuple[int, int]) -> Arrays:
-    """The arrays of a layer for frames of `old` (H, W), as they are for frames of `new`.
-
-    Coordinates are multiplied (their origin is the corner of the picture), masks and pictures averaged or interpolated,
-    labels take the nearest; flow keeps its grid of half the frames, in pixels of that grid, and its confidence bits
-    the nearest. Scores have no size.
-    """
-    if old == new or kind == "scores":
-        return dict(arrays)
-    out = dict(arrays)
-    if kind == "pose":
-        out["keypoints"] = arrays["keypoints"] * np.array([new[1] / old[1], new[0] / old[0], 1], np.float32)
-        if "mask" in arrays:
-            out["mask"] = _each(arrays["mask"], new, _smooth(old, new))
-    elif kind == "parsing":
-        out["labels"] = _each(arrays["labels"], new, cv2.INTER_NEAREST_EXACT)
-    elif kind == "flow":
-        grid = new[0] // 2, new[1] // 2
-        was = arrays["flow"].shape[1:3]
-        scale = np.array([grid[1] / was[1], grid[0] / was[0]], np.float32)
-        out["flow"] = _each(arrays["flow"], grid, _smooth(was, grid)) * scale
-        out["confidence"] = _each(arrays["confidence"], grid, cv2.INTER_NEAREST_EXACT)
-    elif kind == "background":
-        out["image"] = cv2.resize(arrays["image"], new[::-1], interpolation=_smooth(old, new))
-        if "seen" in arrays:
-            out["seen"] = cv2.resize(arrays["seen"], new[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return out
-
-
-def _each(pictures: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
-    return np.stack([cv2.resize(picture, size[::-1], interpolation=how) for picture in pictures])
-
-
-def _smooth(old: tuple[int, ...], new: tuple[int, int]) -> int:
-    return cv2.INTER_AREA if new[0] < old[0] else cv2.INTER_LINEAR

@@ -307,13 +307,15 @@ class _Given:
             except base.DetectorError as error:
                 raise base.DetectorError(f"it reads the {kind} layer, which failed") from error
             if kind in self._fresh:  # as another pass would read it
-                arrays = layer_kinds.stored(kind, arrays)
-            self._needed[kind] = _detect(self, source_frames.at_size, kind, arrays, self._store.size, frames.shape[1:3])
+                arrays = layer_kinds.kind(kind).stored(arrays)
+            at_size = layer_kinds.kind(kind).at_size
+            self._needed[kind] = _detect(self, at_size, arrays, self._store.size, frames.shape[1:3])
         return frames
 
     def _checked(self, arrays: Arrays, size: tuple[int, int]) -> Arrays:
-        arrays = source_frames.at_size(self.job.kind, arrays, size, self._store.size)
-        layer_kinds.kind(self.job.kind).check(arrays, self._clip.frames, self._store.size)
+        layer = layer_kinds.kind(self.job.kind)
+        arrays = layer.at_size(arrays, size, self._store.size)
+        layer.check(arrays, self._clip.frames, self._store.size)
         return arrays
 
 

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, cast
 from remot_data.engine import Progress, open_engine
 from remot_data.records import Clip, Receipt
 from remot_data.store import Store, StoreError, shards
-from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order
 from remot_data.store.files import LOCK
 from remot_data.store.shards import Sample
@@ -72,9 +71,9 @@ def compact_shard(url: str, shard: int) -> Receipt:
     """
     store = Store(url)
     gone = {clip.id for clip in store.shard_clips(shard) if clip.id in store.removed}
-    kinds = {"frames": "frames", **{info.folder: info.kind for info in in_order(store.layers)}}
+    folders = ["frames", *(info.folder for info in in_order(store.layers))]
     reads = {info.folder: info.reads for info in store.layers}
-    metas = {folder: meta for folder in kinds if (meta := store.meta(folder, shard)) is not None}
+    metas = {folder: meta for folder in folders if (meta := store.meta(folder, shard)) is not None}
     holds = [folder for folder in metas if gone & {*store.index(folder, shard).spans, *metas[folder]["failed"]}]
     new = {folder: meta["sha256"] for folder, meta in metas.items()}
     plans: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
@@ -85,16 +84,16 @@ def compact_shard(url: str, shard: int) -> Receipt:
                 saw[kind] = new[source]
         failed = {clip: why for clip, why in metas[folder]["failed"].items() if clip not in gone}
         plans[folder] = saw, failed
-        table = shards.write(cast(BinaryIO, _Nowhere()), _kept(store, folder, kinds[folder], shard, gone), saw, failed)
+        table = shards.write(cast(BinaryIO, _Nowhere()), _kept(store, folder, shard, gone), saw, failed)
         new[folder] = shards.index_meta(table)["sha256"]
     made = dict(metas)  # also of what an interrupted run had done, which kept no receipt
     for folder in reversed(holds):
-        samples = list(_kept(store, folder, kinds[folder], shard, gone))
+        samples = list(_kept(store, folder, shard, gone))
         made[folder] = store.write_shard(folder, shard, samples, *plans[folder], metas[folder].get("gpu", ""))
     return Receipt("compact", shard=shard, made=made)
 
 
-def _kept(store: Store, folder: str, kind: str, shard: int, gone: Collection[str]) -> Iterator[Sample]:
+def _kept(store: Store, folder: str, shard: int, gone: Collection[str]) -> Iterator[Sample]:
     """The samples of a shard as they are, but for those of some clips."""
     index = store.index(folder, shard)
     clips = {clip.id: clip for clip in store.shard_clips(shard)}
@@ -102,7 +101,7 @@ def _kept(store: Store, folder: str, kind: str, shard: int, gone: Collection[str
     for name, (start, stop) in index.spans.items():
         if name in gone:
             continue
-        clip, count = clips[name], 1 if layer_kinds.kind(kind).PER_CLIP else stop - start
+        clip, count = clips[name], stop - start
         members = {ext: list(store.read_members(folder, clip, ext, range(count))) for ext in index.offsets}
         columns: Mapping[str, Any] = {c: index.column(name, c).tolist() for c in extra}
         for t in range(count):

@@ -16,6 +16,7 @@ from remot_data.cli.options import (
     Workers,
     size_of,
 )
+from remot_data.errors import RemotError
 
 
 def stream(
@@ -58,6 +59,8 @@ def stream(
             open_shards=open_shards,
             cache=Cache(cache, cache_gb * 1e9) if cache else None,
         )
+    except RemotError:
+        raise
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     try:

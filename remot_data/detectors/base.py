@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,8 @@ class Detector(Protocol):
 
     `kind` is the layer it makes, `schema` the label or keypoint set of its output, `needs` the kinds of
     layers it reads, `version` changes whenever the output for the same input does, `approximate` is true
-    where the result stands in for that of a trained network.
+    where the result stands in for that of a trained network. One that makes a kind of layer of its own has that kind
+    (`remot_data.store.layers.Kind`) as an attribute `layer_kind`.
     """
 
     name: str
@@ -239,8 +239,11 @@ def known() -> dict[str, Entry]:
 def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] | None = None) -> Detector:
     """The detector that `spec` names: ``name``, ``name:model`` or ``path/to/file.py:ClassName``.
 
+    The kind of layer that it brings (`layer_kind`) is known in this process from then on.
+
     Raises:
         DetectorError: for an unknown name, a missing library, or a class that is no detector.
+        LayerError: for a `layer_kind` that is none.
     """
     options: dict[str, Any] = dict(settings or {})
     if weights is not None:
@@ -248,7 +251,18 @@ def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] |
     detector = _made(spec, known(), options)
     if not isinstance(detector, Detector):
         raise DetectorError(f"{spec!r} is no detector: it lacks one of {', '.join(Detector.__annotations__)}")
+    if (made := getattr(detector, "layer_kind", None)) is not None:
+        _register(spec, detector, made)
     return detector
+
+
+def _register(spec: str, detector: Detector, made: Any) -> None:
+    """Make the kind of layer known that a detector brings."""
+    from remot_data.store import layers as layer_kinds
+
+    brought = layer_kinds.register(made, spec if spec.partition(":")[0].endswith(".py") else "")
+    if brought.name != detector.kind:
+        raise DetectorError(f"{spec!r} makes a {detector.kind} layer, but its layer_kind is {brought.name!r}")
 
 
 def load_finder(spec: str) -> Any:
@@ -267,7 +281,7 @@ def _made(spec: str, entries: Mapping[str, Entry], options: dict[str, Any]) -> A
     """An object of the class that `spec` names."""
     name, _, model = spec.partition(":")
     if name.endswith(".py"):
-        factory, install = _from_file(Path(name), model), ""
+        factory, install = _from_file(spec), ""
     else:
         entry = entries.get(name)
         if entry is None:
@@ -298,14 +312,10 @@ def _from_target(entry: Entry, name: str) -> Any:
         raise DetectorError(f"detector {name!r} cannot be imported ({error}); {hint}") from error
 
 
-def _from_file(path: Path, attribute: str) -> Any:
-    if not path.is_file() or not attribute:
-        raise DetectorError(f"{path}:{attribute} is not a file and a class name (write path/to/file.py:ClassName)")
-    spec = importlib.util.spec_from_file_location(f"remot_detector_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise DetectorError(f"{path} has no class {attribute!r}")
-    return getattr(module, attribute)
+def _from_file(spec: str) -> Any:
+    from remot_data.store.layers import LayerError, class_in  # other detectors do without the store
+
+    try:
+        return class_in(spec)
+    except LayerError as error:
+        raise DetectorError(str(error)) from error

@@ -178,7 +178,7 @@ def _layer_objects(
     there = {ext for shard in range(store.shard_count) for ext in store.index(folder, shard).offsets}
     sets: list[dict[str, Any]] = []
     fields: list[dict[str, Any]] = []
-    for name, ext in layer_kinds.kind(kind).FIELDS.items():
+    for name, ext in layer_kinds.kind(kind).fields.items():
         if ext not in there:
             continue
         which = f"{title}-{name}"
@@ -188,16 +188,16 @@ def _layer_objects(
                 "@id": which,
                 "name": which,
                 "containedIn": [{"@id": tar["@id"]} for tar in tars],
-                "encodingFormat": _FORMATS[ext],
+                "encodingFormat": _FORMATS.get(ext, "application/octet-stream"),
                 "includes": f"*/*.{ext}",
             }
         )
-        data_type = "sc:ImageObject" if _FORMATS[ext].startswith("image/") else "sc:Text"
+        data_type = "sc:ImageObject" if _FORMATS.get(ext, "").startswith("image/") else "sc:Text"
         if not fields:
             key = {"fileSet": {"@id": which}, "extract": {"fileProperty": "fullpath"}}
             fields.append({**_field(f"{title}/key", "sc:Text"), "source": key})
         content = {"fileSet": {"@id": which}, "extract": {"fileProperty": "content"}}
-        if name == next(iter(layer_kinds.kind(kind).FIELDS)):
+        if name == next(iter(layer_kinds.kind(kind).fields)):
             fields.append({**_field(f"{title}/{name}", data_type), "source": content})
     return tars, sets, {"@type": "cr:RecordSet", "@id": title, "name": title, "field": fields}
 

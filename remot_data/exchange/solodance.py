@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from remot_data.records import Clip
 from remot_data.schemas import convert_keypoints, label_set
 from remot_data.store import StoreError
 from remot_data.store import layers as layer_kinds
-from remot_data.store.layers import parsing
 
 # What a set calls by a name that the 20 labels lack; merged to the layout both come to the same.
 _STAND_INS = {
@@ -70,18 +69,18 @@ def _solodance_video(view: View, clip: Clip, which: range, folder: Path, split: 
     def place(what: str, role: str, file: str) -> Path:
         return folder / f"{split}_{what}" / role / name / file
 
+    jpeg = layer_kinds.kind("frames").encode
+    png = partial(layer_kinds.kind("parsing").encode, {"labels": labels})
     for t in which:
         person = frames[t] * (labels[t] != 0)[..., None]
         write(place("img", "source", f"{t:06d}.png"), _png(frames[t]))
         write(place("fg", "source", f"{t:06d}.png"), _png(person))
-        write(place("parsing", "source", f"{t:06d}.png"), parsing.encode({"labels": labels}, t)["png"])
+        write(place("parsing", "source", f"{t:06d}.png"), png(t)["png"])
         write_json(place("pose", "source", f"{t:06d}_keypoints.json"), _openpose(points[t]))
     person = frames[frontal] * (labels[frontal] != 0)[..., None]
     write(place("img", "target", f"timg_{frontal:06d}.jpg"), stored)
-    write(
-        place("fg", "target", f"tfg_{frontal:06d}.jpg"), layer_kinds.frames.encode({"frames": person[None]}, 0)["jpg"]
-    )
-    write(place("parsing", "target", f"tparsing_{frontal:06d}.png"), parsing.encode({"labels": labels}, frontal)["png"])
+    write(place("fg", "target", f"tfg_{frontal:06d}.jpg"), jpeg({"frames": person[None]}, 0)["jpg"])
+    write(place("parsing", "target", f"tparsing_{frontal:06d}.png"), png(frontal)["png"])
     write_json(place("pose", "target", f"tpose_{frontal:06d}_keypoints.json"), _openpose(points[frontal]))
     if "background" in view.infos:
         write(folder / f"{split}_bg" / f"{name}.jpg", view.members("background", clip, [0])["jpg"][0])

@@ -50,8 +50,8 @@ class View:
 
     def members(self, kind: str, clip: Clip, which: Sequence[int]) -> dict[str, list[bytes]]:
         """The bytes of each member of a kind, by extension."""
-        module, folder = layer_kinds.kind(kind), self.folders[kind]
-        there = [ext for ext in module.FIELDS.values() if ext in self.store.index(folder, self.shard).offsets]
+        folder, fields = self.folders[kind], layer_kinds.kind(kind).fields
+        there = [ext for ext in fields.values() if ext in self.store.index(folder, self.shard).offsets]
         return {ext: list(self.store.read_members(folder, clip, ext, which)) for ext in there}
 
 

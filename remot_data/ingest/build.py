@@ -37,8 +37,8 @@ from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
+from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
-from remot_data.store.layers import frames as frames_layer
 from remot_data.store.shards import Sample, table_bytes
 
 REJECTS = "ledger/rejects.parquet"
@@ -430,14 +430,14 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
     yield {}, b""
     decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
     wanted = found.pts.array().tolist()
-    written = 0
+    written, encode = 0, layer_kinds.kind("frames").encode
     for pts, frame in media.read(
         found.path, only=wanted, crop=found.crop, size=rules.size, decoder=decoder, passing=True
     ):
         if not frame.size:
             yield {}, b""
             continue
-        yield {"key": found.key(written), "pts": pts}, frames_layer.encode({"frames": frame[None]}, 0)["jpg"]
+        yield {"key": found.key(written), "pts": pts}, encode({"frames": frame[None]}, 0)["jpg"]
         written += 1
     if written != found.frames:
         detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"

@@ -142,7 +142,7 @@ class _Cursor:
 
     def __init__(self, kind: str, samples: Iterator[Sample]) -> None:
         self._kind, self._samples = kind, samples
-        self._per_clip = layer_kinds.kind(kind).PER_CLIP
+        self._per_clip = layer_kinds.kind(kind).per_clip
         self._held: Sample | None = next(samples, None)
 
     def at(self, key: str) -> Sample | None:

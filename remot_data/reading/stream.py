@@ -13,29 +13,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
-from remot_data import render
 from remot_data.reading import sampling
 from remot_data.reading.filters import frontality, where
 from remot_data.records import Clip
-from remot_data.schemas import SchemaError, convert_labels, label_set, label_table
+from remot_data.schemas import SchemaError
 from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.cache import Cache
-from remot_data.store.layers import LayerError
+from remot_data.store.layers import Cut, Kind, LayerError, Slot
 
 log = logging.getLogger(__name__)
 
 Stores = Store | str | Sequence[Store | str]
 Arrays = dict[str, np.ndarray]
 Split = str | Sequence[str | None] | None
-
-LAYERS = ("pose", "parsing", "flow", "background")
-LABEL_SCHEMA = "remot11"
 
 
 @dataclass(frozen=True)
@@ -44,10 +40,11 @@ class Window:
 
     `id` is ``clip:first-last/source``, or ``clip:first-last:step/source`` where frames lie `step` > 1 apart. `arrays`,
     where T frames of H x W were asked for: ``frames`` uint8 [T, H, W, 3], ``pts`` int64 [T], ``keypoints`` float32
-    [T, K, 3], ``pose_map`` uint8 [T, H, W, 3], ``labels`` uint8 [T, H, W] in the set `LABEL_SCHEMA`, ``flow`` float32
+    [T, K, 3], ``pose_map`` uint8 [T, H, W, 3], ``labels`` uint8 [T, H, W] in the set ``remot11``, ``flow`` float32
     [T, H, W, 2] in pixels from each frame back to the one before in the window, ``confidence`` bool [T, H, W],
     ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
     [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent.
+    Kinds of layers that are not built in add the arrays that they document.
 
     With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
     chained over the frames between, and the first frame has none: zeros, not to be trusted.
@@ -89,15 +86,16 @@ def stream(
     Args:
         store: a store or several, which are then mixed in proportion to their windows, or to `weights`.
         split: ``train``, ``test`` or whatever the snapshot's split policy knows; None for every frame.
-        layers: kinds to read besides frames; all of `LAYERS` that the snapshot holds by default.
+        layers: kinds to read besides frames; all of the snapshot that windows can hold by default.
         size: height and width to resize to at load.
         source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
             the split policy ``time:F`` the source always comes out of the training part.
         start: windows of the global order to pass over; rank r of w yields start + r, start + r + w, ...
-        more: `weights`, `max_step`, `open_shards`, `raw` and `cache`; see `Plan`.
+        more: `weights`, `max_step`, `open_shards`, `raw`, `cache` and `among`; see `Plan`.
 
     Raises:
         StoreError: for a store, snapshot or layer that is not there, or when no window is left (says why).
+        LayerError: for a layer of a kind that is not known here.
     """
     plan = Plan(store, snapshot, split, layers, length, stride, source, shuffle, seed, epoch, **more)
     for index in sampling.share(len(plan), rank, world_size, start):
@@ -118,6 +116,7 @@ class Plan:
         open_shards: shards that are shuffled together; see `sampling.Order`.
         raw: leave out what is derived at load; see `Window`.
         cache: where the bytes of remote shards are kept (`remot_data.store.cache.Cache`).
+        among: kinds that may be read where `layers` does not say which; any by default.
 
     Raises:
         StoreError: see `stream`.
@@ -141,6 +140,7 @@ class Plan:
         open_shards: int = 16,
         raw: bool = False,
         cache: Cache | None = None,
+        among: Sequence[str] | None = None,
     ) -> None:
         if source not in ("random", "frontal"):
             raise ValueError(f"source is 'random' or 'frontal', not {source!r}")
@@ -152,7 +152,7 @@ class Plan:
         self.length, self.source, self.seed, self.epoch, self.raw = length, source, seed, epoch, raw
         stores = [s if isinstance(s, Store) else open_store(s, cache) for s in several]
         if layers is None:
-            layers = _common(stores, snapshot)
+            layers = _common(stores, snapshot, among)
         self.readers = [_Reader(s, snapshot, layers) for s in stores]
         spans = [r.spans(name) for r, name in zip(self.readers, splits, strict=True)]
         self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
@@ -214,32 +214,13 @@ class Plan:
         return part, Cut(found, first, step, self.length, source)
 
 
-class Cut(NamedTuple):
-    """The frames of a window: first, first + step, ... and the source."""
-
-    clip: Clip
-    first: int
-    step: int
-    length: int
-    source: int
-
-    @property
-    def frames(self) -> range:
-        return range(self.first, self.first + self.length * self.step, self.step)
-
-    @property
-    def id(self) -> str:
-        step = f":{self.step}" if self.step > 1 else ""
-        return f"{self.clip.id}:{self.first}-{self.frames[-1]}{step}/{self.source}"
-
-
 def schemas(store: Store | str, snapshot: str = "main") -> dict[str, str]:
     """Names of the schemas that windows of this snapshot have: ``pose`` and ``labels``."""
     store = store if isinstance(store, Store) else open_store(store)
-    layers = store.snapshot(snapshot).layers
-    found = {"labels": LABEL_SCHEMA} if "parsing" in layers else {}
-    if "pose" in layers:
-        found["pose"] = store.layer("pose", layers["pose"]).schema
+    found: dict[str, str] = {}
+    for kind, layer_id in store.snapshot(snapshot).layers.items():
+        if layer_kinds.is_known(kind):
+            found |= layer_kinds.kind(kind).schemas(store.layer(kind, layer_id).schema)
     return found
 
 
@@ -247,7 +228,8 @@ def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
     """A window, or the arrays of a batch, as torch tensors under the same names.
 
     Images become float32 [..., 3, H, W] in [-1, 1], labels int64, flow float32 [..., T, 2, H, W] and confidence
-    float32 [..., T, 1, H, W]; keypoints, pts and what is no array keep their form.
+    float32 [..., T, 1, H, W]; keypoints, pts and what is no array keep their form. Arrays of other kinds of layers
+    become what `Kind.window_arrays` says.
     """
     import torch
 
@@ -256,28 +238,33 @@ def to_torch(window: Window | Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(array, np.ndarray):
             out[name] = array
             continue
-        if name == "flow":
+        form = layer_kinds.form(name)
+        if form == "vectors":
             array = np.moveaxis(array, -1, -3)
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if name in ("frames", "pose_map", "background", "source"):
+        if form == "image":
             tensor = tensor.movedim(-1, -3).float().div_(127.5).sub_(1)
-        elif name in ("labels", "source_labels"):
+        elif form == "labels":
             tensor = tensor.long()
-        elif name == "confidence":
+        elif form == "map":
             tensor = tensor.float().unsqueeze(-3)
         out[name] = tensor
     return out
 
 
-def _common(stores: Sequence[Store], snapshot: str) -> list[str]:
+def _common(stores: Sequence[Store], snapshot: str, among: Sequence[str] | None) -> list[str]:
     """The kinds of layer that windows of all stores can have."""
-    held = [store.snapshot(snapshot).layers for store in stores]
-    common = [kind for kind in LAYERS if all(kind in layers for layers in held)]
+    held = [[k for k in layer_kinds.ordered(store.snapshot(snapshot).layers) if _is_read(k, among)] for store in stores]
+    common = [kind for kind in held[0] if all(kind in layers for layers in held)]
     for store, layers in zip(stores, held, strict=True):
-        lost = [kind for kind in LAYERS if kind in layers and kind not in common]
+        lost = [kind for kind in layers if kind not in common]
         if lost:
             log.warning("%s: the %s layer is not read, because another store has none", store.url, ", ".join(lost))
     return common
+
+
+def _is_read(kind: str, among: Sequence[str] | None) -> bool:
+    return (among is None or kind in among) and bool(layer_kinds.kind(kind).window_field)
 
 
 class _Reader:
@@ -293,8 +280,9 @@ class _Reader:
             )
         self.kinds, self.reads = list(layers), ["frames", *layers]
         self.folders = store.folders(self.snapshot)
-        exts = [layer_kinds.kind(kind).FIELDS[_FIELDS[kind]] for kind in self.reads]
-        self._kept = [(kind, self.folders.get(kind, "frames"), ext) for kind, ext in zip(self.reads, exts, strict=True)]
+        for kind in layers:
+            if not layer_kinds.kind(kind).window_field:
+                raise StoreError(f"windows hold no {kind} layer; leave it out")
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
         infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
         self.schema = {kind: infos[kind].schema for kind in self.kinds}
@@ -345,30 +333,28 @@ class _Reader:
 
     def members(self, cut: Cut) -> list[Members]:
         """The members of a window: those of each layer in turn."""
-        return [Members(folder, cut.clip, ext, self._samples(kind, cut)) for kind, folder, ext in self._kept]
-
-    @staticmethod
-    def _samples(kind: str, cut: Cut) -> Sequence[int]:
-        if kind == "background":
-            return (0,)
-        if kind == "flow":  # the flow of a larger step is chained over the frames between
-            return range(cut.first + (cut.step > 1), cut.frames[-1] + 1)
-        return (*cut.frames, cut.source)
+        found = []
+        for kind in self.reads:
+            layer, folder = layer_kinds.kind(kind), self.folders.get(kind, "frames")
+            found.append(Members(folder, cut.clip, layer.fields[layer.window_field], layer.samples(cut)))
+        return found
 
     def decode(self, cut: Cut, data: Sequence[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         """Turn the bytes of `members` into the arrays of a window; see `Plan.fill`."""
         _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
         rest, taken = iter(data), 0
 
-        def contents(kind: str) -> Iterator[bytes]:
+        def contents(layer: Kind) -> Iterator[bytes]:
             nonlocal taken
-            for content in itertools.islice(rest, len(self._samples(kind, cut))):
+            for content in itertools.islice(rest, len(layer.samples(cut))):
                 yield content
                 taken += 1
 
         try:
             for kind in self.reads:
-                getattr(self, f"_{kind}")(cut, contents(kind), out, size, raw)
+                layer = layer_kinds.kind(kind)
+                slot = Slot(cut, self.store.size, size, raw, self.schema.get(kind, ""), partial(_place, out))
+                layer.window(contents(layer), slot)
         except _DAMAGE as error:
             folder = "frames" if kind == "frames" else self.folders[kind]
             name = member_key(self.members(cut), min(taken, len(data) - 1))
@@ -377,76 +363,7 @@ class _Reader:
                 f"run `remot verify {self.store.url} --repair`"
             ) from error
 
-    def _frames(self, cut: Cut, jpegs: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        frames = _place(out, "frames", (cut.length, *size, 3), np.uint8)
-        for jpeg, to in zip(jpegs, [*frames, _place(out, "source", (*size, 3), np.uint8)], strict=True):
-            self._picture("frames", jpeg, to)
 
-    def _background(self, cut: Cut, jpegs: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        self._picture("background", next(jpegs), _place(out, "background", (*size, 3), np.uint8))
-
-    @staticmethod
-    def _picture(kind: str, jpeg: bytes, to: np.ndarray) -> None:
-        image = layer_kinds.kind(kind).decode("jpg", jpeg, to)
-        if not np.may_share_memory(image, to):
-            _resize(image, to)
-
-    def _pose(self, cut: Cut, sets: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        points = np.stack([layer_kinds.pose.from_npy(data) for data in sets])
-        height, width = self.store.size
-        if size != (height, width):
-            points[..., :2] *= np.array([size[1] / width, size[0] / height], np.float32)
-        _place(out, "keypoints", points[:-1].shape, np.float32)[:] = points[:-1]
-        _place(out, "source_keypoints", points[-1].shape, np.float32)[:] = points[-1]
-        if not raw:
-            maps = _place(out, "pose_map", (cut.length, *size, 3), np.uint8)
-            for to, keypoints in zip(maps, points[:-1], strict=True):
-                to[:] = render.pose_map(keypoints, self.schema["pose"], size)
-
-    def _parsing(self, cut: Cut, maps: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        labels = _place(out, "labels", (cut.length, *size), np.uint8)
-        schema = self.schema["parsing"]
-        table = label_table(schema, LABEL_SCHEMA)
-        source = _place(out, "source_labels", size, np.uint8)
-        for found, to in zip(maps, [*labels, source], strict=True):
-            near = _nearest(layer_kinds.parsing.decode("png", found), size)
-            to[:] = near if raw else cv2.LUT(near, table)
-            if not raw and to.max() == _NO_LABEL:
-                convert_labels(near, schema, LABEL_SCHEMA)  # says which
-        if raw and max(labels.max(), source.max()) >= len(label_set(schema)):
-            raise LayerError(f"labels are outside the set {schema!r}")
-
-    def _flow(self, cut: Cut, packed: Iterator[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
-        steps = (layer_kinds.flow.unpack("npz", data) for data in packed)
-        for t, planes in enumerate(steps if cut.step == 1 else _chained(steps, cut)):
-            if not t:
-                grid = planes.shape[1:]
-                size = grid if raw else size
-                flow = np.moveaxis(_place(out, "flow", (cut.length, *size, 2), np.float32), -1, 1)
-                sure = _place(out, "confidence", (cut.length, *size), np.bool_)
-                scale = np.array([size[1] / grid[1], size[0] / grid[0]], np.float32) / layer_kinds.flow.SCALE
-                scale = scale[:, None, None]
-            if grid == size:
-                flow[t] = planes[:2]
-                flow[t] *= scale
-                np.equal(planes[2], _CONFIDENT, out=sure[t])
-                continue
-            for plane, to in zip(planes[:2] * scale, flow[t], strict=True):
-                _resize(plane, to)
-            sure[t] = _nearest((planes[2] == _CONFIDENT).view(np.uint8), size)
-
-
-def _chained(flows: Iterator[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
-    """The flow of each frame of a window to the one `step` before, from that of neighbours; none for the first."""
-    for t in range(1, cut.length):
-        between = list(itertools.islice(flows, cut.step))
-        if t == 1:
-            yield np.zeros_like(between[0])
-        yield layer_kinds.flow.chain(between)
-
-
-# The array of each layer that a window reads.
-_FIELDS = {"frames": "frames", "pose": "keypoints", "parsing": "labels", "flow": "flow", "background": "image"}
 _AT_ONCE = 16  # indexes that are read at the same time for a filter
 _WASTE = 0.07  # share of the bytes of a window that may be read along to save requests
 # What decoding damaged bytes raises.
@@ -467,29 +384,10 @@ def _place(out: Arrays, name: str, shape: tuple[int, ...], dtype: Any) -> np.nda
 
 
 def in_memory(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape an array has in memory: flow lies there as planes, [..., 2, H, W], as it is written and used."""
-    return (*shape[:-3], shape[-1], *shape[-3:-1]) if name == "flow" else tuple(shape)
+    """The shape an array has in memory: vectors lie there as planes, [..., C, H, W], as they are written and used."""
+    return (*shape[:-3], shape[-1], *shape[-3:-1]) if layer_kinds.form(name) == "vectors" else tuple(shape)
 
 
 def as_used(name: str, array: np.ndarray) -> np.ndarray:
     """An array of the shape `in_memory`, as the view that windows show."""
-    return np.moveaxis(array, -3, -1) if name == "flow" else array
-
-
-_NO_LABEL = 255
-_CONFIDENT = layer_kinds.flow.FORWARD_BACKWARD | layer_kinds.flow.PHOTOMETRIC
-
-
-def _interpolation(old: Sequence[int], new: Sequence[int]) -> int:
-    return cv2.INTER_AREA if new[0] < old[0] else cv2.INTER_LINEAR
-
-
-def _resize(image: np.ndarray, to: np.ndarray) -> None:
-    """Bring an image to the size of the array `to`, and put it there."""
-    cv2.resize(image, to.shape[1::-1], dst=to, interpolation=_interpolation(image.shape, to.shape))
-
-
-def _nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == tuple(size):
-        return image
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.moveaxis(array, -3, -1) if layer_kinds.form(name) == "vectors" else array

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from remot_data import render
-from remot_data.records import LayerInfo
+from remot_data.records import Clip, LayerInfo
 from remot_data.report.html import Html, count, data_url, join, markup, short, table
-from remot_data.schemas import convert_labels
 from remot_data.store import Store
+from remot_data.store import layers as layer_kinds
 
 if TYPE_CHECKING:
     from remot_data.records import Comparison
@@ -51,7 +50,8 @@ def write_page(
 
 def _sum(made: Comparison) -> Html:
     rows = [("agreement", short(made.agreement)), *((k, short(v)) for k, v in made.measures.items())]
-    about = markup("<p>{} frames of {} clips. {}</p>", count(made.frames), count(made.clips), _MEANING[made.layer])
+    meaning = layer_kinds.kind(made.layer).about_agreement
+    about = markup("<p>{} frames of {} clips. {}</p>", count(made.frames), count(made.clips), meaning)
     return join([about, table("Means over all frames", ["measure", "value"], rows, numbers=[1])])
 
 
@@ -76,22 +76,25 @@ def _worst(store: Store, made: Comparison, infos: Sequence[LayerInfo], rows: Map
     chosen = _choose(rows)
     if not chosen:
         return markup("<p>There is no frame to compare.</p>")
-    figures = []
+    figures, is_drawn = [], layer_kinds.kind(made.layer).is_drawn
     for i in chosen:
         clip, t = store.clip[str(rows["clip"][i])], int(rows["frame"][i])
-        frame = store.read_arrays("frames", "frames", clip)["frames"][t]
-        views = [_view(store, made.layer, info, clip, t, frame) for info in infos]
+        frames = store.read_arrays("frames", "frames", clip, which=[t])["frames"]
+        views = [_view(store, info, clip, t, frames) for info in infos] if is_drawn else []
         caption = f"{clip.key(t)}: agreement {short(float(rows['agreement'][i]))}"
         figures.append(
             markup(
                 '<figure class="still"><figcaption>{}</figcaption>'
                 '<img style="width:100%;height:auto" alt="{}" src="{}"></figure>',
                 caption,
-                f"The frame, {made.a} and {made.b}",
-                data_url("image/jpeg", _jpeg(np.hstack([frame, *views]))),
+                f"The frame, {made.a} and {made.b}" if is_drawn else "The frame",
+                data_url("image/jpeg", _jpeg(np.hstack([frames[0], *views]))),
             )
         )
-    note = markup('<p class="soft">The frame, then {}, then {}.</p>', made.a, made.b)
+    shown = (
+        f"The frame, then {made.a}, then {made.b}." if is_drawn else "The frames; layers of this kind are not drawn."
+    )
+    note = markup('<p class="soft">{}</p>', shown)
     return join(
         [
             note,
@@ -119,22 +122,10 @@ def _choose(rows: Mapping[str, np.ndarray]) -> list[int]:
     return chosen
 
 
-def _view(store: Store, kind: str, info: LayerInfo, clip, t: int, frame: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
-    arrays = store.read_arrays(info.folder, kind, clip)
-    if kind == "pose":
-        return render.draw_keypoints(frame, arrays["keypoints"][t], info.schema)
-    if kind == "parsing":
-        return render.overlay(frame, convert_labels(arrays["labels"][t], info.schema, "remot6"), "remot6", 0.6)
-    image = render.flow_image(arrays["flow"][t])
-    return cv2.resize(image, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+def _view(store: Store, info: LayerInfo, clip: Clip, t: int, frames: np.ndarray) -> np.ndarray:
+    arrays = store.read_arrays(info.folder, info.kind, clip, which=[t])
+    return layer_kinds.kind(info.kind).pictures(frames, arrays, info.schema, common=True)[0]
 
 
 def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-
-
-_MEANING = {
-    "pose": "Agreement is the share of joints seen by both that lie within 5 % of the person's height of each other.",
-    "parsing": "Agreement is the mean IoU over the six layout classes that either has.",
-    "flow": "Agreement is the share of pixels with an end-point error below one pixel.",
-}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from remot_data import media, render
+from remot_data import media
 from remot_data.records import Clip
-from remot_data.report.html import Html, colours, count, data_url, facts, join, legend, markup, plural, short
+from remot_data.report.html import Html, count, data_url, facts, join, legend, markup, plural, short
 from remot_data.report.view import View, evenly
-from remot_data.store import layers as layer_kinds
 
 # A clip is shown with at most so many frames, about so many a second, at most so high, in this quality of x264.
 _SHOWN, _RATE, _HEIGHT, _CRF = 90, 30, 256, 29
@@ -32,10 +31,12 @@ def contact_sheet(view: View, most: int) -> Html:
     notes = [f"{some}. Hover over a clip or press play; every clip runs in a loop."]
     if view.snapshot.name:
         notes.append(f"The layers are those of the snapshot {view.snapshot.name}.")
-    if "flow" in view.folders:
-        notes.append("Flow: hue is its direction, saturation its length; dark where it is not to be trusted.")
-    key = legend(colours(view.schema["parsing"])) if "parsing" in view.schema else ""
-    return join([markup('<p class="soft">{}</p>{}', " ".join(notes), key), *(_clip(view, clip) for clip in chosen)])
+    notes += [layer.about_pictures for layer in view.drawn if layer.about_pictures]
+    notes += [f"The {kind} layer is not shown: no kind of layer is called so here." for kind in view.unknown]
+    keys = [legend(names) for layer in view.drawn if (names := layer.legend(view.schema[layer.name]))]
+    return join(
+        [markup('<p class="soft">{}</p>{}', " ".join(notes), join(keys)), *(_clip(view, clip) for clip in chosen)]
+    )
 
 
 def _clip(view: View, clip: Clip) -> Html:
@@ -48,7 +49,7 @@ def _clip(view: View, clip: Clip) -> Html:
         clip.id,
         len(names),
         film,
-        _background(view, clip),
+        join(_stills(view, clip)),
         facts(_about(view, clip, which)),
     )
 
@@ -60,35 +61,13 @@ def _shown(clip: Clip) -> range:
 
 def _strips(view: View, clip: Clip, which: range) -> tuple[list[str], list[np.ndarray]]:
     """The names of the views of a clip, and each frame's views side by side, uint8 [H, n * W, 3]."""
-    frames = view.members("frames", "frames", clip, which) or []
-    given: dict[str, list[np.ndarray]] = {}
-    for title, kind, name in (("pose", "pose", "keypoints"), ("parsing", "parsing", "labels")):
-        found = view.members(kind, name, clip, which)
-        if found is not None:
-            given[title] = found
-    packed = view.members("flow", "flow", clip, which)
-    if packed is not None:
-        lengths = [np.hypot(p[0], p[1]) for p in packed]
-        scale = max(1.0, float(np.percentile(lengths, 99)))
-        given["flow"] = [_flow(p, scale, view.store.size) for p in packed]
-    strips = []
-    for t, frame in enumerate(frames):
-        shown = render.panel(
-            frame,
-            keypoints=given["pose"][t] if "pose" in given else None,
-            labels=given["parsing"][t] if "parsing" in given else None,
-            pose=view.schema.get("pose", "body25"),
-            parsing=view.schema.get("parsing", "atr18"),
-        )
-        strips.append(_fitted(np.hstack([*shown, *([given["flow"][t]] if "flow" in given else [])]), len(given) + 1))
-    return ["frame", *given], strips
-
-
-def _flow(packed: np.ndarray, scale: float, size: tuple[int, int]) -> np.ndarray:
-    dx, dy, bits = packed
-    confident = bits == (layer_kinds.flow.FORWARD_BACKWARD | layer_kinds.flow.PHOTOMETRIC)
-    image = render.flow_image(np.stack([dx, dy], -1), scale, confident)
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST)
+    frames = view.store.read_arrays("frames", "frames", clip, which=which)["frames"]
+    shown = {"frame": frames}
+    for layer in (layer for layer in view.drawn if not layer.per_clip):
+        arrays = view.arrays(layer.name, clip, which)
+        if arrays is not None:
+            shown[layer.name] = layer.pictures(frames, arrays, view.schema[layer.name])
+    return list(shown), [_fitted(np.hstack(strip), len(shown)) for strip in zip(*shown.values(), strict=True)]
 
 
 def _fitted(strip: np.ndarray, panels: int) -> np.ndarray:
@@ -123,22 +102,22 @@ def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 78])[1].tobytes()
 
 
-def _background(view: View, clip: Clip) -> Html:
-    found = view.members("background", "image", clip, [0])
-    if found is None:
-        return markup("")
-    image, caption = _fitted(found[0], 1), "background"
-    seen = view.members("background", "seen", clip, [0])
-    if seen is not None:
-        caption += f", {100 * float((seen[0] > 0).mean()):.0f} % seen"
-    return markup(
-        '<figure class="still"><figcaption>{}</figcaption><img width="{}" height="{}" alt="{}" src="{}"></figure>',
-        caption,
-        image.shape[1],
-        image.shape[0],
-        f"Background of clip {clip.id}",
-        data_url("image/jpeg", _jpeg(image)),
-    )
+def _stills(view: View, clip: Clip) -> Iterator[Html]:
+    """The pictures of what a clip has once."""
+    for layer in (layer for layer in view.drawn if layer.per_clip):
+        arrays = view.arrays(layer.name, clip, [0])
+        if arrays is None:
+            continue
+        first = view.store.read_arrays("frames", "frames", clip, which=[0])["frames"]
+        image = _fitted(layer.pictures(first, arrays, view.schema[layer.name])[0], 1)
+        yield markup(
+            '<figure class="still"><figcaption>{}</figcaption><img width="{}" height="{}" alt="{}" src="{}"></figure>',
+            layer.caption(arrays),
+            image.shape[1],
+            image.shape[0],
+            f"{layer.name.capitalize()} of clip {clip.id}",
+            data_url("image/jpeg", _jpeg(image)),
+        )
 
 
 def _about(view: View, clip: Clip, which: range) -> list[tuple[str, Any]]:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from remot_data.schemas import label_set
-
 
 class Html(str):
     """Text that is HTML already; every other value is escaped on its way into the page."""
@@ -112,9 +110,3 @@ def file_size(amount: float) -> str:
     while amount >= 1000 and len(units) > 1:
         amount, units = amount / 1000, units[1:]
     return f"{amount:.0f} {units[0]}" if units[0] == "bytes" or amount >= 100 else f"{amount:.1f} {units[0]}"
-
-
-def colours(schema: str) -> list[tuple[str, str]]:
-    """Every label of a set but the background, with its colour."""
-    known = label_set(schema)
-    return [(n, "#{:02x}{:02x}{:02x}".format(*c)) for n, c in zip(known.labels, known.palette, strict=True)][1:]

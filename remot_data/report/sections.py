@@ -8,12 +8,13 @@ import numpy as np
 
 from remot_data.reading.filters import where
 from remot_data.reading.sampling import split_mask
-from remot_data.records import KINDS, REASONS, Snapshot
+from remot_data.records import REASONS, Snapshot
 from remot_data.report.charts import histogram
 from remot_data.report.errors import reading
-from remot_data.report.html import Html, bar, colours, count, facts, file_size, join, legend, markup, plural, table
+from remot_data.report.html import Html, bar, count, facts, file_size, join, legend, markup, plural, table
 from remot_data.report.view import SCAN, View, evenly
 from remot_data.schemas import convert_labels, label_set
+from remot_data.store import layers as layer_kinds
 
 # So many frames are read for the shares of the layout; so many rejects are listed unfolded.
 _LABELLED = 160
@@ -123,7 +124,7 @@ def snapshots_and_layers(view: View) -> Html:
     splits = sorted({split for counts in counted.values() for split in counts} - {""}, key=lambda s: (s != "train", s))
     rows = []
     for name, snapshot in view.snapshots.items():
-        layers = [(kind, snapshot.layers[kind]) for kind in KINDS if kind in snapshot.layers]
+        layers = [(kind, snapshot.layers[kind]) for kind in layer_kinds.ordered(snapshot.layers)]
         chosen = (markup('{} <span class="id">{}</span>', *layer) for layer in layers)
         policy = "that of each clip" if snapshot.split == "column" else markup("<code>{}</code>", snapshot.split)
         condition = markup("<code>{}</code>", snapshot.where) if snapshot.where else "none"
@@ -198,11 +199,13 @@ def _classes(view: View) -> Html:
     counts, sampled = np.zeros(len(label_set("remot6")), np.int64), evenly(int(ends[-1]), _LABELLED)
     for place in sampled:
         clip = view.clips[number := int(np.searchsorted(ends, place, side="right"))]
-        labels = (view.members("parsing", "labels", clip, [place - int(ends[number]) + clip.frames]) or [])[0]
-        layout = convert_labels(labels, view.schema["parsing"], "remot6")
+        found = view.arrays("parsing", clip, [place - int(ends[number]) + clip.frames])
+        if found is None:  # its detector failed there
+            continue
+        layout = convert_labels(found["labels"], view.schema["parsing"], "remot6")
         counts += np.bincount(layout.ravel(), minlength=len(counts))
     person = max(1, int(counts[1:].sum()))
-    classes = colours("remot6")
+    classes = layer_kinds.kind("parsing").legend("remot6")
     parts = [
         (f"{name} {100 * n / person:.1f} %", float(n), c) for (name, c), n in zip(classes, counts[1:], strict=True)
     ]
@@ -231,7 +234,14 @@ def times(view: View) -> Html:
     spent = _spent(view)
     if not spent:
         return markup("")
-    order = ["look through", *_TIMES["frames"].values(), "read frames back", *KINDS, "encode layers", "write layers"]
+    order = [
+        "look through",
+        *_TIMES["frames"].values(),
+        "read frames back",
+        *layer_kinds.BUILT_IN,
+        "encode layers",
+        "write layers",
+    ]
     longest = max(seconds for seconds, _ in spent.values()) or 1
     rows = [
         [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -16,6 +16,7 @@ from remot_data.report.errors import reading
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.content import stats
+from remot_data.store.layers import Kind
 
 SCAN, RECEIPTS = "videos", "receipts"
 _REJECTS = "ledger/rejects.parquet"
@@ -94,17 +95,23 @@ class View:
             frames=(decoded, sum(c.frames for c in self.clips), sum(r.frames for r in self.rejects), resampled),
         )
 
-    def members(self, kind: str, name: str, clip: Clip, which: Iterable[int]) -> list[np.ndarray] | None:
-        """Decoded arrays of some samples of a clip, None where the snapshot has no such layer or array."""
-        folder = "frames" if kind == "frames" else self.folders.get(kind)
-        module = layer_kinds.kind(kind)
-        if folder is None:
+    @cached_property
+    def drawn(self) -> list[Kind]:
+        """The kinds of the snapshot that have pictures."""
+        kinds = (layer_kinds.kind(k) for k in layer_kinds.ordered(self.folders) if k not in self.unknown)
+        return [k for k in kinds if k.is_drawn]
+
+    @property
+    def unknown(self) -> list[str]:
+        """The kinds of the snapshot that are not known here."""
+        return [k for k in self.folders if not layer_kinds.is_known(k)]
+
+    def arrays(self, kind: str, clip: Clip, which: Sequence[int]) -> dict[str, np.ndarray] | None:
+        """Decoded arrays of some frames of a clip, None where the snapshot has no such layer of it."""
+        folder = self.folders.get(kind)
+        if folder is None or clip.id not in self.store.index(folder, clip.shard).spans:
             return None
-        index = self.store.index(folder, clip.shard)
-        if module.FIELDS[name] not in index.offsets or clip.id not in index.spans:
-            return None
-        ext = module.FIELDS[name]
-        return [module.decode(ext, data) for data in self.store.read_members(folder, clip, ext, which)]
+        return self.store.read_arrays(folder, kind, clip, which=which)
 
     @cached_property
     def scores(self) -> dict[str, dict[str, np.ndarray]]:

@@ -162,8 +162,6 @@ COLUMNS = ("key", "ext", "offset", "size")
 
 def encoded(kind: str, clip: Clip, arrays: Mapping[str, np.ndarray]) -> list[Sample]:
     """The samples of one clip of a layer, ready to be written."""
-    module = layer_kinds.kind(kind)
-    if module.PER_CLIP:
-        return [Sample(clip.key(0), module.encode(arrays, 0))]
-    columns = getattr(module, "columns", lambda arrays, t: {})
-    return [Sample(clip.key(t), module.encode(arrays, t), columns(arrays, t)) for t in range(clip.frames)]
+    layer = layer_kinds.kind(kind)
+    count = 1 if layer.per_clip else clip.frames
+    return [Sample(clip.key(t), layer.encode(arrays, t), layer.columns(arrays, t)) for t in range(count)]

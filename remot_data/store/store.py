@@ -163,11 +163,15 @@ class Store:
         for name in names:
             self.__dict__.pop(name, None)
 
+    def _kinds(self) -> list[str]:
+        """The kinds that there are layers of, whether known here or not."""
+        return layer_kinds.ordered(name for name in self.files.names("layers") if re.fullmatch(r"\w+", name))
+
     @property
     def layers(self) -> list[LayerInfo]:
         """Every finished layer."""
         found = []
-        for kind in layer_kinds.KINDS:
+        for kind in self._kinds():
             for name in self.files.names(f"layers/{kind}"):
                 with contextlib.suppress(FileNotFoundError):
                     found.append(LayerInfo.from_json(self._read_json(f"{layer_folder(kind, name)}/layer.json")))
@@ -346,18 +350,27 @@ class Store:
                 yield data[start - first : until - first]
             at = stop
 
-    def read_arrays(self, folder: str, kind: str, clip: Clip, names: Iterable[str] | None = None) -> dict[str, Any]:
-        """Decoded arrays of a whole clip, as a detector returned them; those the layer does not hold are absent."""
-        module, index = layer_kinds.kind(kind), self.index(folder, clip.shard)
+    def read_arrays(
+        self,
+        folder: str,
+        kind: str,
+        clip: Clip,
+        names: Iterable[str] | None = None,
+        which: Sequence[int] | None = None,
+    ) -> dict[str, Any]:
+        """Decoded arrays of a clip, as a detector returned them; those the layer does not hold are absent.
+
+        `which` are the frames to read, all by default; what a clip has once is read in any case.
+
+        Raises:
+            LayerError: for a kind of layer that is not known here.
+        """
+        layer, index = layer_kinds.kind(kind), self.index(folder, clip.shard)
         only = None if names is None else set(names)
-        chosen = {n: e for n, e in module.FIELDS.items() if e in index.offsets and (only is None or n in only)}
-        count = 1 if module.PER_CLIP else clip.frames
-        read = iter(self.read_all([Members(folder, clip, ext, range(count)) for ext in chosen.values()]))
-        out: dict[str, Any] = {}
-        for name, ext in chosen.items():
-            values = [module.decode(ext, next(read)) for _ in range(count)]
-            out[name] = values[0] if module.PER_CLIP else values
-        return _stacked(kind, out)
+        chosen = {n: e for n, e in layer.fields.items() if e in index.offsets and (only is None or n in only)}
+        samples = range(1) if layer.per_clip else range(clip.frames) if which is None else which
+        read = iter(self.read_all([Members(folder, clip, ext, samples) for ext in chosen.values()]))
+        return layer.stacked({name: [layer.decode(ext, next(read)) for _ in samples] for name, ext in chosen.items()})
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Everything the ``main`` snapshot holds for one frame, ``store["clip/frame"]``, decoded."""
@@ -366,12 +379,12 @@ class Store:
             raise KeyError(f"{key!r} is no frame of {self.url}")
         clip, out = self.clip[clip_id], {"__key__": key, "pts": self.clip[clip_id].pts[int(number)]}
         for kind, folder in {"frames": "frames", **self.folders(self.snapshot("main"))}.items():
-            module = layer_kinds.kind(kind)
-            chosen = {n: e for n, e in module.FIELDS.items() if e in self.index(folder, clip.shard).offsets}
-            which = 0 if module.PER_CLIP else int(number)
+            layer = layer_kinds.kind(kind)
+            chosen = {n: e for n, e in layer.fields.items() if e in self.index(folder, clip.shard).offsets}
+            which = 0 if layer.per_clip else int(number)
             read = self.read_all([Members(folder, clip, ext, [which]) for ext in chosen.values()])
             for (name, ext), data in zip(chosen.items(), read, strict=True):
-                out[name] = module.decode(ext, data)
+                out[name] = layer.decode(ext, data)
         return out
 
     @staticmethod
@@ -441,7 +454,7 @@ class Store:
         A plan that became shorter leaves them, and a store that grows would take them for its own.
         """
         count = self.shard_count
-        layers = (layer_folder(k, name) for k in layer_kinds.KINDS for name in self.files.names(f"layers/{k}"))
+        layers = (layer_folder(k, name) for k in self._kinds() for name in self.files.names(f"layers/{k}"))
         for folder in ("frames", *layers):
             for name in self.files.names(folder):
                 found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)
@@ -458,16 +471,3 @@ class Store:
     def _open(self, name: str) -> Any:
         # Never closed here: a thread that reads from it keeps it, and the last to let go closes it.
         return self._open_files.get(name, lambda: self.files.open(name))
-
-
-def _stacked(kind: str, out: dict[str, Any]) -> dict[str, Any]:
-    if kind == "background":
-        return out
-    if kind == "scores":
-        rows = out.get("scores", [])
-        return {name: np.array([row[name] for row in rows], np.float32) for name in (rows[0] if rows else ())}
-    arrays = {name: np.stack(values) for name, values in out.items()}
-    if kind == "flow" and "flow" in arrays:
-        packed = arrays["flow"]
-        return {"flow": np.stack([packed[:, 0], packed[:, 1]], -1), "confidence": packed[:, 2].astype(np.uint8)}
-    return arrays

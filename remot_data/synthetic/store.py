@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 from remot_data import synthetic
 from remot_data.engine import Engine, Progress, open_engine
-from remot_data.records import KINDS, Clip, LayerInfo, Receipt, Snapshot, Times, digest, layer_folder
+from remot_data.records import Clip, LayerInfo, Receipt, Snapshot, Times, digest, layer_folder
 from remot_data.store import Store, create_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
-from remot_data.store.layers import frames as frames_layer
 from remot_data.store.shards import Sample, encoded
 
 # Raise when `synthetic` draws the same seed differently.
@@ -74,7 +73,7 @@ def draw_missing(engine: Engine, store: Store, progress: Progress | None = None)
 
 
 def _ids(store: Store) -> dict[str, str]:
-    return {kind: f"synthetic-{digest([store.policy, kind])[:10]}" for kind in KINDS}
+    return {kind: f"synthetic-{digest([store.policy, kind])[:10]}" for kind in _SCHEMAS}
 
 
 def dancers_shard(url: str, shard: int, ids: Mapping[str, str], seed: int) -> Receipt:
@@ -89,7 +88,7 @@ def dancers_shard(url: str, shard: int, ids: Mapping[str, str], seed: int) -> Re
         )
         for t, pts in enumerate(clip.pts):
             samples["frames"].append(
-                Sample(clip.key(t), frames_layer.encode({"frames": scene.frames}, t), {"pts": pts})
+                Sample(clip.key(t), layer_kinds.kind("frames").encode({"frames": scene.frames}, t), {"pts": pts})
             )
         for kind, arrays in synthetic.layers(scene).items():
             layer_kinds.kind(kind).check(arrays, clip.frames, store.size)

@@ -20,6 +20,7 @@ import torch
 from remot_data.errors import RemotError
 from remot_data.reading.stream import Plan, Window, schemas, to_torch
 from remot_data.store import open_store
+from remot_data.store.layers import BUILT_IN
 from remot_model import devices
 from remot_model.checkpoint import Run, check_schemas, load_run, versions, write_atomically
 from remot_model.evaluating import metrics
@@ -225,7 +226,7 @@ def evaluate(
     stores = [store] if isinstance(store, str) else list(store)
     for one in stores:
         check_schemas(run.schemas, schemas(one, snapshot), str(run.path))
-    plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False)
+    plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False, among=BUILT_IN)
     chosen = np.arange(len(plan)) if limit is None else _spread(len(plan), limit)
 
     seen = Seen({name: Tally(metrics.Learned(str(place))) for name in METHODS})

@@ -18,9 +18,10 @@ from remot_data.reading.stream import schemas as store_schemas
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
 from remot_data.store.content import Content, content
+from remot_data.store.layers import BUILT_IN
 from remot_model.config import Config
 
-# Layers a stage reads; None is all that the snapshot has.
+# Layers a stage reads; None is all that the snapshot has of the built-in kinds.
 LAYERS = {"layout": ("pose", "parsing", "flow"), "region": ("parsing",), "whole": None}
 # What a batch of a stage has to have, and the layer that it comes from.
 _POSE_TO_FLOW = {"pose_map": "pose", "labels": "parsing", "flow": "flow"}
@@ -78,6 +79,7 @@ def epochs(
         snapshot,
         split,
         layers=LAYERS[stage],
+        among=BUILT_IN,
         length=config.plan(stage).length,
         source=config.source_frame,
         max_step=config.max_step,

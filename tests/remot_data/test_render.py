@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remot_data.render import colour_labels, draw_keypoints, flow_image, grid, overlay, panel, pose_map
+from remot_data.render import colour_labels, draw_keypoints, flow_image, grid, overlay, pose_map
 from remot_data.schemas import KEYPOINTS, LABELS, SchemaError, convert_keypoints
 
 
@@ -186,16 +186,3 @@ def test_grid_places_images_of_different_sizes() -> None:
     assert grid([[red, blue]], ["a", "b"], gap=0, height=16).shape == (32, 24 + 6, 3)
     with pytest.raises(ValueError, match="at least one image"):
         grid([[]])
-
-
-def test_panel_shows_what_is_given() -> None:
-    frame = np.zeros((64, 48, 3), np.uint8)
-    assert len(panel(frame)) == 1
-    views = panel(
-        frame,
-        keypoints=points(p1=(20, 10), p8=(20, 40)),
-        labels=np.ones((64, 48), np.uint8),
-        flow=np.zeros((64, 48, 2), np.float32),
-    )
-    assert [v.shape for v in views] == [(64, 48, 3)] * 4
-    assert views[1].any() and (views[2] == [64, 0, 0]).all() and (views[3] == 255).all()

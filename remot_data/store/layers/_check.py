@@ -1,4 +1,4 @@
-"""What every kind checks alike."""
+"""What every kind checks and measures alike."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def expect(arrays: Mapping[str, np.ndarray], name: str, dtype: str, shape: tuple
         wanted = "x".join("?" if s is None else str(s) for s in shape)
         raise LayerError(f"{name!r} must be {dtype} [{wanted}], not {array.dtype} {list(array.shape)}")
     return array
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where there is no whole."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)

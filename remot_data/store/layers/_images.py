@@ -12,6 +12,7 @@ import simplejpeg
 
 from remot_data.store.layers._check import LayerError
 from remot_data.store.layers._inflate import inflate
+from remot_data.store.layers._sizes import resize
 
 # 4:4:4 because the pictures are small already: halving their colour again is seen in thin limbs.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -49,6 +50,13 @@ def from_jpeg(data: Any, into: np.ndarray | None = None) -> np.ndarray:
         return simplejpeg.decode_jpeg(data, buffer=into if into is not None and into.shape[:2] == size else None)
     except ValueError as error:
         raise LayerError(f"a picture of {len(data)} bytes cannot be decoded ({error})") from error
+
+
+def into_place(data: Any, to: np.ndarray) -> None:
+    """Decode a JPEG into the array `to`, uint8 [h, w, 3], at its size."""
+    image = from_jpeg(data, to)
+    if not np.may_share_memory(image, to):
+        resize(image, to)
 
 
 def from_png(data: Any) -> np.ndarray:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from remot_data.store.layers._check import expect
-from remot_data.store.layers._images import from_jpeg, to_jpeg
-
-FIELDS = {"frames": "jpg"}
-PER_CLIP = False
+from remot_data.store.layers._images import from_jpeg, into_place, to_jpeg
+from remot_data.store.layers.base import Kind, Size, Slot
 
 
-def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
-    return {"jpg": to_jpeg(arrays["frames"][t])}
+class Frames(Kind):
+    """``frames`` uint8 [T, H, W, 3], RGB; of every window."""
 
+    name = "frames"
+    fields = {"frames": "jpg"}
+    window_field = "frames"
+    window_arrays = {"frames": "image", "source": "image"}
 
-def decode(extension: str, data: Any, into: np.ndarray | None = None) -> np.ndarray:
-    return from_jpeg(data, into)
+    def encode(self, arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
+        return {"jpg": to_jpeg(arrays["frames"][t])}
 
+    def decode(self, extension: str, data: Any) -> np.ndarray:
+        return from_jpeg(data)
 
-def check(arrays: Mapping[str, np.ndarray], frames: int, size: tuple[int, int]) -> None:
-    expect(arrays, "frames", "uint8", (frames, *size, 3))
+    def check(self, arrays: Mapping[str, np.ndarray], frames: int, size: Size) -> None:
+        expect(arrays, "frames", "uint8", (frames, *size, 3))
+
+    def window(self, members: Iterator[bytes], slot: Slot) -> None:
+        frames = slot.place("frames", (slot.cut.length, *slot.size, 3), np.uint8)
+        for jpeg, to in zip(members, [*frames, slot.place("source", (*slot.size, 3), np.uint8)], strict=True):
+            into_place(jpeg, to)

@@ -5,49 +5,124 @@ The mask is stored in 16 grey levels: its last bits are noise and double its siz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from remot_data.store.layers._check import LayerError, expect
+from remot_data import render
+from remot_data.schemas import SchemaError, convert_keypoints, keypoint_set
+from remot_data.store.layers._check import LayerError, expect, share
 from remot_data.store.layers._images import from_png, to_png
+from remot_data.store.layers._sizes import each, smooth
+from remot_data.store.layers.base import Arrays, Kind, Size, Slot
 
-FIELDS = {"keypoints": "npy", "mask": "mask.png"}
-PER_CLIP = False
-
+PCK = 0.05  # a joint agrees within this share of the person's height
 _MAGIC = b"\x93NUMPY\x01\x00"
 
 
-def encode(arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
-    members = {"npy": to_npy(arrays["keypoints"][t])}
-    if "mask" in arrays:
-        members["mask.png"] = to_png(_in_levels(arrays["mask"][t]))
-    return members
+class Pose(Kind):
+    """``keypoints`` float32 [T, K, 3] of x, y, confidence, and ``mask`` uint8 [T, H, W], which may be absent."""
 
+    name = "pose"
+    fields = {"keypoints": "npy", "mask": "mask.png"}
+    window_field = "keypoints"
+    window_arrays = {"keypoints": "plain", "source_keypoints": "plain", "pose_map": "image"}
+    about_agreement = (
+        "Agreement is the share of joints seen by both that lie within 5 % of the person's height of each other."
+    )
 
-def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays with the mask in its 16 levels."""
-    return {name: _in_levels(x) if name == "mask" else x for name, x in arrays.items()}
+    def encode(self, arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
+        members = {"npy": to_npy(arrays["keypoints"][t])}
+        if "mask" in arrays:
+            members["mask.png"] = to_png(_in_levels(arrays["mask"][t]))
+        return members
+
+    def decode(self, extension: str, data: Any) -> np.ndarray:
+        return from_png(data) if extension == "mask.png" else from_npy(data)
+
+    def check(self, arrays: Mapping[str, np.ndarray], frames: int, size: Size) -> None:
+        points = expect(arrays, "keypoints", "float32", (frames, None, 3))
+        if not np.isfinite(points).all():
+            raise LayerError("keypoints must be finite")
+        if points.size and not (points[..., 2].min() >= 0 and points[..., 2].max() <= 1):
+            raise LayerError("keypoint confidences must lie in [0, 1]")
+        if "mask" in arrays:
+            expect(arrays, "mask", "uint8", (frames, *size))
+
+    def stored(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """The arrays with the mask in its 16 levels."""
+        return {name: _in_levels(x) if name == "mask" else x for name, x in arrays.items()}
+
+    def resized(self, arrays: Mapping[str, np.ndarray], old: Size, new: Size) -> Arrays:
+        """Coordinates are multiplied, the mask is averaged or interpolated."""
+        points = arrays["keypoints"] * np.array([new[1] / old[1], new[0] / old[0], 1], np.float32)
+        out = {**arrays, "keypoints": points}
+        if "mask" in arrays:
+            out["mask"] = each(arrays["mask"], new, smooth(old, new))
+        return out
+
+    def window(self, members: Iterator[bytes], slot: Slot) -> None:
+        points = np.stack([from_npy(data) for data in members])
+        height, width = slot.stored
+        if slot.size != (height, width):
+            points[..., :2] *= np.array([slot.size[1] / width, slot.size[0] / height], np.float32)
+        slot.place("keypoints", points[:-1].shape, np.float32)[:] = points[:-1]
+        slot.place("source_keypoints", points[-1].shape, np.float32)[:] = points[-1]
+        if not slot.raw:
+            maps = slot.place("pose_map", (slot.cut.length, *slot.size, 3), np.uint8)
+            for to, keypoints in zip(maps, points[:-1], strict=True):
+                to[:] = render.pose_map(keypoints, slot.schema, slot.size)
+
+    def schemas(self, schema: str) -> dict[str, str]:
+        return {"pose": schema}
+
+    def agreement(
+        self, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], schema_a: str, schema_b: str, size: Size
+    ) -> Arrays:
+        """Distance of the joints that both see, over the person's height, and the share of them that agree.
+
+        Joints are matched by name. The height is that of the box around all points that `a` sees, at least a tenth of
+        the frame. ``only_a`` and ``only_b`` are the joints that one alone sees, as a share of those either sees.
+
+        Args:
+            a, b: ``keypoints`` float32 [T, K, 3] in their schemas.
+
+        Raises:
+            SchemaError: if the sets have no point in common.
+        """
+        names = [n for n in keypoint_set(schema_a).points if n in keypoint_set(schema_b).points]
+        if not names:
+            raise SchemaError(f"the keypoint sets {schema_a!r} and {schema_b!r} have no point in common")
+        points = [
+            convert_keypoints(arrays["keypoints"], schema, schema)[:, [keypoint_set(schema).index(n) for n in names]]
+            for arrays, schema in ((a, schema_a), (b, schema_b))
+        ]
+        seen = [p[..., 2] > 0 for p in points]
+        both, either = seen[0] & seen[1], seen[0] | seen[1]
+        ys = np.where(a["keypoints"][..., 2] > 0, a["keypoints"][..., 1], np.nan)
+        empty = ~(a["keypoints"][..., 2] > 0).any(1)
+        ys[empty] = 0.0
+        height = np.maximum(np.nanmax(ys, 1) - np.nanmin(ys, 1), 0.1 * size[0])
+        distance = np.hypot(*np.moveaxis(points[0][..., :2] - points[1][..., :2], -1, 0)) / height[:, None]
+        agree = both & (distance < PCK)
+        return {
+            "agreement": share(agree.sum(1), both.sum(1)),
+            "distance": share(np.where(both, distance, 0).sum(1), both.sum(1)),
+            "pck@0.1": share((both & (distance < 0.1)).sum(1), both.sum(1)),
+            "only_a": share((seen[0] & ~seen[1]).sum(1), either.sum(1)),
+            "only_b": share((seen[1] & ~seen[0]).sum(1), either.sum(1)),
+        }
+
+    def pictures(
+        self, frames: np.ndarray, arrays: Mapping[str, np.ndarray], schema: str, common: bool = False
+    ) -> Sequence[np.ndarray]:
+        return [render.draw_keypoints(f, points, schema) for f, points in zip(frames, arrays["keypoints"], strict=True)]
 
 
 def _in_levels(mask: np.ndarray) -> np.ndarray:
     levels = (np.arange(256) * 15 + 127) // 255 * 17
     return levels.astype(np.uint8)[mask]
-
-
-def decode(extension: str, data: Any) -> np.ndarray:
-    return from_png(data) if extension == "mask.png" else from_npy(data)
-
-
-def check(arrays: Mapping[str, np.ndarray], frames: int, size: tuple[int, int]) -> None:
-    points = expect(arrays, "keypoints", "float32", (frames, None, 3))
-    if not np.isfinite(points).all():
-        raise LayerError("keypoints must be finite")
-    if points.size and not (points[..., 2].min() >= 0 and points[..., 2].max() <= 1):
-        raise LayerError("keypoint confidences must lie in [0, 1]")
-    if "mask" in arrays:
-        expect(arrays, "mask", "uint8", (frames, *size))
 
 
 def to_npy(array: np.ndarray) -> bytes:

@@ -127,13 +127,13 @@ def test_settings_and_inputs_are_part_of_the_id(own_dancers, file):
 
 
 def test_a_stale_shard_alone_is_computed_again(own_dancers, file):
-    from remot_data.store.layers import frames
+    from remot_data.store.layers import kind
     from remot_data.store.shards import Sample
 
     annotate(own_dancers, "parsing", f"{file}:Bright", workers=0)
     white = {"frames": np.full((20, 64, 48, 3), 255, np.uint8)}
     clips = own_dancers.shard_clips(1)
-    samples = [Sample(c.key(t), frames.encode(white, t), {"pts": t}) for c in clips for t in range(c.frames)]
+    samples = [Sample(c.key(t), kind("frames").encode(white, t), {"pts": t}) for c in clips for t in range(c.frames)]
     own_dancers.write_shard("frames", 1, samples)
     done = annotate(open_store(own_dancers.url), "parsing", f"{file}:Bright", workers=0)
     assert done.computed == 1

@@ -23,7 +23,7 @@ from remot_data.detectors.base import DEFAULTS, Arrays, Batched, load
 from remot_data.engine import EngineError, open_engine
 from remot_data.records import Clip
 from remot_data.store import Store, create_store, open_store
-from remot_data.store.layers import frames as frames_layer
+from remot_data.store.layers import kind
 from remot_data.store.shards import Sample
 from tests.remot_data.conftest import digests
 
@@ -201,7 +201,7 @@ def short_clips(tmp_path: Path) -> Store:
         samples = []
         for clip in (c for c in clips if c.shard == shard):
             frames = {"frames": random.integers(0, 256, (clip.frames, 16, 12, 3), np.uint8)}
-            samples += [Sample(clip.key(t), frames_layer.encode(frames, t), {"pts": t}) for t in range(clip.frames)]
+            samples += [Sample(clip.key(t), kind("frames").encode(frames, t), {"pts": t}) for t in range(clip.frames)]
         store.write_shard("frames", shard, samples)
     return open_store(store.url)
 

@@ -6,10 +6,10 @@ import pytest
 
 from remot_data import cli
 from remot_data.annotating.annotate import annotate
-from remot_data.care.compare import compare, flow_agreement, label_agreement, pose_agreement
+from remot_data.care.compare import compare
 from remot_data.schemas import convert_keypoints
 from remot_data.store import StoreError
-from remot_data.store.layers import pose
+from remot_data.store.layers import kind
 
 SHIFTED = '''
 import numpy as np
@@ -45,25 +45,24 @@ def two(own_dancers, tmp_path):
 
 def test_a_layer_agrees_with_itself(dancers, tmp_path):
     layers = dancers.snapshot("main").layers
-    for kind in ("pose", "parsing", "flow"):
-        made = compare(dancers, kind, layers[kind], layers[kind], tmp_path / kind, workers=0)
+    for name in ("pose", "parsing", "flow"):
+        made = compare(dancers, name, layers[name], layers[name], tmp_path / name, workers=0)
         assert (made.agreement, made.clips, made.frames) == (1.0, 5, 100)
-        assert (tmp_path / kind / "index.html").stat().st_size > 10_000
+        assert (tmp_path / name / "index.html").stat().st_size > 10_000
 
 
 def test_bodies_with_and_without_hands_are_compared_by_the_points_both_sets_have(dancers):
     clip = dancers.clips[0]
     layer = dancers.snapshot("main").layers["pose"]
     body = np.stack(
-        [pose.decode("npy", m) for m in dancers.read_members(f"layers/pose/{layer}", clip, "npy", range(4))]
+        [kind("pose").decode("npy", m) for m in dancers.read_members(f"layers/pose/{layer}", clip, "npy", range(4))]
     )
     whole = convert_keypoints(body, "body25", "openpose137")
     whole[:, 25:] = 30, 20, 0.9
-    rows = pose_agreement({"keypoints": body}, {"keypoints": whole}, "body25", "openpose137", (64, 48))
+    rows = kind("pose").agreement({"keypoints": body}, {"keypoints": whole}, "body25", "openpose137", (64, 48))
     assert (rows["agreement"] == 1).all() and not rows["only_b"].any()
-    assert (
-        pose_agreement({"keypoints": whole}, {"keypoints": body}, "openpose137", "body25", (64, 48))["distance"] == 0
-    ).all()
+    rows = kind("pose").agreement({"keypoints": whole}, {"keypoints": body}, "openpose137", "body25", (64, 48))
+    assert (rows["distance"] == 0).all()
 
 
 def test_the_worst_frames_come_first(two, tmp_path):
@@ -101,7 +100,7 @@ def test_keypoints_of_different_sets_meet_by_name():
     coco = np.zeros((1, 17, 3), np.float32)
     coco[0, 0] = (*body[0, 0, :2] + (3, 4), 1)  # the nose, five pixels off; the person is 96 pixels high
     coco[0, 9] = (*body[0, 7, :2], 1)  # the left wrist
-    rows = pose_agreement({"keypoints": body}, {"keypoints": coco}, "body25", "coco17", (100, 50))
+    rows = kind("pose").agreement({"keypoints": body}, {"keypoints": coco}, "body25", "coco17", (100, 50))
     assert rows["agreement"][0] == 0.5
     assert rows["pck@0.1"][0] == 1.0
     assert rows["distance"][0] == pytest.approx(5 / 96 / 2)
@@ -110,19 +109,19 @@ def test_keypoints_of_different_sets_meet_by_name():
 
 def test_a_frame_where_nobody_is_seen_has_no_agreement():
     nobody = np.zeros((2, 25, 3), np.float32)
-    rows = pose_agreement({"keypoints": nobody}, {"keypoints": nobody}, "body25", "body25", (64, 48))
+    rows = kind("pose").agreement({"keypoints": nobody}, {"keypoints": nobody}, "body25", "body25", (64, 48))
     assert np.isnan(rows["agreement"]).all()
 
 
 def test_labels_of_different_sets_meet_in_the_layout():
     atr, eleven = np.full((1, 4, 4), 4, np.uint8), np.full((1, 4, 4), 1, np.uint8)
-    rows = label_agreement({"labels": atr}, {"labels": eleven}, "atr18", "remot11", (4, 4))
+    rows = kind("parsing").agreement({"labels": atr}, {"labels": eleven}, "atr18", "remot11", (4, 4))
     assert rows["agreement"][0] == 1.0 and np.isnan(rows["iou_head"][0])
 
 
 def test_flow_of_different_grids_meets_in_pixels_of_the_frame():
     coarse, fine = np.full((2, 8, 6, 2), 1.0, np.float32), np.full((2, 16, 12, 2), 2.0, np.float32)
     fine[1, :, :6, 0] += 3
-    rows = flow_agreement({"flow": coarse}, {"flow": fine}, "backward", "backward", (16, 12))
+    rows = kind("flow").agreement({"flow": coarse}, {"flow": fine}, "backward", "backward", (16, 12))
     assert np.isnan(rows["epe"][0])
     assert rows["epe"][1] == pytest.approx(1.5) and rows["agreement"][1] == 0.5

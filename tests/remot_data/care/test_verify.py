@@ -62,12 +62,12 @@ def test_missing_cut_and_strange_files_are_named(own_dancers):
 
 def test_a_stale_layer_is_named(own_dancers):
     clip = own_dancers.clips[0]
-    from remot_data.store.layers import frames
+    from remot_data.store.layers import kind
     from remot_data.store.shards import Sample
 
     black = {"frames": np.zeros((clip.frames, 64, 48, 3), np.uint8)}
     clips = own_dancers.shard_clips(0)
-    samples = [Sample(c.key(t), frames.encode(black, t), {"pts": t}) for c in clips for t in range(c.frames)]
+    samples = [Sample(c.key(t), kind("frames").encode(black, t), {"pts": t}) for c in clips for t in range(c.frames)]
     own_dancers.write_shard("frames", 0, samples)
     found = problems(own_dancers)
     assert len(found) == 5

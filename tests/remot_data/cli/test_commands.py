@@ -10,7 +10,7 @@ from remot_data import cli
 from remot_data.cli import commands
 from remot_data.detectors import base
 from remot_data.store import open_store
-from remot_data.store.layers import frames, parsing
+from remot_data.store.layers import kind
 
 
 def run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -94,8 +94,8 @@ def test_the_template_of_an_own_detector_runs(own_dancers, capsys):
     assert status == 0, err
     store = open_store(own_dancers.url)
     layer, clip = store.snapshot("mine").layers["parsing"], store.clips[0]
-    frame = frames.decode("jpg", next(store.read_members("frames", clip, "jpg", [0])))
-    labels = parsing.decode("png", next(store.read_members(f"layers/parsing/{layer}", clip, "png", [0])))
+    frame = kind("frames").decode("jpg", next(store.read_members("frames", clip, "jpg", [0])))
+    labels = kind("parsing").decode("png", next(store.read_members(f"layers/parsing/{layer}", clip, "png", [0])))
     assert layer.startswith("bright-") and ((labels == 4) == (frame.mean(-1) > 60)).all()
     assert 0 < (labels == 4).mean() < 1
 

@@ -20,8 +20,7 @@ from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
 from remot_data.records import Clip
 from remot_data.store import create_store, open_store
-from remot_data.store.layers import frames as frames_layer
-from remot_data.store.shards import Sample
+from remot_data.store.shards import encoded
 
 SIZE = (64, 48)
 # A crop of twice the size of the frames, well inside the picture of 200 x 160.
@@ -71,8 +70,7 @@ def made_store(url, sources, crop=CROP, size=SIZE):
     for clip in clips:
         found = dict(media.read(clip.path, crop=clip.crop, size=size))
         frames = np.stack([found[pts] for pts in clip.pts])
-        samples = [Sample(clip.key(t), frames_layer.encode({"frames": frames}, t)) for t in range(clip.frames)]
-        store.write_shard("frames", clip.shard, samples)
+        store.write_shard("frames", clip.shard, encoded("frames", clip, {"frames": frames}))
     return open_store(str(url))
 
 

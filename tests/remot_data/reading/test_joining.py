@@ -12,7 +12,7 @@ import webdataset
 from remot_data.annotating.annotate import switch
 from remot_data.reading.joining import Join
 from remot_data.store import StoreError, open_store
-from remot_data.store.layers import flow, parsing, pose
+from remot_data.store.layers import flow, kind
 
 
 def pipeline(join, *stages):
@@ -24,9 +24,9 @@ def test_every_frame_comes_with_its_layers(dancers):
     assert [s["__key__"] for s in samples] == [clip.key(t) for clip in dancers.clips for t in range(clip.frames)]
     for sample in samples[::7]:
         stored = dancers[sample["__key__"]]
-        assert np.array_equal(parsing.decode("png", sample["parsing.png"]), stored["labels"])
-        assert np.array_equal(pose.decode("npy", sample["pose.npy"]), stored["keypoints"])
-        assert np.array_equal(flow.decode("npz", sample["flow.npz"]), stored["flow"])
+        assert np.array_equal(kind("parsing").decode("png", sample["parsing.png"]), stored["labels"])
+        assert np.array_equal(kind("pose").decode("npy", sample["pose.npy"]), stored["keypoints"])
+        assert np.array_equal(kind("flow").decode("npz", sample["flow.npz"]), stored["flow"])
         assert {"jpg", "pose.mask.png", "background.jpg", "background.seen.png", "scores.json"} <= set(sample)
 
 
@@ -92,14 +92,14 @@ def test_the_datasets_library_streams_every_layer_side_by_side(dancers):
     """Shard i of each layer holds the clips of shard i of the frames, so plain streams of the library can be zipped."""
     datasets = pytest.importorskip("datasets")
     streams = {}
-    for kind, folder in {"frames": "frames", **dancers.folders(dancers.snapshot("main"))}.items():
+    for name, folder in {"frames": "frames", **dancers.folders(dancers.snapshot("main"))}.items():
         tars = [f"{dancers.url}/{folder}/shard-{shard:05d}.tar" for shard in range(dancers.shard_count)]
-        streams[kind] = datasets.load_dataset("webdataset", data_files={"train": tars}, split="train", streaming=True)
-    rows = {kind: list(stream) for kind, stream in streams.items()}
+        streams[name] = datasets.load_dataset("webdataset", data_files={"train": tars}, split="train", streaming=True)
+    rows = {name: list(stream) for name, stream in streams.items()}
     keys = [row["__key__"] for row in rows["frames"]]
     assert len(keys) == 100
-    for kind in ("pose", "parsing", "flow", "scores"):
-        assert [row["__key__"] for row in rows[kind]] == keys
+    for name in ("pose", "parsing", "flow", "scores"):
+        assert [row["__key__"] for row in rows[name]] == keys
     assert len(rows["background"]) == len(dancers.clips)
     for row, sample in zip(rows["parsing"], rows["flow"], strict=True):
         stored = dancers[row["__key__"]]

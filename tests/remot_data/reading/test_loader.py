@@ -407,8 +407,9 @@ def test_a_shard_that_is_gone_or_cut_is_damage(own_dancers, how):
 
 
 def test_a_label_outside_its_set_is_damage(dancers, monkeypatch):
-    from remot_data.store.layers import parsing
+    from remot_data.store.layers import kind
 
+    parsing = kind("parsing")
     clip, real = dancers.clips[1], parsing.decode
     folder = dancers.folders(dancers.snapshot("main"))["parsing"]
     (spoilt,) = dancers.read_members(folder, clip, "png", [7])

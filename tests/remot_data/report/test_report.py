@@ -28,7 +28,7 @@ from remot_data.records import REASONS, Clip, Reject
 from remot_data.report import ReportError, charts, clips, runs, write_report
 from remot_data.report.view import View
 from remot_data.store import Store, create_store, open_store
-from remot_data.store.layers import frames as frames_layer
+from remot_data.store.layers import kind
 from remot_data.store.shards import Sample, table_bytes
 
 HOSTILE = "/in/<script>alert('x')</script>&\"{0}$body.mp4"
@@ -143,7 +143,7 @@ def built(tmp_path: Path) -> Store:
     store.write_shard(
         "frames",
         0,
-        [Sample(c.key(t), frames_layer.encode({"frames": frames}, t)) for c in two for t in range(c.frames)],
+        [Sample(c.key(t), kind("frames").encode({"frames": frames}, t)) for c in two for t in range(c.frames)],
     )
     ledger(store, REJECTS, LINES)
     receipts = [

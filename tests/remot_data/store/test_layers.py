@@ -12,18 +12,18 @@ from hypothesis.extra.numpy import arrays
 
 from remot_data.records import Clip
 from remot_data.store import create_store
-from remot_data.store.layers import KINDS, LayerError, _images, flow, pose, stored
+from remot_data.store.layers import BUILT_IN, LayerError, _images, flow, kind
 from remot_data.store.shards import encoded
 
 
-def _members(kind, values, t=0):
-    return KINDS[kind].encode(values, t)
+def _members(name, values, t=0):
+    return kind(name).encode(values, t)
 
 
 @given(arrays(np.float32, (2, 25, 3), elements=st.floats(0, 1, width=32)))
 def test_keypoints_come_back_exactly_and_numpy_reads_them(points):
     data = _members("pose", {"keypoints": points}, 1)["npy"]
-    assert np.array_equal(pose.decode("npy", data), points[1])
+    assert np.array_equal(kind("pose").decode("npy", data), points[1])
     assert np.array_equal(np.load(io.BytesIO(data)), points[1])
 
 
@@ -31,7 +31,7 @@ def test_the_mask_comes_back_within_half_a_grey_level_of_sixteen():
     mask = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     points = np.zeros((1, 25, 3), np.float32)
     data = _members("pose", {"keypoints": points, "mask": mask})["mask.png"]
-    assert np.abs(pose.decode("mask.png", data).astype(int) - mask[0]).max() <= 9
+    assert np.abs(kind("pose").decode("mask.png", data).astype(int) - mask[0]).max() <= 9
 
 
 @settings(max_examples=30)
@@ -41,7 +41,7 @@ def test_the_mask_comes_back_within_half_a_grey_level_of_sixteen():
 )
 def test_flow_comes_back_within_half_a_step_and_numpy_reads_it(values, confidence):
     data = _members("flow", {"flow": values, "confidence": confidence})["npz"]
-    found = flow.decode("npz", data)
+    found = kind("flow").decode("npz", data)
     assert np.abs(np.moveaxis(found[:2], 0, -1) - values[0]).max() <= 0.5 / flow.SCALE
     assert np.array_equal(found[2], confidence[0])
     with np.load(io.BytesIO(data)) as archive:
@@ -51,10 +51,10 @@ def test_flow_comes_back_within_half_a_step_and_numpy_reads_it(values, confidenc
 @given(arrays(np.uint8, (1, 7, 9), elements=st.integers(0, 17)))
 def test_labels_come_back_exactly(labels):
     data = _members("parsing", {"labels": labels})["png"]
-    assert np.array_equal(KINDS["parsing"].decode("png", data), labels[0])
+    assert np.array_equal(kind("parsing").decode("png", data), labels[0])
 
 
-def _random(kind):
+def _random(name):
     """Arrays of two frames of 8x6 with values that storing rounds."""
     rng = np.random.default_rng(1)
     byte = rng.integers(0, 256, (2, 8, 6), dtype=np.uint8)
@@ -64,19 +64,19 @@ def _random(kind):
         "flow": {"flow": rng.normal(0, 3, (2, 4, 3, 2)).astype(np.float32), "confidence": byte[:, :4, :3] % 4},
         "background": {"image": rng.integers(0, 256, (8, 6, 3), dtype=np.uint8), "seen": byte[0]},
         "scores": {name: rng.random(2).astype(np.float32) for name in ("sharpness", "motion")},
-    }[kind]
+    }[name]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "frames"])
-def test_what_is_stored_is_what_comes_back(kind, tmp_path):
+@pytest.mark.parametrize("layer", BUILT_IN[1:])
+def test_what_is_stored_is_what_comes_back(layer, tmp_path):
     """So that a layer made from another does not depend on whether both are made in one pass."""
-    values = _random(kind)
+    values = _random(layer)
     clip = Clip("c", "v", "", "", 0, (0, 1), (1, 30), 30.0, (1, 1), (0.0, 0.0, 1.0, 1.0), "p", "", shard=0)
     store = create_store(str(tmp_path / "store"), {"size": (8, 6)})
     store.write_clips([clip])
-    store.write_shard(f"layers/{kind}/x", 0, encoded(kind, clip, values), {})
-    read = store.read_arrays(f"layers/{kind}/x", kind, clip)
-    found = stored(kind, values)
+    store.write_shard(f"layers/{layer}/x", 0, encoded(layer, clip, values), {})
+    read = store.read_arrays(f"layers/{layer}/x", layer, clip)
+    found = kind(layer).stored(values)
     assert found.keys() == read.keys() == values.keys()
     for name, array in found.items():
         assert array.dtype == read[name].dtype and np.array_equal(array, read[name]), name
@@ -89,7 +89,7 @@ def test_encoding_twice_gives_the_same_bytes():
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "says"),
+    ("layer", "values", "says"),
     [
         ("parsing", {}, "missing"),
         ("parsing", {"labels": np.zeros((2, 4, 4), np.int64)}, "must be uint8"),
@@ -110,15 +110,15 @@ def test_encoding_twice_gives_the_same_bytes():
         ("background", {"image": np.zeros((4, 4, 3), np.uint8)}, "'seen' is missing"),
     ],
 )
-def test_wrong_arrays_are_refused_with_what_is_wrong(kind, values, says):
+def test_wrong_arrays_are_refused_with_what_is_wrong(layer, values, says):
     with pytest.raises(LayerError, match=says):
-        KINDS[kind].check(values, 2, (4, 4))
+        kind(layer).check(values, 2, (4, 4))
 
 
 def test_a_cut_picture_is_an_error_not_a_grey_frame():
-    data = KINDS["frames"].encode({"frames": np.zeros((1, 8, 8, 3), np.uint8)}, 0)["jpg"]
+    data = kind("frames").encode({"frames": np.zeros((1, 8, 8, 3), np.uint8)}, 0)["jpg"]
     with pytest.raises(LayerError, match="cannot be decoded"):
-        KINDS["frames"].decode("jpg", data[:20])
+        kind("frames").decode("jpg", data[:20])
 
 
 def _flow(dx: float, dy: float, size: tuple[int, int] = (12, 16)) -> np.ndarray:
@@ -177,3 +177,32 @@ def test_a_damaged_png_is_never_taken_for_another_picture(data):
     whole[at] ^= 1 << data.draw(st.integers(0, 7))
     with contextlib.suppress(LayerError):
         assert np.array_equal(_images.from_png(bytes(whole)), labels)
+
+
+def _at_size(name, *arguments):
+    return kind(name).at_size(*arguments)
+
+
+@given(st.sampled_from([(64, 48), (128, 96), (96, 64)]), st.sampled_from([(64, 48), (256, 192)]))
+def test_going_there_and_back_keeps_what_is_smooth(old, new):
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.uniform(0, 40, (2, 25, 2)), np.ones((2, 25, 1))], -1).astype(np.float32)
+    there = _at_size("pose", {"keypoints": points}, old, new)
+    assert np.allclose(there["keypoints"][..., 0], points[..., 0] * new[1] / old[1], atol=1e-3)
+    assert np.allclose(_at_size("pose", there, new, old)["keypoints"], points, atol=1e-3)
+    flow = {
+        "flow": np.full((2, old[0] // 2, old[1] // 2, 2), 1.5, np.float32),
+        "confidence": np.ones((2, *old), np.uint8),
+    }
+    flow["confidence"] = flow["confidence"][:, ::2, ::2]
+    back = _at_size("flow", _at_size("flow", flow, old, new), new, old)
+    assert np.allclose(back["flow"], flow["flow"], atol=1e-4) and back["confidence"].shape == flow["confidence"].shape
+    labels = {"labels": np.zeros((2, *old), np.uint8)}
+    labels["labels"][:, : old[0] // 2] = 4
+    assert np.array_equal(
+        _at_size("parsing", _at_size("parsing", labels, old, old), old, old)["labels"], labels["labels"]
+    )
+    assert set(np.unique(_at_size("parsing", labels, old, new)["labels"])) == {0, 4}
+    image = {"image": np.full((*old, 3), 90, np.uint8), "seen": np.full(old, 255, np.uint8)}
+    assert _at_size("background", image, old, new)["image"].shape == (*new, 3)
+    assert _at_size("scores", {"motion": np.ones(3)}, old, new)["motion"].sum() == 3

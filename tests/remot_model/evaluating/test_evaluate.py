@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from remot_data.reading.stream import Window  # noqa: E402
 from remot_data.render import pose_map  # noqa: E402
+from remot_data.store.layers import BUILT_IN  # noqa: E402
 from remot_model import networks  # noqa: E402
 from remot_model.checkpoint import CheckpointError, Run  # noqa: E402
 from remot_model.config import preset  # noqa: E402
@@ -94,9 +95,8 @@ def test_every_method_is_measured_and_written_down(store, tmp_path):
         random_run(tmp_path / "run"), "store", length=LENGTH, progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert store.made_with == [
-        {"store": ["store"], "snapshot": "main", "split": "test", "length": 4, "source": "frontal", "shuffle": False}
-    ]
+    told = {"store": ["store"], "snapshot": "main", "split": "test", "length": 4, "source": "frontal", "shuffle": False}
+    assert store.made_with == [{**told, "among": BUILT_IN}]
     assert (report["frames"], report["windows"], report["clips"]) == (16, 4, 2)
     assert set(report["methods"]) == set(evaluation.METHODS)
     for values in report["methods"].values():
