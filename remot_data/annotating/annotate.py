@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -383,7 +383,7 @@ def annotate_shard(
     return receipt
 
 
-def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Receipt]:
+def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Generator[Receipt]:
     """Several tasks of one run, whose stages overlap where they make the same layers; a receipt each, in order."""
     for jobs, alike in itertools.groupby(tasks, lambda task: task["jobs"]):
         same = list(alike)

@@ -119,7 +119,7 @@ class _Part:
 
     def write(self) -> Receipt:
         """Write the shard of every layer, and tell."""
-        written = {}
+        written: dict[str, Any] = {}
         with _timed(self.seconds, "write"):
             now = Store(self.store.url)
             for job in self.jobs:
@@ -376,7 +376,7 @@ class _Batches:
                 found.set_result({})
         except base.DetectorError as error:
             found.set_exception(error)
-            rows = ()
+            rows = np.empty(0)
         # A clip without items fills no batch that an older one waits in.
         if self._open and (not len(rows) or self._open[-1][1].shape[1:] != rows.shape[1:]):
             self._run()

@@ -101,7 +101,7 @@ class Engine:
                 progress(label, done, len(tasks))
             yield result
 
-    def run(self, function: Many, work: Mapping[str, deque[Task]], label: str = "") -> Iterator[Any]:
+    def run(self, function: Many, work: Mapping[str, deque[Task]], label: str = "") -> Generator[Any]:
         """Results of a function that takes some tasks and gives a result for each, in their order.
 
         It is given those that it may overlap: in this process all that can begin, on a worker with a GPU a few, on

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
@@ -117,7 +117,7 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.seen = int(state["seen"])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         end = self.end
         for after, batch in self.part():
             self.seen = after
@@ -175,12 +175,13 @@ class Loader:
             running.callback(pool.shutdown, wait=not self.plan.remote, cancel_futures=True)
 
         def begin(numbers: np.ndarray) -> tuple[Arrays, list[Wait]]:
-            arrays, waits = self._arrays(owners, numbers), []
+            arrays = self._arrays(owners, numbers)
+            waits: list[Wait] = []
             for row, number in enumerate(numbers.tolist()):
                 fetched = fetchers.submit(self.plan.fetch, number) if fetchers else None
                 fill = partial(self._fill, number, {name: array[row] for name, array in arrays.items()}, fetched)
                 wait = decoders.submit(fill).result if decoders else fill
-                waits.append(lambda wait=wait: [wait()])
+                waits.append(partial(_listed, wait))
             return arrays, waits
 
         return begin, self.ahead if decoders or fetchers else 0
@@ -260,6 +261,10 @@ class Loader:
 
     def _too_many(self, count: int, why: str) -> StoreError:
         return StoreError(f"{count} windows of this epoch are damaged, and {self._most} are allowed; the last: {why}")
+
+
+def _listed(wait: Callable[[], Row]) -> list[Row]:
+    return [wait()]
 
 
 def _is_free(owners: Arrays) -> bool:

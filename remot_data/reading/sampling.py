@@ -96,8 +96,8 @@ class Order:
         """Clip, first frame, step and source frame of window `index` of pass `number`."""
         _, ends = self._pass(number)
         group = int(np.searchsorted(ends, index, "right"))
-        row = self.table(number, group)[index - (int(ends[group - 1]) if group else 0)]
-        return tuple(row.tolist())  # type: ignore[return-value]
+        clip, first, step, source = self.table(number, group)[index - (int(ends[group - 1]) if group else 0)].tolist()
+        return clip, first, step, source
 
     def table(self, number: int, group: int) -> np.ndarray:
         """The windows of one group of a pass, in order: int64 [N, 4] of clip, first frame, step and source frame."""

@@ -72,7 +72,7 @@ class Crew:
         """Have the windows `numbers` filled into the rows of a slot. Gives what to call, in this order and that of
         earlier calls, to wait for the next of them and have what `fill` returned."""
         share = -(-len(numbers) // len(self._ends))
-        waits = []
+        waits: list[Callable[[], list[Any]]] = []
         for row in range(0, len(numbers), share):
             worker = next(self._turn)
             with contextlib.suppress(OSError):  # a process that is gone is told of by `_answer`

@@ -51,4 +51,5 @@ def clips_of(table: pa.Table) -> list[Clip]:
 
 
 def _clip(row: Mapping[str, Any], times: Times) -> Clip:
-    return Clip(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}, pts=times)
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return Clip(**plain, pts=times)

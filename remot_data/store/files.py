@@ -195,7 +195,7 @@ class Files:
         size = self.size(name)
         if size <= _SMALL:
             return io.BytesIO(self.read(name))
-        return io.BufferedReader(_Ranged(self, name, size), buffer)  # type: ignore[return-value]
+        return io.BufferedReader(_Ranged(self, name, size), buffer)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""

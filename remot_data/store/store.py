@@ -94,7 +94,8 @@ class Store:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of every frame."""
-        return tuple(self.config["size"])  # type: ignore[return-value]
+        height, width = self.config["size"]
+        return height, width
 
     @property
     def policy(self) -> str:

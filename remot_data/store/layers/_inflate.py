@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zlib_ng import zlib_ng
 
 from remot_data.store.layers._check import LayerError
+
+_DAMAGED: Any = zlib_ng.error  # its stub says that this is no exception
 
 
 def inflate(packed: bytes, wbits: int, size: int) -> bytes:
@@ -15,7 +19,7 @@ def inflate(packed: bytes, wbits: int, size: int) -> bytes:
     """
     try:
         out = zlib_ng.decompress(packed, wbits, size)
-    except zlib_ng.error as error:
+    except _DAMAGED as error:
         raise LayerError(f"packed data is damaged ({error})") from error
     if len(out) != size:
         raise LayerError(f"packed data is of {len(out)} bytes, not {size}")
