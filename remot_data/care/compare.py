@@ -34,7 +34,8 @@ def compare(
     """Compare two layers of one kind on every clip that both hold, and write ``agreement.parquet`` and ``index.html``.
 
     Args:
-        a, b: ids of the layers, or beginnings of them.
+        a: id of a layer, or its beginning.
+        b: likewise of the other.
         out: folder for the two files. The table has a row a frame: clip, frame, agreement, measures of the kind.
 
     Raises:

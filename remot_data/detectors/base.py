@@ -95,7 +95,7 @@ class Batched(ABC):
         Where all frames of a store have one size, all items have one shape. As it stands, an item is a frame.
 
         Args:
-            frames, needed: as for `Detector.__call__`.
+            frames: as for `Detector.__call__`, and so `needed`.
         """
         return frames
 
@@ -107,7 +107,7 @@ class Batched(ABC):
         """The arrays of the layer for one clip. As it stands, the outputs are these.
 
         Args:
-            frames, needed: as for `split`.
+            frames: as for `split`, and so `needed`.
             outputs: those of the clip's items, each [N, ...]; empty where it has none.
         """
         return outputs

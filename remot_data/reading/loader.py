@@ -53,8 +53,9 @@ class Loader:
     Args:
         batch: windows in a batch.
         size: height and width to resize to at load; needed where stores of several sizes are mixed.
-        rank, world_size: which share of each round of world_size * batch windows is taken here.
-        threads: that decode; 0 decodes in the caller's thread when a batch is asked for. By default one a processor, at
+        rank: which share of each round of world_size * batch windows is taken here.
+        world_size: ranks that share the windows.
+        threads: that decode; 0 decodes in the caller's thread when a batch is asked for. By default one a CPU, at
             most 8, and in the worker processes of a `torch` DataLoader 0.
         workers: processes that decode, instead of threads. They are forked when the first batch is asked for and end
             with the iteration. `change` then runs in them.

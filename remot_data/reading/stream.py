@@ -77,11 +77,16 @@ def stream(
     rank: int = 0,
     world_size: int = 1,
     start: int = 0,
-    **more: Any,
+    weights: Sequence[float] | None = None,
+    max_step: int = 1,
+    open_shards: int = 16,
+    raw: bool = False,
+    cache: Cache | None = None,
+    among: Sequence[str] | None = None,
 ) -> Iterator[Window]:
     """The windows of one epoch one by one, in an order that depends on nothing but seed and epoch.
 
-    `remot_data.reading.loader.Loader` gives batches of the same windows, read ahead by threads.
+    `remot_data.Loader` gives batches of the same windows, read ahead by threads.
 
     Args:
         store: a store or several, which are then mixed in proportion to their windows, or to `weights`.
@@ -90,14 +95,31 @@ def stream(
         size: height and width to resize to at load.
         source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
             the split policy ``time:F`` the source always comes out of the training part.
-        start: windows of the global order to pass over; rank r of w yields start + r, start + r + w, ...
-        more: `weights`, `max_step`, `open_shards`, `raw`, `cache` and `among`; see `Plan`.
+        start: windows of the global order to skip; rank r of w yields start + r, start + r + w, ...
+        weights: see `Plan`, and so for `max_step`, `open_shards`, `raw`, `cache` and `among`.
 
     Raises:
         StoreError: for a store, snapshot or layer that is not there, or when no window is left (says why).
         LayerError: for a layer of a kind that is not known here.
     """
-    plan = Plan(store, snapshot, split, layers, length, stride, source, shuffle, seed, epoch, **more)
+    plan = Plan(
+        store,
+        snapshot,
+        split,
+        layers,
+        length,
+        stride,
+        source,
+        shuffle,
+        seed,
+        epoch,
+        weights=weights,
+        max_step=max_step,
+        open_shards=open_shards,
+        raw=raw,
+        cache=cache,
+        among=among,
+    )
     for index in sampling.share(len(plan), rank, world_size, start):
         yield plan.window(index, size)
 
