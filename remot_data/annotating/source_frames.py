@@ -11,13 +11,13 @@ import numpy as np
 from remot_data import media
 from remot_data.media import in_child, sandbox
 from remot_data.media.identity import content_sha256, stamp
-from remot_data.records import Clip
+from remot_data.records import HW, Clip
 
 Arrays = dict[str, np.ndarray]
 
 
-def native_size(clip: Clip, size: tuple[int, int], most: int) -> tuple[int, int]:
-    """Height and width at which a clip is read: those of its crop in the source, but at most `most` rows.
+def native_size(clip: Clip, size: HW, most: int) -> HW:
+    """The size at which a clip is read: that of its crop in the source, but at most `most` rows.
 
     Of the shape of the store's frames `size`, and even; never smaller than these.
     """
@@ -25,8 +25,8 @@ def native_size(clip: Clip, size: tuple[int, int], most: int) -> tuple[int, int]
     return 2 * round(rows / 2), 2 * round(rows * size[1] / size[0] / 2)
 
 
-def read_native(clip: Clip, size: tuple[int, int], limits: sandbox.Limits | None = None) -> np.ndarray:
-    """The frames of a clip from its source video, uint8 [T, H, W, 3] with `size` = (H, W).
+def read_native(clip: Clip, size: HW, limits: sandbox.Limits | None = None) -> np.ndarray:
+    """The frames of a clip from its source video, uint8 [T, H, W, 3] of `size`.
 
     Raises:
         VideoError: ``changed`` where the video is gone or is not the one the store was built from; as `media.read`.
@@ -40,7 +40,7 @@ def read_native(clip: Clip, size: tuple[int, int], limits: sandbox.Limits | None
     return frames
 
 
-def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[dict[str, Any], Any]]:
+def reading(clip: Mapping[str, Any], size: HW) -> Iterator[tuple[dict[str, Any], Any]]:
     """What the child does: every frame of a clip, in order, as bytes; and signs of life."""
     cv2.setNumThreads(1)
     found = Clip.from_json(clip)
@@ -56,8 +56,8 @@ def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[di
         raise media.VideoError("changed", f"{found.path}: {read} of {found.frames} frames were found again by PTS")
 
 
-def at_size(kind: str, arrays: Mapping[str, Any], old: tuple[int, int], new: tuple[int, int]) -> Arrays:
-    """The arrays of a layer for frames of `old` (H, W), as they are for frames of `new`.
+def at_size(kind: str, arrays: Mapping[str, Any], old: HW, new: HW) -> Arrays:
+    """The arrays of a layer for frames of `old`, as they are for frames of `new`.
 
     Coordinates are multiplied (their origin is the corner of the picture), masks and pictures averaged or interpolated,
     labels take the nearest; flow keeps its grid of half the frames, in pixels of that grid, and its confidence bits
@@ -85,9 +85,9 @@ def at_size(kind: str, arrays: Mapping[str, Any], old: tuple[int, int], new: tup
     return out
 
 
-def _each(pictures: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
+def _each(pictures: np.ndarray, size: HW, how: int) -> np.ndarray:
     return np.stack([cv2.resize(picture, size[::-1], interpolation=how) for picture in pictures])
 
 
-def _smooth(old: tuple[int, ...], new: tuple[int, int]) -> int:
+def _smooth(old: tuple[int, ...], new: HW) -> int:
     return cv2.INTER_AREA if new[0] < old[0] else cv2.INTER_LINEAR

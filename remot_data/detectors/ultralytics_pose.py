@@ -22,7 +22,7 @@ from remot_data import assets, persons
 from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.persons import Person
+from remot_data.persons import Person, as_box
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
@@ -227,9 +227,7 @@ class UltralyticsFinder:
         rows = tracker.update(result.boxes.cpu().numpy(), image) if tracker is not None else ()
         tracks = {int(row[-1]): int(row[4]) for row in rows}  # a row ends with the number of its detection
         found = [
-            Person(
-                frame, tuple((np.array(p.box) * grow).tolist()), p.score, persons.sharpness(grey, p.box), tracks.get(i)
-            )
+            Person(frame, as_box(np.array(p.box) * grow), p.score, persons.sharpness(grey, p.box), tracks.get(i))
             for i, p in enumerate(_persons(result, frame))
         ]
         found = [p for p in found if p.track is not None or p.score >= self._settings["person"]]
@@ -297,11 +295,11 @@ def seen_points(points: np.ndarray, size: tuple[int, ...], threshold: float) -> 
 def _persons(result: Any, frame: int) -> list[Person]:
     """The persons of a result of Ultralytics, in its order."""
     boxes, scores = result.boxes.xyxy.cpu().numpy(), result.boxes.conf.cpu().numpy()
-    return [Person(frame, tuple(map(float, box)), float(score)) for box, score in zip(boxes, scores, strict=True)]
+    return [Person(frame, as_box(box), float(score)) for box, score in zip(boxes, scores, strict=True)]
 
 
 def _looked(rows: np.ndarray, frame: int) -> list[Person]:
-    return [Person(frame, tuple(map(float, row[:4])), float(row[4])) for row in rows]
+    return [Person(frame, as_box(row[:4]), float(row[4])) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from remot_data.annotating.annotate import switch
 from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, one_opencv_thread, photometric
 from remot_data.engine import Progress, open_engine
 from remot_data.ingest.inputs import load_manifest
-from remot_data.records import Clip, LayerInfo, Receipt, Record, digest
+from remot_data.records import XYWH, XYXY, Clip, LayerInfo, Receipt, Record, digest
 from remot_data.schemas import convert_keypoints, keypoint_set, label_set
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
@@ -588,7 +588,7 @@ def _whole_body(person: Mapping[str, np.ndarray], schema: str) -> np.ndarray:
     return whole
 
 
-def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) -> list[int | None]:
+def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: XYWH) -> list[int | None]:
     """Which person of each frame is the one that the crop was made for, or None where nobody is in it.
 
     The persons are linked over time by the overlap of their boxes, as when a store is built; the track that fills
@@ -596,7 +596,7 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
     """
     x, y, w, h = crop
     looks: list[list[persons.Person]] = []
-    which: dict[tuple[int, persons.Box], int] = {}
+    which: dict[tuple[int, XYXY], int] = {}
     for t, found in enumerate(bodies):
         look = []
         for number, body in enumerate(found):
@@ -604,9 +604,8 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
             if not len(seen):
                 continue
             low, high = seen[:, :2].min(0), seen[:, :2].max(0)
-            box = (max(low[0], x), max(low[1], y), min(high[0], x + w), min(high[1], y + h))
+            box = persons.as_box((max(low[0], x), max(low[1], y), min(high[0], x + w), min(high[1], y + h)))
             if box[2] > box[0] and box[3] > box[1]:
-                box = tuple(float(v) for v in box)
                 which[t, box] = number
                 look.append(persons.Person(t, box, float(seen[:, 2].mean())))
         looks.append(look)

@@ -27,7 +27,7 @@ from remot_data.ingest.inputs import Input
 from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
 from remot_data.media.identity import hashing, stamp
-from remot_data.records import Clip, Reject, Video
+from remot_data.records import WH, XYWH, XYXY, Clip, Reject, Video
 
 # The task and its child
 
@@ -242,7 +242,7 @@ class _Shot:
             self.clips.append(self._clip(part, numbers, crop))
 
     def _fault(
-        self, numbers: np.ndarray, track: Sequence[persons.Person], around: Sequence[persons.Person], crop: persons.Box
+        self, numbers: np.ndarray, track: Sequence[persons.Person], around: Sequence[persons.Person], crop: XYWH
     ) -> tuple[str, str] | None:
         """Code and detail of what makes these frames hopeless."""
         policy, seen = self.policy, self.seen
@@ -279,7 +279,7 @@ class _Shot:
             name = f"{self.found.id}-{self.number:03d}"
             self.rejects.append(Reject("shot", name, self.found.path, code, where, lost))
 
-    def _clip(self, part: int, numbers: np.ndarray, crop: persons.Box) -> Clip:
+    def _clip(self, part: int, numbers: np.ndarray, crop: XYWH) -> Clip:
         found, pts = self.found, self.seen.pts[numbers]
         seconds = int(pts[-1] - pts[0]) * (found.time_base[0] / found.time_base[1])
         chance = int(hashlib.sha256((found.person or found.id).encode()).hexdigest()[:8], 16) / 2**32
@@ -315,19 +315,19 @@ def _seen_in(present: int, looks: int, policy: Policy) -> str:
     return f"the person is found in {present} of {looks} looks, at least {policy.min_seen:.0%}"
 
 
-def _others_in(crop: persons.Box, main: persons.Person, look: Sequence[persons.Person]) -> bool:
+def _others_in(crop: XYWH, main: persons.Person, look: Sequence[persons.Person]) -> bool:
     """Whether somebody else, at least half as tall as the main person, stands for the most part in the crop."""
-    inside = (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
+    inside = XYXY((crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]))
     tall = persons.height(main.box) / 2
     return any(p != main and persons.height(p.box) >= tall and persons.share(p.box, inside) > 0.5 for p in look)
 
 
-def motion(cells: np.ndarray, crop: persons.Box, size: tuple[int, int]) -> float:
+def motion(cells: np.ndarray, crop: XYWH, size: WH) -> float:
     """How much the most changing part of a crop changes: the range of a cell's grey level over all looks.
 
     Args:
-        cells: uint8 [looks, 32, 32], a grid over a picture of `size` (width, height).
-        crop: x, y, width, height in that picture.
+        cells: uint8 [looks, 32, 32], a grid over a picture of `size`.
+        crop: in that picture.
     """
     rows, columns = cells.shape[1:]
     x0, x1 = _cell_span(crop[0], crop[2], columns / size[0], columns)

@@ -9,6 +9,7 @@ import numpy as np
 
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector
+from remot_data.records import HW
 from remot_data.schemas import convert_keypoints, convert_labels, keypoint_set
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import TransferError
@@ -24,7 +25,7 @@ class Eyes:
 
     pose: Detector
     parsing: Detector
-    size: tuple[int, int]
+    size: HW
     schema: str
 
     def keypoints(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

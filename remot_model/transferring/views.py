@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from remot_data import render
+from remot_data.records import HW
 from remot_model.checkpoint import Run
 from remot_model.generating import rollout
 from remot_model.generating.alignment import Steady
@@ -315,5 +316,5 @@ def gam_overlay(
     return np.stack(shown)
 
 
-def _enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _enlarged(mask: np.ndarray, size: HW) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
