@@ -1,20 +1,20 @@
 """Persons, their boxes and tracks, and the one crop of a clip: geometry and small measures, numbers in and numbers out.
 
-A box is x0, y0, x1, y1 in pixels of the displayed picture, corner origin.
+Boxes are in pixels of the displayed picture, corner origin: those of persons `XYXY`, crops `XYWH`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-Box = tuple[float, float, float, float]
+from remot_data.records import WH, XYWH, XYXY
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Person:
     """
 
     frame: int
-    box: Box
+    box: XYXY
     score: float
     sharpness: float = math.inf
     track: int | None = None
@@ -40,10 +40,16 @@ class Finder(Protocol):
 
     def fingerprint(self) -> dict[str, Any]: ...
 
-    def follow(self) -> Callable[[np.ndarray, int, tuple[int, int]], list[Person]]: ...
+    def follow(self) -> Callable[[np.ndarray, int, WH], list[Person]]: ...
 
 
-def overlap(a: Box, b: Box) -> float:
+def as_box(corners: Iterable[float]) -> XYXY:
+    """A box of four numbers of whatever kind."""
+    x0, y0, x1, y1 = map(float, corners)
+    return XYXY((x0, y0, x1, y1))
+
+
+def overlap(a: XYXY, b: XYXY) -> float:
     """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -53,7 +59,7 @@ def overlap(a: Box, b: Box) -> float:
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def share(box: Box, within: Box) -> float:
+def share(box: XYXY, within: XYXY) -> float:
     """Share of the area of `box` that lies within another."""
     width = min(box[2], within[2]) - max(box[0], within[0])
     height = min(box[3], within[3]) - max(box[1], within[1])
@@ -61,7 +67,7 @@ def share(box: Box, within: Box) -> float:
     return width * height / area if width > 0 and height > 0 else 0.0
 
 
-def height(box: Box) -> float:
+def height(box: XYXY) -> float:
     return box[3] - box[1]
 
 
@@ -112,14 +118,12 @@ def main_track(seen: Sequence[Sequence[Person]]) -> list[Person]:
     return max(tracks(seen), key=weight, default=[])
 
 
-def crop(
-    boxes: Sequence[Box], source_size: tuple[int, int], aspect: float, margin: float
-) -> tuple[float, float, float, float]:
-    """The one crop of a clip: x, y, width, height that holds the union of `boxes` plus a margin.
+def crop(boxes: Sequence[XYXY], source_size: WH, aspect: float, margin: float) -> XYWH:
+    """The one crop of a clip: it holds the union of `boxes` plus a margin.
 
     Args:
         boxes: at least one.
-        source_size: width and height of the displayed picture.
+        source_size: of the displayed picture.
         aspect: width over height of the crop.
         margin: share of the union's height added above and below, and as many pixels left and right.
 
@@ -135,13 +139,13 @@ def crop(
     for centre, extent, limit in (((x0 + x1) / 2, wide, source_size[0]), ((y0 + y1) / 2, tall, source_size[1])):
         start = centre - extent / 2
         corner.append((limit - extent) / 2 if extent > limit else min(max(start, 0.0), limit - extent))
-    return float(corner[0]), float(corner[1]), float(wide), float(tall)
+    return XYWH((float(corner[0]), float(corner[1]), float(wide), float(tall)))
 
 
 _SHARPNESS_HEIGHT = 128
 
 
-def sharpness(grey: np.ndarray, box: Box) -> float:
+def sharpness(grey: np.ndarray, box: XYXY) -> float:
     """How much fine detail the picture has in a person's box, whatever the size of the person and the light.
 
     The variance of the Laplacian over that of the brightness, where the person is 128 pixels high; a smaller one is

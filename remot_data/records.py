@@ -13,11 +13,17 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NewType, TypeVar
 
 import numpy as np
 
 FORMAT = 2
+
+# Boxes and sizes in pixels, by the order of their numbers: left, top, right and bottom edge; left, top, width, height.
+XYXY = NewType("XYXY", tuple[float, float, float, float])
+XYWH = NewType("XYWH", tuple[float, float, float, float])
+HW = tuple[int, int]  # of arrays, and of what is made of them
+WH = tuple[int, int]  # of videos, and of what OpenCV takes
 
 REASONS = {
     "unreadable": "the file is not a video that FFmpeg can open",
@@ -103,7 +109,7 @@ class Video(Record):
     id: str
     path: str
     sha256: str
-    size: tuple[int, int]
+    size: WH
     frames: int
     seconds: float
     fps: float
@@ -187,8 +193,8 @@ class Clip(Record):
     pts: Times
     time_base: tuple[int, int]
     fps: float
-    source_size: tuple[int, int]
-    crop: tuple[float, float, float, float]
+    source_size: WH
+    crop: XYWH
     person: str
     split: str
     licence: str = ""

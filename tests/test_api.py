@@ -64,6 +64,8 @@ def test_a_program_that_uses_the_public_names_type_checks(tmp_path):
         "stream('store', lenght=6)\n"
     )
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "program.py"]
-    done = subprocess.run(command, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
+    )
     wrong = [line.partition(": error: ")[0] for line in done.stdout.splitlines() if ": error: " in line]
     assert wrong == ["program.py:7", "program.py:8"], done.stdout + done.stderr

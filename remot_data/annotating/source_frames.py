@@ -11,11 +11,11 @@ import numpy as np
 from remot_data import media
 from remot_data.media import in_child, sandbox
 from remot_data.media.identity import content_sha256, stamp
-from remot_data.records import Clip
+from remot_data.records import HW, Clip
 
 
-def native_size(clip: Clip, size: tuple[int, int], most: int) -> tuple[int, int]:
-    """Height and width at which a clip is read: those of its crop in the source, but at most `most` rows.
+def native_size(clip: Clip, size: HW, most: int) -> HW:
+    """The size at which a clip is read: that of its crop in the source, but at most `most` rows.
 
     Of the shape of the store's frames `size`, and even; never smaller than these.
     """
@@ -23,8 +23,8 @@ def native_size(clip: Clip, size: tuple[int, int], most: int) -> tuple[int, int]
     return 2 * round(rows / 2), 2 * round(rows * size[1] / size[0] / 2)
 
 
-def read_native(clip: Clip, size: tuple[int, int], limits: sandbox.Limits | None = None) -> np.ndarray:
-    """The frames of a clip from its source video, uint8 [T, H, W, 3] with `size` = (H, W).
+def read_native(clip: Clip, size: HW, limits: sandbox.Limits | None = None) -> np.ndarray:
+    """The frames of a clip from its source video, uint8 [T, H, W, 3] of `size`.
 
     Raises:
         VideoError: ``changed`` where the video is gone or is not the one the store was built from; as `media.read`.
@@ -38,7 +38,7 @@ def read_native(clip: Clip, size: tuple[int, int], limits: sandbox.Limits | None
     return frames
 
 
-def reading(clip: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[dict[str, Any], Any]]:
+def reading(clip: Mapping[str, Any], size: HW) -> Iterator[tuple[dict[str, Any], Any]]:
     """What the child does: every frame of a clip, in order, as bytes; and signs of life."""
     cv2.setNumThreads(1)
     found = Clip.from_json(clip)

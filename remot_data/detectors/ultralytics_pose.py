@@ -22,7 +22,7 @@ from remot_data import assets, persons
 from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.persons import Box, Person
+from remot_data.persons import Person, as_box
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class UltralyticsPose(Batched):
         found = self._found(outputs.get("seg"), size, seg)
         with inference("cpu"):
             for t, (rows, box) in enumerate(zip(found, boxes, strict=True)):
-                overlaps = [persons.overlap(_box(box), _box(row)) for row in rows] if box is not None else []
+                overlaps = [persons.overlap(as_box(box), as_box(row[:4])) for row in rows] if box is not None else []
                 if overlaps and max(overlaps) >= _SAME:
                     row = torch.from_numpy(rows[[int(np.argmax(overlaps))]])
                     protos = torch.from_numpy(outputs["protos"][t])
@@ -228,7 +228,7 @@ class UltralyticsFinder:
         rows = tracker.update(result.boxes.cpu().numpy(), image) if tracker is not None else ()
         tracks = {int(row[-1]): int(row[4]) for row in rows}  # a row ends with the number of its detection
         found = [
-            Person(frame, _box(np.array(p.box) * grow), p.score, persons.sharpness(grey, p.box), tracks.get(i))
+            Person(frame, as_box(np.array(p.box) * grow), p.score, persons.sharpness(grey, p.box), tracks.get(i))
             for i, p in enumerate(_persons(result, frame))
         ]
         found = [p for p in found if p.track is not None or p.score >= self._settings["person"]]
@@ -296,17 +296,11 @@ def seen_points(points: np.ndarray, size: tuple[int, ...], threshold: float) -> 
 def _persons(result: Any, frame: int) -> list[Person]:
     """The persons of a result of Ultralytics, in its order."""
     boxes, scores = result.boxes.xyxy.cpu().numpy(), result.boxes.conf.cpu().numpy()
-    return [Person(frame, _box(box), float(score)) for box, score in zip(boxes, scores, strict=True)]
-
-
-def _box(row: np.ndarray) -> Box:
-    """The corners at the beginning of a row."""
-    left, top, right, bottom = map(float, row[:4])
-    return left, top, right, bottom
+    return [Person(frame, as_box(box), float(score)) for box, score in zip(boxes, scores, strict=True)]
 
 
 def _looked(rows: np.ndarray, frame: int) -> list[Person]:
-    return [Person(frame, _box(row), float(row[4])) for row in rows]
+    return [Person(frame, as_box(row[:4]), float(row[4])) for row in rows]
 
 
 @dataclass(frozen=True)

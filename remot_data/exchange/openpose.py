@@ -10,7 +10,7 @@ import numpy as np
 
 from remot_data import persons
 from remot_data.exchange.places import Unusable
-from remot_data.records import Clip
+from remot_data.records import XYXY, Clip
 from remot_data.schemas import convert_keypoints, keypoint_set
 from remot_data.store import Store, StoreError
 
@@ -103,7 +103,7 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
     """
     x, y, w, h = crop
     looks: list[list[persons.Person]] = []
-    which: dict[tuple[int, persons.Box], int] = {}
+    which: dict[tuple[int, XYXY], int] = {}
     for t, found in enumerate(bodies):
         look = []
         for number, body in enumerate(found):
@@ -111,7 +111,7 @@ def _main_person(bodies: Sequence[Sequence[np.ndarray]], crop: Sequence[float]) 
             if not len(seen):
                 continue
             (left, top), (right, bottom) = seen[:, :2].min(0).tolist(), seen[:, :2].max(0).tolist()
-            box = (max(left, x), max(top, y), min(right, x + w), min(bottom, y + h))
+            box = persons.as_box((max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)))
             if box[2] > box[0] and box[3] > box[1]:
                 which[t, box] = number
                 look.append(persons.Person(t, box, float(seen[:, 2].mean())))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from remot_data.ingest import people
+from remot_data.records import WH
 
 _HEADER = struct.Struct("<ff")  # seconds, width over height
 _GRID = (people.Moments.COUNT, people.Moments.SIDE, people.Moments.SIDE)
@@ -19,7 +20,7 @@ _BINNED = 5  # cells that pairs are looked up by
 _PAIRS = 1 << 20  # compared at a time
 
 
-def signature(moments: np.ndarray, seconds: float, size: tuple[int, int]) -> str:
+def signature(moments: np.ndarray, seconds: float, size: WH) -> str:
     """What a video looks like at eight moments (uint8 [8, 12, 12]), its length and shape, as text of 1.5 kB."""
     return base64.b64encode(_HEADER.pack(seconds, size[0] / size[1]) + moments.tobytes()).decode()
 

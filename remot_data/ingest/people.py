@@ -18,7 +18,8 @@ import numpy as np
 
 from remot_data import media
 from remot_data.detectors import base
-from remot_data.persons import Finder, Person, sharpness
+from remot_data.persons import Finder, Person, as_box, sharpness
+from remot_data.records import WH
 
 
 class ShotFinder:
@@ -61,7 +62,7 @@ class ShotFinder:
         return list(zip(cuts, [*cuts[1:], len(changes)], strict=True)) if len(changes) else []
 
 
-def _halved(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _halved(picture: np.ndarray, size: WH) -> np.ndarray:
     """The picture, halved as long as it is four times as large as `size`: OpenCV is quick at that alone."""
     while picture.shape[1] >= 4 * size[0] and picture.shape[0] >= 4 * size[1]:
         height, width = picture.shape[0] // 2, picture.shape[1] // 2
@@ -93,6 +94,7 @@ class Moments:
         self._waiting = deque(sorted(samples))
         self._sum = np.zeros((self.COUNT, self.SIDE, self.SIDE))
         self._time: float | None = None
+        self._picture = np.empty(0)
 
     def see(self, time: float, picture: np.ndarray) -> None:
         """Take the next frame, uint8 [h, w, 3], RGB, shown at `time` seconds."""
@@ -204,7 +206,8 @@ class _Looks:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "remot-look") if threads > 1 else None
-        self._most, self._done, self._coming = 2 * threads, [], deque[Future[Any]]()
+        self._most, self._coming = 2 * threads, deque[Future[Any]]()
+        self._done: list[Any] = []
 
     def add(self, function: Callable[..., Any], *arguments: Any) -> None:
         if self._pool is None:
@@ -233,10 +236,10 @@ def watch(path: str | Path, **options: Any) -> Watched:
 
 def _look(
     path: str | Path,
-    look: Callable[[np.ndarray, int, tuple[int, int]], list[Person]],
+    look: Callable[[np.ndarray, int, WH], list[Person]],
     image: np.ndarray,
     frame: int,
-    size: tuple[int, int],
+    size: WH,
 ) -> list[Person]:
     try:
         return look(image, frame, size)
@@ -245,15 +248,13 @@ def _look(
         raise base.DetectorError(f"{path}: finding persons in frame {frame} failed: {what}") from error
 
 
-def find(image: np.ndarray, frame: int = 0, size: tuple[int, int] | None = None) -> list[Person]:
-    """The persons of an image uint8 [H, W, 3]; boxes in pixels of the image, or of a picture `size` = (W, H)."""
+def find(image: np.ndarray, frame: int = 0, size: WH | None = None) -> list[Person]:
+    """The persons of an image uint8 [H, W, 3]; boxes in pixels of the image, or of a picture of `size`."""
     width, height = size or image.shape[1::-1]
     grow = np.array([width / image.shape[1], height / image.shape[0]] * 2)
     bodies = _finder().body_boxes(image, tiles=True)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return [
-        Person(frame, tuple((np.array(b.box) * grow).tolist()), float(b.score), sharpness(grey, b.box)) for b in bodies
-    ]
+    return [Person(frame, as_box(np.array(b.box) * grow), float(b.score), sharpness(grey, b.box)) for b in bodies]
 
 
 def prepare(finder: str | None = None, expected: Mapping[str, Any] | None = None) -> None:
@@ -293,7 +294,7 @@ class _Finders:
     """The detector that finds persons in whole pictures: one for each thread, since a network is for one at a time."""
 
     def __init__(self) -> None:
-        self._idle = [base.load("blazepose")]
+        self._idle: list[Any] = [base.load("blazepose")]
 
     def body_boxes(self, image: np.ndarray, tiles: bool) -> list[Any]:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remot_data.records import Record
+from remot_data.records import HW, Record
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Policy(Record):
             default detector.
     """
 
-    size: tuple[int, int] = (256, 192)
+    size: HW = (256, 192)
     fps: float | None = None
     margin: float = 0.1
     min_frames: int = 16

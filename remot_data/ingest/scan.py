@@ -26,7 +26,7 @@ from remot_data.ingest.inputs import Input
 from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
 from remot_data.media.identity import hashing, stamp
-from remot_data.records import Clip, Reject, Video
+from remot_data.records import WH, XYWH, XYXY, Clip, Reject, Video
 
 # The task and its child
 
@@ -55,7 +55,7 @@ def scan(
     """
     started = time.monotonic()
     source = Input.from_json(item)
-    line = {"input": source.to_json(), "stamp": seen or stamp(source.path)}
+    line: dict[str, Any] = {"input": source.to_json(), "stamp": seen or stamp(source.path)}
     refusal = (source.refused, source.detail) if source.refused else _closed(source.path, seen)
     if refusal:
         line.update(_refused(source, *refusal))
@@ -154,7 +154,7 @@ def _describe(source: Input, seen: people.Watched, sha: str) -> Video:
         frames=len(pts),
         seconds=round(seconds, 4),
         fps=round((len(pts) - 1) / seconds, 4) if seconds > 0 else 0.0,
-        time_base=tuple(probe.time_base),
+        time_base=probe.time_base,
         codec=probe.codec,
         rotation=probe.rotation,
         licence=source.licence,
@@ -234,7 +234,7 @@ class _Shot:
             self.clips.append(self._clip(part, numbers, crop))
 
     def _fault(
-        self, numbers: np.ndarray, track: Sequence[persons.Person], around: Sequence[persons.Person], crop: persons.Box
+        self, numbers: np.ndarray, track: Sequence[persons.Person], around: Sequence[persons.Person], crop: XYWH
     ) -> tuple[str, str] | None:
         """Code and detail of what makes these frames hopeless."""
         policy, seen = self.policy, self.seen
@@ -271,7 +271,7 @@ class _Shot:
             name = f"{self.found.id}-{self.number:03d}"
             self.rejects.append(Reject("shot", name, self.found.path, code, where, lost))
 
-    def _clip(self, part: int, numbers: np.ndarray, crop: persons.Box) -> Clip:
+    def _clip(self, part: int, numbers: np.ndarray, crop: XYWH) -> Clip:
         found, pts = self.found, self.seen.pts[numbers]
         seconds = int(pts[-1] - pts[0]) * (found.time_base[0] / found.time_base[1])
         chance = int(hashlib.sha256((found.person or found.id).encode()).hexdigest()[:8], 16) / 2**32
@@ -307,19 +307,19 @@ def _seen_in(present: int, looks: int, policy: Policy) -> str:
     return f"the person is found in {present} of {looks} looks, at least {policy.min_seen:.0%}"
 
 
-def _others_in(crop: persons.Box, main: persons.Person, look: Sequence[persons.Person]) -> bool:
+def _others_in(crop: XYWH, main: persons.Person, look: Sequence[persons.Person]) -> bool:
     """Whether somebody else, at least half as tall as the main person, stands for the most part in the crop."""
-    inside = (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
+    inside = XYXY((crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]))
     tall = persons.height(main.box) / 2
     return any(p != main and persons.height(p.box) >= tall and persons.share(p.box, inside) > 0.5 for p in look)
 
 
-def motion(cells: np.ndarray, crop: persons.Box, size: tuple[int, int]) -> float:
+def motion(cells: np.ndarray, crop: XYWH, size: WH) -> float:
     """How much the most changing part of a crop changes: the range of a cell's grey level over all looks.
 
     Args:
-        cells: uint8 [looks, 32, 32], a grid over a picture of `size` (width, height).
-        crop: x, y, width, height in that picture.
+        cells: uint8 [looks, 32, 32], a grid over a picture of `size`.
+        crop: in that picture.
     """
     rows, columns = cells.shape[1:]
     x0, x1 = _cell_span(crop[0], crop[2], columns / size[0], columns)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from remot_data.media.container import VideoError
 from remot_data.media.folders import frame_names
-from remot_data.media.geometry import Box
 from remot_data.media.probing import Probe, probe, round_crop
 from remot_data.media.reading import read
 from remot_data.media.times import pick
@@ -34,7 +33,6 @@ from remot_data.media.writing import (
 )
 
 __all__ = [
-    "Box",
     "EncodeError",
     "Probe",
     "VideoError",

@@ -17,6 +17,7 @@ import av
 
 from remot_data.media.container import VideoError
 from remot_data.media.frames import Wanted
+from remot_data.records import WH
 
 # How the files of a folder of pictures begin and end, and what decodes them. The last two say their size instead.
 _PICTURES = {
@@ -67,7 +68,7 @@ def folder_rate(fps: float | None) -> Fraction:
 def folder_frames(folder: str | Path, fps: float | None, wanted: Wanted) -> Iterator[tuple[int, av.VideoFrame]]:
     """The wanted pictures of a folder, numbered; each has to have the size of the first of them."""
     base = 1 / folder_rate(fps)
-    size: tuple[int, int] | None = None
+    size: WH | None = None
     for number, name in enumerate(frame_names(folder)):
         if number not in wanted or (wanted.end is not None and number >= wanted.end):
             continue

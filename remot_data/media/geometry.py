@@ -10,7 +10,8 @@ import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
-Box = tuple[float, float, float, float]
+from remot_data.records import WH, XYWH
+
 # Stored formats with four luma columns a chroma sample: even offsets do not fit them.
 _WIDE_CHROMA = ("yuv410p", "yuv411p", "yuvj411p", "uyyvyy411")
 
@@ -22,8 +23,8 @@ class Geometry:
     `turns` are quarter turns counter-clockwise.
     """
 
-    stored: tuple[int, int]
-    upright: tuple[int, int]
+    stored: WH
+    upright: WH
     turns: int = 0
     mirrored: bool = False
 
@@ -34,10 +35,10 @@ class Geometry:
         return cls((frame.width, frame.height), (max(width, 1), frame.height), *_orientation(frame))
 
     @property
-    def displayed(self) -> tuple[int, int]:
+    def displayed(self) -> WH:
         return self.upright if self.turns % 2 == 0 else self.upright[::-1]
 
-    def to_stored(self, box: Box) -> Box:
+    def to_stored(self, box: XYWH) -> XYWH:
         x, y, w, h = box
         width, height = self.upright
         if self.turns == 1:
@@ -49,27 +50,27 @@ class Geometry:
         if self.mirrored:
             x = width - (x + w)
         scale = self.stored[0] / width
-        return x * scale, y, w * scale, h
+        return XYWH((x * scale, y, w * scale, h))
 
-    def to_displayed(self, box: Box) -> Box:
+    def to_displayed(self, box: XYWH) -> XYWH:
         scale = self.upright[0] / self.stored[0]
         x, y, w, h = box[0] * scale, box[1], box[2] * scale, box[3]
         width, height = self.upright
         if self.mirrored:
             x = width - (x + w)
         if self.turns == 1:
-            return y, width - (x + w), h, w
-        if self.turns == 2:
-            return width - (x + w), height - (y + h), w, h
-        if self.turns == 3:
-            return height - (y + h), x, h, w
-        return x, y, w, h
+            x, y, w, h = y, width - (x + w), h, w
+        elif self.turns == 2:
+            x, y = width - (x + w), height - (y + h)
+        elif self.turns == 3:
+            x, y, w, h = height - (y + h), x, h, w
+        return XYWH((x, y, w, h))
 
     def show(self, picture: np.ndarray) -> np.ndarray:
         """A stored picture [H, W, 3], already of the displayed shape, mirrored and turned."""
         return np.ascontiguousarray(np.rot90(picture[:, ::-1] if self.mirrored else picture, self.turns))
 
-    def even_box(self, crop: Box) -> tuple[int, int, int, int]:
+    def even_box(self, crop: XYWH) -> tuple[int, int, int, int]:
         """The box of stored pixels with even corners that is nearest to `crop` (displayed pixels)."""
         x, y, w, h = self.to_stored(crop)
         left, top = _even(x), _even(y)
@@ -99,7 +100,7 @@ def _even(value: float) -> int:
     return 2 * math.floor(value / 2 + 0.5)
 
 
-def crop_steps(box: tuple[int, int, int, int], stored: tuple[int, int], pixels: str) -> list[tuple[str, str]]:
+def crop_steps(box: tuple[int, int, int, int], stored: WH, pixels: str) -> list[tuple[str, str]]:
     """FFmpeg filters that cut `box` out of a picture of size `stored`, repeating its border outside."""
     x, y, w, h = box
     left, top = max(-x, 0), max(-y, 0)

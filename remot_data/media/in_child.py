@@ -19,8 +19,8 @@ import numpy as np
 
 from remot_data.media import probing, reading, sandbox, writing
 from remot_data.media.container import VideoError
-from remot_data.media.geometry import Box
 from remot_data.media.probing import Probe
+from remot_data.records import HW, XYWH
 
 # Whoever reads a video sets the pace, maybe for days.
 READING = sandbox.Limits(total=math.inf)
@@ -64,8 +64,8 @@ def read(
     start_pts: int | None = None,
     end_pts: int | None = None,
     only: Collection[int] | None = None,
-    crop: Box | None = None,
-    size: tuple[int, int] | None = None,
+    crop: XYWH | None = None,
+    size: HW | None = None,
     fps: float | None = None,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """As `media.read`, with the default decoder. Closed early, it kills the child.

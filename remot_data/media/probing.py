@@ -9,8 +9,8 @@ from pathlib import Path
 from remot_data.media.container import VideoError, open_container, scan, time_base, video_stream
 from remot_data.media.folders import decode_picture, folder_rate, frame_names
 from remot_data.media.frames import decoded, mended
-from remot_data.media.geometry import Box, Geometry
-from remot_data.records import Record
+from remot_data.media.geometry import Geometry
+from remot_data.records import WH, XYWH, Record
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Probe(Record):
     (numerator, denominator) seconds.
     """
 
-    size: tuple[int, int]
-    stored_size: tuple[int, int]
+    size: WH
+    stored_size: WH
     rotation: int
     codec: str
     time_base: tuple[int, int]
@@ -38,8 +38,8 @@ class Probe(Record):
     mirrored: bool = False
 
 
-def round_crop(crop: Box, video: Probe) -> Box:
-    """The crop that `read` really uses for `crop`: even whole pixels of the stored picture, as x, y, w, h.
+def round_crop(crop: XYWH, video: Probe) -> XYWH:
+    """The crop that `read` really uses for `crop`: even whole pixels of the stored picture.
 
     Even, because chroma is stored at half size; given in displayed pixels, so it is whole there too unless
     the pixels are not square. Rounding a rounded crop changes nothing, so record this one.
@@ -50,8 +50,8 @@ def round_crop(crop: Box, video: Probe) -> Box:
     turns = video.rotation // 90
     upright = video.size if turns % 2 == 0 else video.size[::-1]
     geometry = Geometry(video.stored_size, upright, turns, video.mirrored)
-    x, y, w, h = geometry.to_displayed(geometry.even_box(crop))
-    return float(x), float(y), float(w), float(h)
+    x, y, w, h = geometry.to_displayed(XYWH(geometry.even_box(crop)))
+    return XYWH((float(x), float(y), float(w), float(h)))
 
 
 def probe(path: str | Path, fps: float | None = None) -> Probe:

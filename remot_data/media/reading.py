@@ -14,8 +14,9 @@ import numpy as np
 from remot_data.media.container import VideoError, open_container, video_stream
 from remot_data.media.folders import folder_frames
 from remot_data.media.frames import Wanted, frames_from
-from remot_data.media.geometry import Box, Geometry, crop_steps
+from remot_data.media.geometry import Geometry, crop_steps
 from remot_data.media.with_decord import decord_frames
+from remot_data.records import HW, WH, XYWH
 
 _NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
@@ -27,8 +28,8 @@ class _Picture:
         self,
         path: str | Path,
         shape: Callable[[av.VideoFrame], Geometry],
-        crop: Box | None,
-        size: tuple[int, int] | None,
+        crop: XYWH | None,
+        size: HW | None,
     ) -> None:
         self._path, self._shape, self._crop, self._size = path, shape, crop, size
         self._geometry: Geometry | None = None
@@ -67,10 +68,10 @@ class _Picture:
         graph.configure()
         return graph
 
-    def _target(self, box: tuple[int, int, int, int], geometry: Geometry) -> tuple[int, int]:
-        """Width and height of the result before it is turned."""
+    def _target(self, box: tuple[int, int, int, int], geometry: Geometry) -> WH:
+        """Size of the result before it is turned."""
         if self._size is None:
-            shown = geometry.to_displayed(box)
+            shown = geometry.to_displayed(XYWH(box))
             height, width = max(round(shown[3]), 1), max(round(shown[2]), 1)
         else:
             height, width = self._size
@@ -83,8 +84,8 @@ def read(
     start_pts: int | None = None,
     end_pts: int | None = None,
     only: Collection[int] | None = None,
-    crop: Box | None = None,
-    size: tuple[int, int] | None = None,
+    crop: XYWH | None = None,
+    size: HW | None = None,
     fps: float | None = None,
     decoder: str = "pyav",
     passing: bool = False,

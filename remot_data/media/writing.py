@@ -21,6 +21,7 @@ import numpy as np
 from remot_data.errors import RemotError
 from remot_data.media.container import SEEKABLE, open_container, video_stream
 from remot_data.media.probing import Probe, probe
+from remot_data.records import HW
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class VideoWriter:
         crf: quality of x264, 0 (lossless) to 51; 18 looks like the original.
     """
 
-    def __init__(self, path: str | Path, fps: float | Fraction, size: tuple[int, int], *, crf: int = 18) -> None:
+    def __init__(self, path: str | Path, fps: float | Fraction, size: HW, *, crf: int = 18) -> None:
         if fps <= 0:
             raise ValueError(f"a frame rate has to be positive, not {fps}")
         if size[0] % 2 or size[1] % 2 or min(size) <= 0:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from remot_data import synthetic
 from remot_data.engine import Engine, Progress, open_engine
-from remot_data.records import Clip, LayerInfo, Receipt, Snapshot, Times, digest, layer_folder
+from remot_data.records import XYWH, Clip, LayerInfo, Receipt, Snapshot, Times, digest, layer_folder
 from remot_data.store import Store, create_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
@@ -113,7 +113,7 @@ def _clip(number: int, frames: int, size: tuple[int, int], shard: int, split: st
         time_base=(1, 30),
         fps=30.0,
         source_size=(size[1], size[0]),
-        crop=(0.0, 0.0, float(size[1]), float(size[0])),
+        crop=XYWH((0.0, 0.0, float(size[1]), float(size[0]))),
         person=name,
         split=split,
         licence="Apache-2.0",

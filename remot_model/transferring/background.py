@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from remot_data.detectors import base as detectors
+from remot_data.records import HW, XYWH
 from remot_model.transferring.driving import Driving, sampled
 from remot_model.transferring.eyes import Eyes
 from remot_model.transferring.pictures import cut, read_image, resized
@@ -16,7 +17,7 @@ from remot_model.transferring.source import Source
 _SAMPLED = 48  # frames of the driving video
 
 
-def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes, size: tuple[int, int]) -> np.ndarray:
+def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes, size: HW) -> np.ndarray:
     """The background uint8 [H, W, 3] at the networks' `size`."""
     if choice == "black":
         return np.zeros((*size, 3), np.uint8)
@@ -32,4 +33,4 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
         raise TransferError(f"the background {choice} is no image file, nor one of source, driving, black")
     height, width = image.shape[:2]
     wide, tall = min(width, height * size[1] / size[0]), min(height, width * size[0] / size[1])
-    return cut(image, ((width - wide) / 2, (height - tall) / 2, wide, tall), size)
+    return cut(image, XYWH(((width - wide) / 2, (height - tall) / 2, wide, tall)), size)

@@ -70,7 +70,7 @@ def transfer_all(
         made = _made_before(record)
         before = [made.get(str(request.out), {}) for request in requests]
         found: list[tuple[str, dict[str, Any]] | None] = [None] * len(requests)
-        report = {}
+        report: dict[str, Any] = {}
         for number, result in _all(run, requests, before, place, parallel, progress):
             found[number], (kind, told) = result, result
             say(f"{requests[number].out.name}: {kind}{': ' + told['error'] if 'error' in told else ''}")
@@ -119,8 +119,8 @@ def _pairs(sources: Path, drivings: Path, pairing: str) -> tuple[list[tuple[Path
 def _requests(pairs: Sequence[tuple[Path, Path]], out: Path, options: Mapping[str, Any]) -> list[Request]:
     if out.suffix.lower() in CONTAINERS or out.is_file():
         raise TransferError(f"{out} would be one file for {len(pairs)} pairs; name a folder")
-    plain = {name: tuple(value) if name in ("show", "save") else value for name, value in options.items()}
-    requests = {}
+    plain: dict[str, Any] = {n: tuple(value) if n in ("show", "save") else value for n, value in options.items()}
+    requests: dict[Path, Request] = {}
     for source, driving in pairs:
         path = out / f"{source.stem}--{driving.stem}.mp4"
         if path in requests:
@@ -193,7 +193,8 @@ class _Sum:
     """The progress of several at once as one."""
 
     def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._parts, self._lock = progress, {}, threading.Lock()
+        self._progress, self._lock = progress, threading.Lock()
+        self._parts: dict[int, tuple[int, int]] = {}
 
     def part(self, number: int) -> Progress:
         def report(done: int, total: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from remot_data import media, persons
 from remot_data.ingest import people
 from remot_data.media import in_child
+from remot_data.records import HW, XYWH
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
 
@@ -31,7 +32,7 @@ class Driving:
     path: Path
     fps: float
     has_audio: bool
-    crop: persons.Box
+    crop: XYWH
     share: float
     span: tuple[int | None, int | None]
     frames: int
@@ -62,13 +63,12 @@ class Piece:
     last_pts: int
 
 
-def find_driving(
-    path: Path, size: tuple[int, int], start: float | None, end: float | None, threads: int = 1
-) -> Driving:
+def find_driving(path: Path, size: HW, start: float | None, end: float | None, threads: int = 1) -> Driving:
     """Look through a video for its main person and its shots, by `threads`; `TransferError` where there is nobody."""
     probe = in_child.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
-    span = tuple(None if t is None else round(probe.first_pts + t * second) for t in (start, end))
+    first, last = (None if t is None else round(probe.first_pts + t * second) for t in (start, end))
+    span = first, last
     try:
         seen = people.watch(path, probe=probe, start_pts=span[0], end_pts=span[1], threads=threads, read=in_child.read)
     except media.VideoError as error:
@@ -90,15 +90,14 @@ def find_driving(
     return Driving(path, probe.fps, probe.has_audio, crop, share, span, len(seen.pts), begins, uneven, others)
 
 
-def read_pieces(
-    drive: Driving, size: tuple[int, int], done: int = 0, after: int | None = None
-) -> Generator[Piece, None, None]:
+def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = None) -> Generator[Piece, None, None]:
     """The frames of the crop at `size`, in pieces of at most `_CHUNK`.
 
     To resume where an earlier reading stopped, at the end of a piece: `done` frames before, the last of them at the
     time stamp `after`.
     """
-    frames, begins, last = [], done == 0 or done in drive.shots, 0
+    frames: list[np.ndarray] = []
+    begins, last = done == 0 or done in drive.shots, 0
     start = drive.span[0] if after is None else after + 1
     read = in_child.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
     with closing(read) as source:
@@ -112,7 +111,7 @@ def read_pieces(
         yield Piece(begins, np.stack(frames), last)
 
 
-def sampled(drive: Driving, size: tuple[int, int], count: int) -> np.ndarray:
+def sampled(drive: Driving, size: HW, count: int) -> np.ndarray:
     """Frames of the crop at `size`, at most `count` spread evenly over the video, uint8 [N, h, w, 3]."""
     wanted = set(np.linspace(0, drive.frames - 1, min(count, drive.frames)).round().astype(int).tolist())
     source = in_child.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], crop=drive.crop, size=size)

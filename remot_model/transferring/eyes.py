@@ -9,6 +9,7 @@ import numpy as np
 
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Detector
+from remot_data.records import HW
 from remot_data.schemas import convert_keypoints, convert_labels, keypoint_set
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import TransferError
@@ -24,7 +25,7 @@ class Eyes:
 
     pose: Detector
     parsing: Detector
-    size: tuple[int, int]
+    size: HW
     schema: str
 
     def keypoints(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -45,8 +46,8 @@ class Eyes:
 def load_eyes(run: Run, pose: str, parsing: str) -> Eyes:
     """The detectors by name; `TransferError` if they do not fit the run."""
     schema = run.schemas.get("pose", "body25")
-    more = {"settings": {"hands_face": True}} if pose == "blazepose" and has_hands(schema) else {}
-    found = {"pose": detectors.load(pose, **more), "parsing": detectors.load(parsing)}
+    settings = {"hands_face": True} if pose == "blazepose" and has_hands(schema) else None
+    found = {"pose": detectors.load(pose, settings=settings), "parsing": detectors.load(parsing)}
     for kind, detector in found.items():
         if detector.kind != kind:
             raise TransferError(f"the detector {detector.name!r} makes {detector.kind}, not {kind}; choose another")

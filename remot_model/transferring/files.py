@@ -57,7 +57,8 @@ class Work:
         out = outputs[0].path
         self.folder = out.with_name(f"{out.name}.work")
         self.outputs, self._job = outputs, json.dumps(job, sort_keys=True, indent=1)
-        self._segments, self.frames, self.progress, self._over = 0, 0, None, False
+        self._segments, self.frames, self._over = 0, 0, False
+        self.progress: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Work:
         for output in self.outputs:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from remot_data.media import VideoError, in_child
-from remot_data.persons import Box
+from remot_data.records import HW, XYWH
 from remot_model.transferring.request import TransferError
 
 # Room round the person as a share of its height, as the default of `remot build`.
@@ -25,16 +25,16 @@ def read_image(path: Path) -> np.ndarray | None:
         raise TransferError(error.detail) from error
 
 
-def cut(image: np.ndarray, crop: Box, size: tuple[int, int]) -> np.ndarray:
-    """The crop x, y, width, height of an image at `size` (height, width); outside the image its border repeats."""
+def cut(image: np.ndarray, crop: XYWH, size: HW) -> np.ndarray:
+    """The crop of an image at `size`; outside the image its border repeats."""
     x, y, width, height = (round(v) for v in crop)
     pad = max(0, -x, -y, x + width - image.shape[1], y + height - image.shape[0])
     padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE) if pad else image
     return resized(padded[y + pad : y + pad + height, x + pad : x + pad + width], size)
 
 
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image at another size (height, width): area-averaged where it shrinks, bicubic where it grows."""
+def resized(image: np.ndarray, size: HW) -> np.ndarray:
+    """An image at another size: area-averaged where it shrinks, bicubic where it grows."""
     if image.shape[:2] == tuple(size):
         return image
     shrinks = size[0] < image.shape[0]

@@ -11,6 +11,7 @@ import torch
 from remot_data import media, persons
 from remot_data.ingest import people
 from remot_data.media import in_child
+from remot_data.records import XYXY
 from remot_data.schemas import REGIONS, convert_labels
 from remot_model.generating.alignment import align, boxes, centres, placement
 from remot_model.generating.rollout import to_uint8
@@ -100,7 +101,7 @@ def dressed(who: Source, other: Source, region: str) -> Source:
     )
 
 
-def _area(box: persons.Box) -> float:
+def _area(box: XYXY) -> float:
     return (box[2] - box[0]) * persons.height(box)
 
 

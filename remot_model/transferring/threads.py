@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 _END = object()
 
 
@@ -18,7 +19,7 @@ def ahead(items: Iterator[A]) -> Generator[A, None, None]:
     """The items, each made by a thread while the one before is worked on. Closing it waits for the thread."""
     pool = ThreadPoolExecutor(1, "remot-ahead")
     try:
-        coming = pool.submit(next, items, _END)
+        coming: Future[Any] = pool.submit(next, items, _END)
         while (item := coming.result()) is not _END:
             coming = pool.submit(next, items, _END)
             yield item

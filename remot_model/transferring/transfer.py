@@ -239,7 +239,7 @@ class Transfer:
     def _roll(self, work: Work, drive: Driving, renderer: Renderer, progress: Progress | None) -> None:
         """All frames that are not there yet: read and looked at ahead by threads, written behind by another."""
         names = {name for output in self.outputs for name in output.views}
-        after = work.progress and work.progress["after"]
+        after = work.progress["after"] if work.progress else None
         told = work.frames
 
         def tell() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from remot_data import render
+from remot_data.records import HW
 from remot_model.checkpoint import Run
 from remot_model.generating import rollout
 from remot_model.generating.alignment import Steady
@@ -125,13 +126,14 @@ class Renderer:
         """Go on behind the piece after which `memory` was taken."""
         states, pose = memory["states"], memory["last_pose"]
         if states is not None:
-            there = {name: rollout.State(**state) for name, state in states.items()}
-            moved = {name: _each(state, lambda v: v.to(self.device)) for name, state in there.items()}
-            self._states = {name: rollout.State(**state) for name, state in moved.items()}
+            self._states = {name: _each(rollout.State(**state), self._here) for name, state in states.items()}
         self._last_pose = None if pose is None else pose.numpy()
         self.without_pose = memory["without_pose"]
         if self._steady:
             self._steady.memory = memory["steady"]
+
+    def _here(self, value: torch.Tensor) -> torch.Tensor:
+        return value.to(self.device)
 
     def look(self, piece: Piece, eyes: Eyes) -> np.ndarray:
         """Keypoints float32 [T, K, 3] of a piece as `eyes` find them, at the networks' size."""
@@ -143,7 +145,7 @@ class Renderer:
             self._last_pose = None
             if self._steady:
                 self._steady.memory = {}
-        seen = (points[..., 2] > 0).any(1)
+        seen = np.any(points[..., 2] > 0, axis=1)
         self.without_pose += int((~seen).sum())
         maps = []
         for one, found in zip(points, seen, strict=True):
@@ -152,7 +154,8 @@ class Renderer:
             maps.append(render.pose_map(self._last_pose, self.eyes.schema, self.config.size))
         placed = None
         if self._steady:
-            placed = tuple(torch.from_numpy(x) for x in self._steady(points))
+            scale, offset = map(torch.from_numpy, self._steady(points))
+            placed = scale, offset
         return Seen(piece, _planes(np.stack(maps)), placed, self._seen())
 
     def run(self, seen: Seen, names: Collection[str], check: Callable[[], None] = lambda: None) -> Made:
@@ -206,7 +209,7 @@ class Renderer:
 
     def _memory(self, seen: dict[str, Any]) -> dict[str, Any]:
         # A view written to a file would bring the whole piece it was cut from.
-        states = {name: _each(state, lambda v: _home(v.clone())) for name, state in (self._states or {}).items()}
+        states = {name: vars(_each(state, lambda v: _home(v.clone()))) for name, state in (self._states or {}).items()}
         return {"states": states or None, **seen}
 
     def _scaled(self, points: np.ndarray) -> np.ndarray:
@@ -245,7 +248,7 @@ _NEEDS |= {"weight": ("weight",)} | {view: (name,) for view, name in _PLAIN.item
 
 def _taken(done: rollout.Transferred, views: Collection[str]) -> dict[str, torch.Tensor]:
     """What `views` need of frames, made on the device: pictures uint8 [T, ..., H, W, 3], and the others [T, ...]."""
-    whole = done.whole
+    whole: Any = done.whole  # asked for only where there is one
     make = {
         "labels": lambda: done.labels[0].to(torch.uint8),
         "aligned": lambda: rollout.to_uint8(done.aligned.image[0]),
@@ -270,9 +273,10 @@ def _home(x: torch.Tensor) -> torch.Tensor:
     return x.to("cpu", non_blocking=True)
 
 
-def _each(state: rollout.State, act: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | None]:
-    """The fields of a state, each that is there passed through `act`."""
-    return {name: None if value is None else act(value) for name, value in vars(state).items()}
+def _each(state: rollout.State, act: Callable[[torch.Tensor], torch.Tensor]) -> rollout.State:
+    """The state with each tensor that is there passed through `act`."""
+    there = {name: act(value) for name, value in vars(state).items() if value is not None}
+    return rollout.State(**there)
 
 
 def _grey(shares: np.ndarray) -> np.ndarray:
@@ -315,5 +319,5 @@ def gam_overlay(
     return np.stack(shown)
 
 
-def _enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _enlarged(mask: np.ndarray, size: HW) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)

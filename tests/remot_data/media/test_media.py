@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from remot_data import media
 from remot_data.media import EncodeError, VideoError, VideoWriter, frames, reading
+from remot_data.records import HW, XYWH
 
 WIDTH, HEIGHT, BLOCK, BITS = 192, 128, 32, 8
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "12", "-bf", "3", "-g", "12", "-pix_fmt", "yuv420p"]
@@ -288,7 +289,7 @@ CROPS = [(0, 0, 768, 432), (100, 40, 288, 384), (-60, -40, 384, 512), (600, 100,
 
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("size", [(96, 72), (130, 90)])
-def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: media.Box, size: tuple[int, int]) -> None:
+def test_crop_and_size_are_an_area_average(tmp_path: Path, crop: XYWH, size: HW) -> None:
     path = _photo(tmp_path)
     whole = next(media.read(path))[1]
     x, y, w, h = map(int, media.round_crop(crop, media.probe(path)))
