@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from remot_data import media  # noqa: E402
 from remot_data.detectors import base as detectors  # noqa: E402
-from remot_data.media import in_child  # noqa: E402
+from remot_data.media import in_child, sandbox  # noqa: E402
 from remot_model import devices, networks  # noqa: E402
 from remot_model.transferring import batch, eyes, transfer, views  # noqa: E402
 from remot_model.transferring import driving as driving_video  # noqa: E402
@@ -245,6 +245,7 @@ def test_an_interrupted_transfer_goes_on_and_gives_the_same_frames(run, files, t
     stopping(3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         transfer.transfer(run, files.source, driving, files.out, **options)
+    assert not sandbox._the_keeper()._busy
     assert [p.name for p in files.folder.iterdir()] == ["result.mp4.work"]
     # The video is not looked through again.
     monkeypatch.setattr(transfer, "find_driving", None)
