@@ -38,7 +38,7 @@ from remot_data.store import Store, create_store, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
 from remot_data.store.shards import Sample, encoded
-from remot_model.checkpoint import load_generator, write_atomically
+from remot_model.checkpoint import load_generator, write_whole
 from remot_model.config import STAGES, Config, StagePlan, preset
 from remot_model.evaluating import metrics
 from remot_model.generating import rollout
@@ -242,7 +242,7 @@ def measure(out: Path, seed: int, variant: str, args: argparse.Namespace) -> dic
     result = {"settings": settings, "seed": seed, "variant": variant, "run": str(run), "scores": scores}
     if tam:
         result["attention"] = attention(store, config, run)
-    write_atomically(path, json.dumps(result, indent=1).encode())
+    write_whole(path, json.dumps(result, indent=1).encode())
     print(f"seed {seed}, {VARIANTS.get(variant, variant)}: {scores}", flush=True)
     return result
 
@@ -347,7 +347,7 @@ def sheet(results: Sequence[dict[str, Any]], store: Store, count: int = 6) -> np
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    write_atomically(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_whole(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def main() -> None:
@@ -383,7 +383,7 @@ def write(out: Path, results: Sequence[dict[str, Any]], seed: int) -> None:
         page += ["", f"Layouts: {layouts}", "", *table(results, layouts)]
     if any("=" in r["variant"] for r in results):
         page += ["", f"Temperatures, seed {seed}", "", *temperatures(results, seed)]
-    write_atomically(out / "ablation.md", ("\n".join(page) + "\n").encode())
+    write_whole(out / "ablation.md", ("\n".join(page) + "\n").encode())
     write_png(out / "ablation.png", curves(results))
     first = [r for r in results if r["seed"] == seed and r["variant"] in VARIANTS]
     write_png(out / "samples.png", sheet(first, open_store(str(out / f"seed-{seed}" / "store"))))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from remot_data.errors import RemotError
+from remot_data.store.files import write_whole
 from remot_model import networks
 from remot_model.config import STAGES, Config, ConfigError
 from remot_model.devices import resolved
@@ -82,20 +82,9 @@ class Run:
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it: readers see the old or the new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
-
-
 def write_info(run: Path, info: Mapping[str, Any]) -> None:
     """Write ``config.json``; `info` holds at least `config` (as `Config.to_json` gives it) and `schemas`."""
-    write_atomically(run / "config.json", json.dumps(dict(info), indent=2, sort_keys=True).encode() + b"\n")
+    write_whole(run / "config.json", json.dumps(dict(info), indent=2, sort_keys=True).encode() + b"\n")
 
 
 def read_info(run: Path) -> dict[str, Any]:
@@ -113,7 +102,7 @@ def save_generator(run: Path, stage: str, net: nn.Module, config: Config, schema
     """Write ``model.safetensors`` of a stage."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     metadata = {"stage": stage, "config": config.digest(stage), "schemas": json.dumps(dict(schemas), sort_keys=True)}
-    write_atomically(run / stage / "model.safetensors", safetensors_bytes(tensors, metadata))
+    write_whole(run / stage / "model.safetensors", safetensors_bytes(tensors, metadata))
 
 
 def load_generator(run: Path, stage: str, config: Config, schemas: Mapping[str, str] | None = None) -> nn.Module:
@@ -158,7 +147,7 @@ def save_state(run: Path, stage: str, state: Mapping[str, Any]) -> None:
     """Write ``train_state.pt``; `state` holds tensors and plain values only."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    write_atomically(run / stage / "train_state.pt", buffer.getvalue())
+    write_whole(run / stage / "train_state.pt", buffer.getvalue())
 
 
 def load_state(run: Path, stage: str) -> dict[str, Any] | None:

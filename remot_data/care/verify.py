@@ -23,7 +23,7 @@ from remot_data.store import Store, StoreError, index_name, open_store, shard_na
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import changed, in_order, metas, shards_of
 from remot_data.store.files import TEMPORARY
-from remot_data.synthetic.store import draw_missing
+from remot_data.synthetic.store import check_version, draw_missing
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,10 @@ def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], prog
         if match:
             broken.setdefault(match[1], set()).add(int(match[4]))
     if "synthetic" in store.config:
-        for folder in [name for name in broken if name == "frames" or "/synthetic-" in name]:
+        drawn = [name for name in broken if name == "frames" or "/synthetic-" in name]
+        if drawn:
+            check_version(store)
+        for folder in drawn:
             for shard in broken.pop(folder):
                 _discard(store, folder, shard)
         draw_missing(engine, store, progress)

@@ -9,7 +9,7 @@ import numpy as np
 
 from remot_data.detectors._network import Runner
 from remot_data.detectors.base import Arrays, Batched, Pending
-from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC
+from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC
 
 if TYPE_CHECKING:
     import torch

@@ -60,18 +60,22 @@ class BasicScores:
             `motion`: mean distance that the main joints moved since the frame before, in heights of the person;
             the first frame has the value of the second.
         """
-        keypoints = as_body25(needed["pose"]["keypoints"])
-        sharp = [sharpness(frame, _box(points, frame.shape)) for frame, points in zip(frames, keypoints, strict=True)]
-        return {
-            "sharpness": np.array(sharp, np.float32),
-            "visible_joints": (keypoints[:, _MAIN, 2] >= self.visible).mean(1).astype(np.float32),
-            "persons": self._persons(frames),
-            "motion": motion(keypoints),
-        }
+        return scores(frames, as_body25(needed["pose"]["keypoints"]), self._persons(frames), self.visible)
 
     def _persons(self, frames: np.ndarray) -> np.ndarray:
         counts = [len(self._people(frame)) for frame in frames[:: self.every]]
         return np.repeat(np.array(counts, np.float32), self.every)[: len(frames)]
+
+
+def scores(frames: np.ndarray, keypoints: np.ndarray, people: np.ndarray, visible: float = 0.5) -> Arrays:
+    """Scores of the schema ``basic``, see `BasicScores.__call__`, from ``body25`` keypoints and a count of people."""
+    sharp = [sharpness(frame, _box(points, frame.shape)) for frame, points in zip(frames, keypoints, strict=True)]
+    return {
+        "sharpness": np.array(sharp, np.float32),
+        "visible_joints": (keypoints[:, _MAIN, 2] >= visible).mean(1).astype(np.float32),
+        "persons": people,
+        "motion": motion(keypoints),
+    }
 
 
 def sharpness(frame: np.ndarray, box: tuple[int, int, int, int]) -> float:

@@ -10,9 +10,7 @@ import cv2
 import numpy as np
 
 from remot_data.detectors.base import Arrays, DetectorError
-
-CONSISTENT = 1  # bit 0 of the confidence: the flows forward and back agree
-PHOTOMETRIC = 2  # bit 1: the warped earlier frame looks like this one
+from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC
 
 PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,

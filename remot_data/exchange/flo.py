@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, consistent, photometric
+from remot_data.detectors.dis import consistent, photometric
 from remot_data.exchange.places import Unusable
 from remot_data.records import Clip
 from remot_data.store import Store
+from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC
 
 
 def backward(store: Store, clip: Clip, files: Sequence[str | None], schema: str) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from remot_data.report.runs import run_section
 from remot_data.report.sections import distributions, header, overview, refused, snapshots_and_layers, times
 from remot_data.report.view import View
 from remot_data.store import Store, open_store
+from remot_data.store.files import write_whole
 
 __all__ = ["ReportError", "write_report"]
 
@@ -93,8 +94,5 @@ def write_report(
         script_sha256=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
     )
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, out)
+    write_whole(out, page.encode())
     return out

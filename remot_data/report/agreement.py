@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -17,6 +16,7 @@ from remot_data.records import Clip, LayerInfo
 from remot_data.report.html import Html, count, data_url, join, markup, short, table
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
+from remot_data.store.files import write_whole
 
 if TYPE_CHECKING:
     from remot_data.records import Comparison
@@ -43,9 +43,7 @@ def write_page(
         script=script,
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, out)
+    write_whole(out, page.encode())
 
 
 def _sum(made: Comparison) -> Html:

@@ -51,6 +51,29 @@ _LIBRARIES = frozenset("aiohttp botocore aiobotocore urllib3 requests gcsfs azur
 T = TypeVar("T")
 
 
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A local file to write that appears under its name when it is whole: readers see the old one or the new one."""
+    temporary = f"{os.fspath(path)}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
+    os.makedirs(os.path.dirname(temporary) or ".", exist_ok=True)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a local file at once, see `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
 class FilesError(RemotError, OSError):
     """A file that cannot be written, or a store that does not answer; the message says what to do."""
 
@@ -222,28 +245,14 @@ class Files:
         self._check_writable()
         with explained(f"{self.url}/{name}"):
             if self.local:
-                yield from self._replacing(name)
+                with replacing(self.path(name)) as file:
+                    yield file
             else:
                 yield from self._uploading(name)
 
     def _check_writable(self) -> None:
         if self._protocol in _HTTP:
             raise FilesError(f"{self.url} can only be read: nothing is written over {self._protocol}")
-
-    def _replacing(self, name: str) -> Iterator[BinaryIO]:
-        path = self.path(name)
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
 
     def _uploading(self, name: str) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile(prefix="remot-") as spool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from remot_data.detectors.basic_scores import scores
+from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC
 from remot_data.synthetic.dancer import Cloth, Dancer, random_colour, tint
 from remot_data.synthetic.figure import Part, Sprite, figure_parts
 from remot_data.synthetic.skeleton import Body
@@ -103,10 +105,7 @@ def layers(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
 
     Flow is brought to half size by averaging, and trusted where all the pixels averaged are.
     """
-    joints = (scene.keypoints[..., 2] > 0).mean(1)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in scene.frames]
     person = scene.mask != 0
-    moved = np.linalg.norm(scene.flow, axis=-1) * person
     return {
         "pose": {"keypoints": scene.keypoints, "mask": scene.mask},
         "parsing": {"labels": scene.labels},
@@ -115,12 +114,7 @@ def layers(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
             "image": scene.background,
             "seen": np.where(person.all(0), 0, 255).astype(np.uint8),
         },
-        "scores": {
-            "sharpness": np.array([cv2.Laplacian(g, cv2.CV_32F).var() for g in grey], np.float32),
-            "visible_joints": joints.astype(np.float32),
-            "persons": person.any((1, 2)).astype(np.float32),
-            "motion": (moved.sum((1, 2)) / np.maximum(person.sum((1, 2)), 1)).astype(np.float32),
-        },
+        "scores": scores(scene.frames, scene.keypoints, person.any((1, 2)).astype(np.float32)),
     }
 
 
@@ -130,7 +124,7 @@ def _half_flow(flow: np.ndarray, confidence: np.ndarray) -> dict[str, np.ndarray
     small, bits = np.empty((frames, h, w, 2), np.float32), np.zeros((frames, h, w), np.uint8)
     for t in range(frames):
         small[t] = cv2.resize(flow[t], (w, h), interpolation=cv2.INTER_AREA).reshape(h, w, 2)
-        for bit in (1, 2):
+        for bit in (CONSISTENT, PHOTOMETRIC):
             share = cv2.resize((confidence[t] & bit > 0).astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
             bits[t] |= np.where(share.reshape(h, w) > 0.999, bit, 0).astype(np.uint8)
     return {"flow": small * np.array([w / width, h / height], np.float32), "confidence": bits}

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from remot_data import synthetic
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.records import XYWH, Clip, LayerInfo, Receipt, Snapshot, Times, digest, layer_folder
-from remot_data.store import Store, create_store
+from remot_data.store import Store, StoreError, create_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import saw
 from remot_data.store.shards import Sample, encoded
 
 # Raise when `synthetic` draws the same seed differently.
-VERSION = "1"
+VERSION = "2"
 _SCHEMAS = {"pose": "body25", "parsing": "atr18", "flow": "backward", "background": "rgb", "scores": "basic"}
 
 
@@ -60,12 +60,21 @@ def build_synthetic(
     return store
 
 
+def check_version(store: Store) -> None:
+    """Raise `StoreError` if what is missing in a drawn store would be drawn otherwise now."""
+    version = store.config["synthetic"]["version"]
+    if version != VERSION:
+        raise StoreError(f"{store.url} was drawn by version {version}, this is {VERSION}: draw a new store instead")
+
+
 def draw_missing(engine: Engine, store: Store, progress: Progress | None = None) -> None:
     """Draw every shard that lacks its frames or one of its layers."""
     ids = _ids(store)
     folders = ["frames", *(layer_folder(kind, layer_id) for kind, layer_id in ids.items())]
     there = set.intersection(*(store.present(folder) for folder in folders))
     missing = [shard for shard in range(store.shard_count) if shard not in there]
+    if missing:
+        check_version(store)
     seed = store.config["synthetic"]["seed"]
     tasks = [{"url": store.url, "shard": shard, "ids": ids, "seed": seed} for shard in missing]
     with store.log("receipts") as log:

@@ -22,7 +22,7 @@ from remot_data.reading.stream import Plan, Window, schemas, to_torch
 from remot_data.store import open_store
 from remot_data.store.layers import BUILT_IN
 from remot_model import devices
-from remot_model.checkpoint import Run, check_schemas, load_run, versions, write_atomically
+from remot_model.checkpoint import Run, check_schemas, load_run, versions, write_whole
 from remot_model.evaluating import metrics
 from remot_model.evaluating import report as report_of
 from remot_model.generating import rollout
@@ -259,11 +259,11 @@ def evaluate(
 def _write(folder: Path, seen: Seen, report: Mapping[str, Any]) -> None:
     middles = [sample.shown(len(sample.arrays["frames"]) // 2) for sample in seen.grid.values()]
     for name, shown in (("samples", middles), ("worst", [bad.pictures for bad in seen.worst])):
-        write_atomically(folder / f"{name}.png", report_of.png(report_of.sheet(shown)))
+        write_whole(folder / f"{name}.png", report_of.png(report_of.sheet(shown)))
     table = report_of.frame_table({name: tally.rows for name, tally in seen.tallies.items()})
-    write_atomically(folder / "frames.csv", table)
-    write_atomically(folder / "metrics.md", report_of.markdown(report).encode())
-    write_atomically(folder / "metrics.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / "frames.csv", table)
+    write_whole(folder / "metrics.md", report_of.markdown(report).encode())
+    write_whole(folder / "metrics.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _protocol(run: Run, seen: Seen, stores: Sequence[str], snapshot: str, skip: int) -> dict[str, Any]:

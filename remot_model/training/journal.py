@@ -16,7 +16,7 @@ from torch import Tensor
 
 from remot_data import render
 from remot_data.media import VideoWriter
-from remot_model.checkpoint import write_atomically
+from remot_data.store.files import write_whole
 from remot_model.generating.rollout import to_uint8
 
 _SAMPLED_FRAMES = 3
@@ -117,7 +117,7 @@ class Journal:
         sheet = sample_grid(pictures)
         ok, png = cv2.imencode(".png", sheet[..., ::-1])
         assert ok
-        write_atomically(self.folder / "samples" / f"step-{step:06d}.png", png.tobytes())
+        write_whole(self.folder / "samples" / f"step-{step:06d}.png", png.tobytes())
         self.board.add_image("samples", sheet, step, dataformats="HWC")
         frames = [sample_grid(pictures, t) for t in range(next(iter(pictures.values())).shape[1])]
         even = [np.pad(f, [(0, f.shape[0] % 2), (0, f.shape[1] % 2), (0, 0)], "edge") for f in frames]
@@ -161,7 +161,7 @@ def _keep_lines(path: Path, steps: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
-    write_atomically(path, "".join(line + "\n" for line in kept).encode())
+    write_whole(path, "".join(line + "\n" for line in kept).encode())
 
 
 def _duration(seconds: float) -> str:

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, distributed
 
+from remot_data.store.files import write_whole
 from remot_model import checkpoint
-from remot_model.checkpoint import write_atomically
 from remot_model.training.journal import Journal, Pace, Show
 from remot_model.training.reading import Reading
 from remot_model.training.trainer import Losses, Trainer, TrainingError
@@ -165,7 +165,7 @@ class Loop:
         except TrainingError as error:
             rank = "" if self.main else f"-process{self.reading.processes.process_index}"
             path = self.folder / f"failed-{step.number:06d}{rank}.safetensors"
-            write_atomically(path, safetensors_bytes({k: v.cpu().contiguous() for k, v in step.batch.items()}))
+            write_whole(path, safetensors_bytes({k: v.cpu().contiguous() for k, v in step.batch.items()}))
             raise TrainingError(
                 f"step {step.number}: {error}; no weight has changed since, and the batch is saved as {path}; "
                 "resume with a lower learning rate, or look at the batch for damaged frames or flow"

@@ -11,7 +11,8 @@ from typing import Any
 
 import cv2
 
-from remot_model.checkpoint import Run, write_atomically
+from remot_data.store.files import write_whole
+from remot_model.checkpoint import Run
 from remot_model.transferring.request import CONTAINERS, Request, TransferError
 from remot_model.transferring.transfer import Progress, Transfer, clearly, opened
 
@@ -79,7 +80,7 @@ def transfer_all(
             # An interruption must not forget the pairs of an earlier call that were not looked at yet.
             waiting = [old for old, new in zip(before, found, strict=True) if old and not new]
             written = {**report, "kept": [*report["kept"], *waiting]}
-            write_atomically(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
+            write_whole(record, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
     return report
 
 

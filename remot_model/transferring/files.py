@@ -28,9 +28,8 @@ import torch
 from remot_data import media
 from remot_data.media import in_child
 from remot_data.media.sandbox import ChildError
-from remot_data.store.files import Files
+from remot_data.store.files import Files, write_whole
 from remot_data.store.lock import Busy, Lock
-from remot_model.checkpoint import write_atomically
 from remot_model.transferring.driving import Driving
 from remot_model.transferring.pictures import resized
 from remot_model.transferring.request import Output, TransferError
@@ -73,7 +72,7 @@ class Work:
             self._segments, self.frames, self.progress = saved["segments"], saved["frames"], saved["progress"]
         else:
             self._empty()
-            write_atomically(self.folder / "job.json", self._job.encode())
+            write_whole(self.folder / "job.json", self._job.encode())
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -116,7 +115,7 @@ class Work:
         saved = {"segments": self._segments, "frames": self.frames, "progress": progress}
         buffer = io.BytesIO()
         torch.save(saved, buffer)
-        write_atomically(self.folder / "progress.pt", buffer.getvalue())
+        write_whole(self.folder / "progress.pt", buffer.getvalue())
 
     def finish(self, drive: Driving) -> str:
         """Join the segments, add the sound of the driving video, and put everything in its place.

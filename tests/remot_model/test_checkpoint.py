@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from remot_data.store import files  # noqa: E402
 from remot_model import checkpoint, networks
 from remot_model.checkpoint import CheckpointError, load_run
 from tests.remot_model.windows import SCHEMAS, small_config
@@ -39,9 +40,9 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
     def fail(*_):
         raise OSError("killed")
 
-    monkeypatch.setattr(checkpoint.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError):
-        checkpoint.write_atomically(path, b"half")
+        files.write_whole(path, b"half")
     assert path.read_bytes() == before
 
 

@@ -25,8 +25,9 @@ from remot_data.store.layers._sizes import each, nearest, resize, smooth
 from remot_data.store.layers.base import Arrays, Cut, Kind, Size, Slot
 
 SCALE = 64
-FORWARD_BACKWARD, PHOTOMETRIC = 1, 2
-CONFIDENT = FORWARD_BACKWARD | PHOTOMETRIC
+CONSISTENT = 1  # bit 0 of the confidence: the flows forward and back agree
+PHOTOMETRIC = 2  # bit 1: the warped earlier frame looks like this one
+CONFIDENT = CONSISTENT | PHOTOMETRIC
 EPE = 1.0  # a pixel's flow agrees within so many pixels
 _MOST_BYTES = 1 << 28  # of one member, unpacked: more is damage
 

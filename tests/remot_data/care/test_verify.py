@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from remot_data.assets import fetch
 from remot_data.care.verify import repair, verify
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
-from remot_data.store import Store, open_store
+from remot_data.store import Store, StoreError, open_store
 from remot_data.store.content import content, stats
 from tests.remot_data.conftest import digests
 
@@ -216,3 +217,18 @@ def _read(name, tars):
     import datasets
 
     return list(datasets.load_dataset("webdataset", data_files={"train": tars}, split="train", streaming=True))
+
+
+def test_a_store_drawn_by_another_version_is_not_repaired_with_other_values(own_dancers):
+    store = own_dancers
+    config = json.loads(store.files.read("store.json"))
+    config["synthetic"]["version"] = "1"
+    for name in ("store.json", "ledger/store.json"):
+        store.write_json(name, config)
+    shard = Path(store.url) / "frames/shard-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    broken = Store(store.url)
+    before = sorted(path for path in Path(store.url).rglob("*.tar"))
+    with pytest.raises(StoreError, match="drawn by version 1, this is 2"):
+        repair(broken, list(verify(broken)), workers=0)
+    assert sorted(path for path in Path(store.url).rglob("*.tar")) == before

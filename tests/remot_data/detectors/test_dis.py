@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from remot_data.detectors.base import Detector, DetectorError, load
-from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, DISFlow, consistent, one_opencv_thread, photometric
+from remot_data.detectors.dis import DISFlow, consistent, one_opencv_thread, photometric
+from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC
 
 
 def texture(height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:

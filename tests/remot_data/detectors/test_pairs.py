@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from remot_data.detectors._network import Runner  # noqa: E402
 from remot_data.detectors._pairs import Pairs, padded  # noqa: E402
-from remot_data.detectors.dis import CONSISTENT, PHOTOMETRIC, PRESETS, DISFlow, one_opencv_thread  # noqa: E402
+from remot_data.detectors.dis import PRESETS, DISFlow, one_opencv_thread  # noqa: E402
+from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC  # noqa: E402
 from tests.remot_data.detectors.company import assert_company_changes_nothing  # noqa: E402
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from remot_data.detectors.basic_scores import BasicScores
 from remot_data.schemas import KEYPOINTS, LABELS, convert_labels
 from remot_data.store import layers as kinds
 from remot_data.synthetic import Dancer, Scene, dance, layers
@@ -204,7 +205,10 @@ def test_layers_are_what_detectors_return(scenes: list[Scene]) -> None:
     assert np.allclose(made["flow"]["flow"][2], full, atol=1e-4)
     all_four = (scenes[0].confidence[2] & 1).reshape(64, 2, 48, 2).min((1, 3))
     assert np.array_equal(made["flow"]["confidence"][2] & 1, all_four)
-    assert (made["scores"]["persons"] == 1).all() and made["scores"]["motion"][0] == 0
+    assert (made["scores"]["persons"] == 1).all()
+    as_measured = BasicScores()(scenes[0].frames, pose=made["pose"])
+    for name in ("sharpness", "visible_joints", "motion"):
+        assert np.array_equal(made["scores"][name], as_measured[name])  # one schema, one meaning
 
 
 def test_a_given_background_is_used_and_another_size_refused() -> None:
