@@ -1,8 +1,8 @@
 """What reading a window for training costs a core, where that goes, and how many cores a card needs.
 
 For each stage, windows as the preset trains on them, of a store of drawn dancers at its size, are read one after the
-other in one thread, with the processor's clock around each part; of some rounds the fastest counts. Beside it, what
-`remot_model.training.reading.read_only` says of the whole path, by seconds of processors.
+other in one thread, with the CPU's clock around each part; of some rounds the fastest counts. Beside it, what
+`remot_model.training.reading.read_only` says of the whole path, by seconds of CPUs.
 
     python benchmarks/feeding.py [--preset paper] [--windows 100] [--rounds 5] [--store URL]
 """

@@ -247,16 +247,16 @@ def _annotated(
     """Frames a second of the task of `remot annotate`, and the share of its time that the network had a batch."""
     from remot_data.annotating.annotate import plan_job
     from remot_data.annotating.task import annotate_shards
-    from remot_data.engine import processors
+    from remot_data.engine import cpus
     from remot_data.store import open_store
 
     store = open_store(_store(_base(args), args))
     job = plan_job(store, kind, spec, weights, settings)
     job.detector()
     # The first shard warms up: memory, plans of cuDNN.
-    list(annotate_shards(store.url, [0], [job], processors()))
+    list(annotate_shards(store.url, [0], [job], cpus()))
     began = time.perf_counter()
-    receipts = list(annotate_shards(store.url, range(store.shard_count), [job], processors(), retry=True))
+    receipts = list(annotate_shards(store.url, range(store.shard_count), [job], cpus(), retry=True))
     seconds = time.perf_counter() - began
     return sum(r.frames for r in receipts) / seconds, sum(r.seconds[kind] for r in receipts) / seconds
 

@@ -166,14 +166,14 @@ def speed(folder: Path, frames: int, processes: int, rounds: int) -> bool:
     print(f"{total} frames of 1080p H.264 to {POLICY.size}, {processes} processes, median of {rounds}:")
     for name, value in medians.items():
         each = 1000 * statistics.median(work[name]) / total
-        print(f"  {name:<14}{total / value:>8.1f} frames/s{each:>8.2f} ms of processor time a frame")
+        print(f"  {name:<14}{total / value:>8.1f} frames/s{each:>8.2f} ms of CPU time a frame")
     of_best, of_naive = (medians[name] / medians["frames stage"] for name in ("best loop", "naive loop"))
     print(f"  of the best loop {of_best:.2f} (bound {BEST}), of the naive one {of_naive:.2f} (bound {NAIVE})")
     return of_best >= BEST and of_naive >= NAIVE
 
 
 def _spent() -> float:
-    """Seconds of processor time of all processes that this one began, and of theirs."""
+    """Seconds of CPU time of all processes that this one began, and of theirs."""
     times = [each.cpu_times() for each in psutil.Process().children(recursive=True)]
     return sum(t.user + t.system for t in times)
 

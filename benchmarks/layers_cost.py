@@ -32,7 +32,7 @@ from remot_data import assets
 from remot_data.annotating.annotate import annotate, plan_job, plan_jobs, run_jobs
 from remot_data.annotating.task import annotate_shards
 from remot_data.detectors.base import DEFAULTS, Arrays, Batched, Detector, load
-from remot_data.engine import open_engine, processors
+from remot_data.engine import cpus, open_engine
 from remot_data.records import Clip, Receipt
 from remot_data.store import Store, create_store
 from remot_data.store.layers import kind as layer_kind
@@ -225,8 +225,8 @@ def cost(clips: Sequence[np.ndarray], folder: str, repeats: int) -> bool:
         print(f"  {name:12s} {1000 * value / frames:5.1f}   {value / least[0]:.2f}")
     for name, spent in full.seconds.items():
         print(f"  {name:12s} {1000 * spent / frames / repeats:5.1f}   mean")
-    print(f"whole over bare {least[2] / least[0]:.2f} (bound {BOUND}, {processors()} cores)")
-    return least[2] <= BOUND * least[0] or processors() < 2
+    print(f"whole over bare {least[2] / least[0]:.2f} (bound {BOUND}, {cpus()} cores)")
+    return least[2] <= BOUND * least[0] or cpus() < 2
 
 
 def again(clips: Sequence[np.ndarray], folder: str, repeats: int) -> bool:
@@ -264,7 +264,7 @@ def card(clips: Sequence[np.ndarray], folder: str, repeats: int) -> bool:
     for _ in range(repeats):
         shutil.rmtree(store.files.path("layers"), ignore_errors=True)
         detector.busy = 0.0
-        wall = seconds(lambda: list(annotate_shards(store.url, range(store.shard_count), [job], processors())))
+        wall = seconds(lambda: list(annotate_shards(store.url, range(store.shard_count), [job], cpus())))
         shares.append(detector.busy / wall)
     print(f"a pretended card is busy {max(shares):.2f} of a task of {wall:.1f} s (bound {BUSY}), best of {repeats}")
     return max(shares) >= BUSY

@@ -4,7 +4,7 @@ The plain version is `tests/remot_model/reference.py`: a region and a frame at a
 every discriminator pass as often as the equations name it, attention with its matrix. Each runs in a process of its
 own, which also gives its peak memory. The person is a drawn dancer; the weights are fresh, and so are those of VGG-19,
 which does not change the cost. In the transfer the Layout GAN runs, but the stages after it get the dancer's layouts:
-what fresh weights draw is noise, and the crops follow the layout. Ratios are of processor time, which other work on the
+what fresh weights draw is noise, and the crops follow the layout. Ratios are of CPU time, which other work on the
 machine disturbs least; on a machine without any it is the threads' number times the seconds. A clip is transferred, not
 one frame: the plain version holds all of its frames, the package those of a piece, one on a CPU.
 
@@ -188,7 +188,7 @@ def main() -> int:
         for version in ("plain", "package"):
             command = [sys.executable, __file__, *sys.argv[1:], "--child", task, version]
             found[version] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-            cost = "{seconds:7.2f} processor seconds a frame, peak {peak:.2f} GB".format(**found[version])
+            cost = "{seconds:7.2f} CPU seconds a frame, peak {peak:.2f} GB".format(**found[version])
             print(f"{task:9} {version:8} {cost}", flush=True)
         times = found["plain"]["seconds"] / found["package"]["seconds"]
         memory = found["package"]["peak"] / found["plain"]["peak"]

@@ -7,7 +7,7 @@ classes of the layout (`remot6`), intersections and unions summed over all frame
 lacks is left out of its mean. Two kinds of flicker, in percent of the person's pixels seen in the frame before too:
 `still` is how many of those that the true flow moves by less than a quarter pixel change their label, `moving` how many
 of all differ from the label that the true flow brings there; the truth's own change is taken out by leaving out pixels
-where the true label changes. Times are processor time on one thread.
+where the true label changes. Times are CPU time on one thread.
 
 The dancers keep to the rules of the labels that the docs of the pose-guided parser state: the skin of a bare torso is
 `upper-clothes`. They share no constant with the parser.

@@ -1,7 +1,7 @@
 """How much faster two workers build than one: the sample clips, several parts of each, in turns, medians.
 
 The workers have built once before: starting them and loading the models is the same for a minute of video and for a
-week of it. The absolute numbers depend on the machine, and the ratio on its having two idle processors: so the last
+week of it. The absolute numbers depend on the machine, and the ratio on its having two idle CPUs: so the last
 line gives what two processes gain over one that only multiply. Run it with ``python benchmarks/workers.py``.
 """
 

@@ -1,4 +1,4 @@
-# The toolkit with its model package, for processors only. Build from the root of the repository:
+# The toolkit with its model package, for CPUs only. Build from the root of the repository:
 #   docker build -f docker/cpu.Dockerfile -t remot:cpu .
 #   docker build -f docker/cpu.Dockerfile -t remot:ultralytics --build-arg DETECTORS=ultralytics .
 # DETECTORS: names of scripts in docker/, each installing the libraries of one detector. Not all fit into one
@@ -15,7 +15,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY remot_data remot_data
 COPY remot_model remot_model
 COPY docker docker
-# The makers of torch have an index of builds for processors alone, a fifth of the size; pip prefers them where it is
+# The makers of torch have an index of builds for CPUs alone, a fifth of the size; pip prefers them where it is
 # told of it: --build-arg PIP_EXTRA_INDEX_URL=URL. ultralytics, flow and detectron2 bring a torch of their own.
 ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# detectron2 without compiled operators: keypoint R-CNN and Mask R-CNN, on the processor or a GPU.
+# detectron2 without compiled operators: keypoint R-CNN and Mask R-CNN, on the CPU or a GPU.
 #   docker/detectron2.sh [VENV]    into VENV (made if it is not there), or the active environment
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

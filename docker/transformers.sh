@@ -10,7 +10,7 @@ fi
 python=${venv:+$venv/bin/}python3
 
 # Installed only where there is none: on a machine with a GPU install the torch for its driver first.
-# 2.13.0: a build for processors alone, 0.9 GB instead of 5.5 GB. Where torchvision is wanted too, take 2.14.1 with 0.29.1.
+# 2.13.0: a build for CPUs alone, 0.9 GB instead of 5.5 GB. Where torchvision is wanted too, take 2.14.1 with 0.29.1.
 "$python" -c 'import torch' 2>/dev/null || "$python" -m pip install 'torch==2.13.0'
 # 5.23.0: the tests passed with it; it brings tokenizers, huggingface-hub and safetensors in versions that fit.
 "$python" -m pip install 'transformers==5.23.0'

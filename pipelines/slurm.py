@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--workers", type=int, default=8, help="worker processes, in as few jobs as hold them")
     size.add_argument("--adaptive", type=int, nargs=2, metavar=("MIN", "MAX"), help="as many as there is work for")
-    parser.add_argument("--cores", type=int, default=8, help="processors of a job")
+    parser.add_argument("--cores", type=int, default=8, help="CPUs of a job")
     parser.add_argument("--memory", default="24GB", help="memory of a job; begin with 3GB a core")
     parser.add_argument("--walltime", default="04:00:00", help="longest time of a job")
     parser.add_argument("--partition", help="Slurm's partition, where the default one will not do")

@@ -142,7 +142,7 @@ def transfer(
     ] = False,
     save: Annotated[
         str,
-        typer.Option(help="Views to save beside OUT, by comma: layout, regions, coarse, mask, weight, aligned, ..."),
+        typer.Option(help="Views to save next to OUT, by comma: layout, regions, coarse, mask, weight, aligned, ..."),
     ] = "",
     png: Annotated[bool, typer.Option("--png", help="Save them as folders of PNG instead of videos.")] = False,
     stages: Annotated[Path | None, typer.Option(help="A second video that shows every stage.")] = None,
@@ -233,7 +233,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure a run by self-reenactment: SSIM, PSNR, LPIPS, FID, TCM and the masked ones, beside two baselines."""
+    """Measure a run by self-reenactment: SSIM, PSNR, LPIPS, FID, TCM and the masked ones, next to two baselines."""
     with _reported():
         from remot_model.evaluating.evaluate import evaluate as run_evaluation
 

@@ -332,7 +332,7 @@ def preset(name: str) -> Config:
     ``tiny:layout6:tau=0.1``.
 
     Raises:
-        ConfigError: for an unknown name, two variants that set one field, or one that has no meaning beside another.
+        ConfigError: for an unknown name, two variants that set one field, or one that has no meaning next to another.
     """
     size, *variants = name.split(":")
     if size not in _SIZES:

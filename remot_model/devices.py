@@ -35,7 +35,7 @@ def pick(name: str) -> torch.device:
             has = f"this machine has {count} GPU{'s' * (count != 1)} that torch can use"
             raise ConfigError(f"there is no device {name!r}: {has}; `remot doctor` says more")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("there is no device 'mps' here: it is that of Apple's processors; take cpu")
+        raise ConfigError("there is no device 'mps' here: it is that of Apple's chips; take cpu")
     return torch.device(kind, number) if found[2] else torch.device(kind)
 
 

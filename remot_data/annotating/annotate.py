@@ -19,7 +19,7 @@ from remot_data.annotating.jobs import Job
 from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
-from remot_data.engine import Engine, Progress, Spoilt, open_engine, processors
+from remot_data.engine import Engine, Progress, Spoilt, cpus, open_engine
 from remot_data.records import LayerInfo, Receipt, Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
@@ -68,7 +68,7 @@ def annotate(
             a copy of ``main``.
         retry: try again the clips that the detector failed on before.
         wait: if somebody else is making this layer, wait until they are done.
-        workers: local worker processes for a detector that runs on processors, one each by default. One that runs on
+        workers: local worker processes for a detector that runs on CPUs, one each by default. One that runs on
             a GPU gets a worker for each GPU of ``CUDA_VISIBLE_DEVICES``, or of this machine. 0: everything runs in
             this process, on the first of them.
 
@@ -191,7 +191,7 @@ def run_jobs(
 ) -> list[Receipt]:
     """Run jobs over every shard that lacks one of them, then make the finished layers visible.
 
-    Jobs that run on processors and jobs that run on GPUs take passes of their own over a shard, side by side where
+    Jobs that run on CPUs and jobs that run on GPUs take passes of their own over a shard, side by side where
     none reads what another makes.
 
     `known` is what `known_shards` gives, to spare reading the indexes; without it, each shard's own index tells.
@@ -377,7 +377,7 @@ def annotate_shard(
 ) -> Receipt:
     """The task: make one shard of every job's layer. Harmless to run twice.
 
-    `threads` are the processors it may use, 0 for all that its process may.
+    `threads` are the CPUs it may use, 0 for all that its process may.
     """
     (receipt,) = annotate_tasks([{"url": url, "shard": shard, "jobs": jobs, "retry": retry, "threads": threads}])
     return receipt
@@ -390,6 +390,6 @@ def annotate_tasks(tasks: Sequence[Mapping[str, Any]]) -> Generator[Receipt]:
         url, retry, threads = (same[0][name] for name in ("url", "retry", "threads"))
         shards = [task["shard"] for task in same]
         try:
-            yield from annotate_shards(url, shards, list(map(Job.from_json, jobs)), threads or processors(), retry)
+            yield from annotate_shards(url, shards, list(map(Job.from_json, jobs)), threads or cpus(), retry)
         except base.DeviceLost as error:
             raise Spoilt(str(error)) from error

@@ -47,7 +47,7 @@ def annotate_shards(
 
     Args:
         jobs: in such an order that each comes after those whose layers it reads.
-        threads: processors to use. With one, nothing overlaps, unless a batched detector is used.
+        threads: CPUs to use. With one, nothing overlaps, unless a batched detector is used.
         retry: also the shards that are current.
 
     Raises:

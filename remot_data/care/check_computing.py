@@ -105,7 +105,7 @@ def _gpus(out: str | None) -> Iterator[Finding]:
 
     if not torch.cuda.is_available():
         detail = f"torch {torch.__version__} sees none; {', '.join(listed) or 'nvidia-smi lists none either'}"
-        remedy = "install a torch with CUDA for this driver; until then training runs on processors"
+        remedy = "install a torch with CUDA for this driver; until then training runs on CPUs"
         yield Finding("gpu", "warn", detail, remedy) if listed else Finding("gpu", "ok", detail)
     for number in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(number)

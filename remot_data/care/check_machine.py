@@ -1,4 +1,4 @@
-"""Checks of the installation and the machine: versions, memory and processors, open files, the disk."""
+"""Checks of the installation and the machine: versions, memory and CPUs, open files, the disk."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def _python(out: str | None) -> Iterator[Finding]:
 
 
 def _memory(out: str | None) -> Iterator[Finding]:
-    total, counted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _processors()
+    total, counted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _cpus()
     limit, share = group_limits()
-    memory, processors = min(total, limit or total), min(counted, share or counted)
-    workers = max(1, min(math.ceil(processors), int(memory / (2 * _GIB))))
-    detail = f"{processors:g} processors, {memory / _GIB:.1f} GiB of memory"
+    memory, cpus = min(total, limit or total), min(counted, share or counted)
+    workers = max(1, min(math.ceil(cpus), int(memory / (2 * _GIB))))
+    detail = f"{cpus:g} CPUs, {memory / _GIB:.1f} GiB of memory"
     if limit and limit < total or share and share < counted:
         detail += f" (a control group's limit; the machine has {counted} and {total / _GIB:.1f} GiB)"
-    if math.ceil(processors) < counted or workers < counted:
+    if math.ceil(cpus) < counted or workers < counted:
         remedy = f"start no more workers than fit, at 2 GiB each: --workers {workers}"
-        yield Finding("memory and processors", "warn", detail, remedy)
+        yield Finding("memory and CPUs", "warn", detail, remedy)
     else:
-        yield Finding("memory and processors", "ok", detail)
+        yield Finding("memory and CPUs", "ok", detail)
 
 
 def group_limits(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> tuple[int | None, float | None]:
-    """The memory in bytes and the processors that the control groups of this process allow; None for no limit.
+    """The memory in bytes and the CPUs that the control groups of this process allow; None for no limit.
 
     Reads both versions of control groups, and the groups above, since each may set a limit.
     """
     memory: list[int] = []
-    processors: list[float] = []
+    cpus: list[float] = []
     lines = own.read_text().splitlines() if own.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
         base = root / controllers
@@ -63,10 +63,10 @@ def group_limits(
                 folder / "cpu.cfs_period_us"
             )
             if len(quota) == 2 and quota[0].isdigit():
-                processors.append(int(quota[0]) / int(quota[1]))
+                cpus.append(int(quota[0]) / int(quota[1]))
             if folder == base:
                 break
-    return min(memory, default=None), min(processors, default=None)
+    return min(memory, default=None), min(cpus, default=None)
 
 
 _MEMORY_FILES = ("memory.max", "memory.limit_in_bytes")
@@ -76,10 +76,10 @@ def _words(path: Path) -> list[str]:
     return path.read_text().split() if path.is_file() else []
 
 
-def _processors() -> int:
-    from remot_data.engine.cluster import processors
+def _cpus() -> int:
+    from remot_data.engine.cluster import cpus
 
-    return processors()
+    return cpus()
 
 
 def _files(out: str | None) -> Iterator[Finding]:
@@ -157,7 +157,7 @@ _OTHER_OUT = "give another --out"
 # Each check, and what to do where the check itself crashes, hangs or fails.
 CHECKS: dict[str, tuple[Check, str]] = {
     "python": (_python, REINSTALL),
-    "memory and processors": (_memory, AGAIN),
+    "memory and CPUs": (_memory, AGAIN),
     "open files": (_files, AGAIN),
     "disk": (_disk, f"check that the folder answers (`ls`) and the address is right, or {_OTHER_OUT}"),
 }

@@ -15,7 +15,7 @@ from remot_data.store.shards import Sample
 
 
 def remove(store: Store, names: Collection[str], reason: str = "removed by hand") -> list[Clip]:
-    """Remove videos or clips by id: readers pass over them from now on, and no build takes them up again.
+    """Remove videos or clips by id: readers skip them from now on, and no build adds them again.
 
     Raises:
         StoreError: for an id that is neither that of a video nor of a clip.

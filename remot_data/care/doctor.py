@@ -1,7 +1,7 @@
 """Whether this machine can do the work: every part is tried out, not looked up.
 
 The checks run in a child process, since what is wrong with a machine may hang or kill a process: a codec built for
-another processor, a network folder that is gone, a driver that does not answer. Nothing is downloaded, and what is
+another CPU, a network folder that is gone, a driver that does not answer. Nothing is downloaded, and what is
 written is removed again.
 """
 
@@ -24,7 +24,7 @@ def diagnose(out: str | None = None) -> list[Finding]:
     """Try out every part of this machine, in under 30 seconds.
 
     Args:
-        out: URL of the store to make or to go on with; its disk is tried. The current folder by default.
+        out: URL of the store to make or to resume; its disk is tried. The current folder by default.
 
     Returns:
         A finding for each part, in a fixed order. A check that hangs, crashes or fails is one of them.

@@ -10,7 +10,7 @@ from remot_data.records import Record
 STATES = ("ok", "warn", "bad")
 
 AGAIN = "run `remot doctor` again on a quieter machine"
-REINSTALL = "pip install --force-reinstall remot, and ask for wheels that fit this processor"
+REINSTALL = "pip install --force-reinstall remot, and ask for wheels that fit this CPU"
 
 
 @dataclass(frozen=True)

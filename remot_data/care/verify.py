@@ -273,7 +273,7 @@ def _say_of_other_gpus(store: Store, job: Job, repaired: Collection[int]) -> Non
     now = {made[shard].get("gpu", "") for shard in repaired if shard in made}
     before = {meta.get("gpu", "") for shard, meta in made.items() if shard not in repaired}
     if before and now - before:
-        cards = [", ".join(sorted(name or "a processor" for name in names)) for names in (now, before)]
+        cards = [", ".join(sorted(name or "a CPU" for name in names)) for names in (now, before)]
         log.warning(
             "%s: %d shards were made again on %s, the others on %s: their values may differ in the last digits",
             *(job.folder, len(repaired), *cards),

@@ -26,7 +26,7 @@ from remot_data.detectors._torch import only_gpus
 
 def build(
     videos: Annotated[list[Path], typer.Argument(help="Videos, folders of videos, or manifests (.yaml).")],
-    to: Annotated[str, typer.Option("--out", help="The store to make, to go on with, or to add to.")],
+    to: Annotated[str, typer.Option("--out", help="The store to make, to resume, or to add to.")],
     size: Annotated[str | None, typer.Option(help="Height x width of the stored frames; 256x192.")] = None,
     fps: Annotated[str | None, typer.Option(help="Frames a second, or 'source' (the default).")] = None,
     margin: Annotated[float | None, typer.Option(help="Room around the person, as a share of its height; 0.1.")] = None,
@@ -58,7 +58,7 @@ def build(
 ) -> None:
     """Build a store: decode, find the person, crop, write frames, run the default layers.
 
-    On a store that is there, it goes on where it was, and adds the videos that are new; what is not given is as it was.
+    If the store exists, the build resumes, and new videos are added; options that are not given stay as they were.
     """
     from remot_data.annotating.jobs import Job
     from remot_data.detectors.base import DEFAULTS
@@ -178,7 +178,7 @@ def _print_build(summary: Any) -> None:
     frames = summary.frames
     out.print(
         f"{summary.store}: {summary.inputs} inputs = {summary.videos} kept + {summary.refused} refused"
-        + (f" ({summary.ignored} other files passed over)" if summary.ignored else "")
+        + (f" ({summary.ignored} other files skipped)" if summary.ignored else "")
     )
     out.print(
         f"{frames['decoded']} frames = {frames['kept']} kept + {frames['refused']} refused + "

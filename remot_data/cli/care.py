@@ -53,7 +53,7 @@ def remove(
     names: Annotated[list[str], typer.Argument(help="Ids of videos or clips; `remot stats --clips` lists them.")],
     reason: Annotated[str, typer.Option(help="Kept with the note.")] = "removed by hand",
 ) -> None:
-    """Take videos or clips out: readers pass over them at once, `remot compact` frees the space."""
+    """Take videos or clips out: readers skip them at once, `remot compact` frees the space."""
     from remot_data.care.compact import remove as run
     from remot_data.store import open_store
 

@@ -90,7 +90,7 @@ def invoke(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        err.print("stopped; what is finished is kept: run the same command again to go on")
+        err.print("stopped; what is finished is kept: run the same command again to resume")
     return code if isinstance(code, int) else 0
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from remot_data.annotating.jobs import Job
 
 Workers = Annotated[
-    int | None, typer.Option(help="Local worker processes, besides one a GPU; 0 runs everything in this one.")
+    int | None, typer.Option(help="Local worker processes, in addition to one per GPU; 0 runs everything in this one.")
 ]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a running dask scheduler, tcp://host:port.")]
 Gpus = Annotated[str | None, typer.Option(help="GPUs to use, as 0,1 or their UUIDs, or none; all by default.")]

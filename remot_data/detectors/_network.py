@@ -1,4 +1,4 @@
-"""Torch networks that come out the same on every machine's processor, with weights that must fit them."""
+"""Torch networks that come out the same on every machine's CPU, with weights that must fit them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _OneThread:
 
 @contextmanager
 def inference(device: str, *networks: torch.nn.Module) -> Iterator[None]:
-    """No gradients; and on the processor one thread, since sums that are split over threads round differently.
+    """No gradients; and on the CPU one thread, since sums that are split over threads round differently.
 
     Work is spread over processes, and over detectors. Networks that are not on the device yet are put there: a detector
     is made with its weights in main memory, so that a process that only asks for its fingerprint leaves GPUs alone.
@@ -65,7 +65,7 @@ def at_least_one(batch: int, detector: str) -> int:
 class Runner:
     """Runs the network of a batched detector where it belongs: bytes go up, results come down, a batch at a time.
 
-    On the processor items go through the network one by one, so `batch` changes nothing there, to the byte.
+    On the CPU items go through the network one by one, so `batch` changes nothing there, to the byte.
 
     Args:
         detector: its name, for errors.

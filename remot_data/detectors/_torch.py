@@ -30,7 +30,7 @@ def choose_device(wanted: str | None, detector: str, on_cpu: str) -> str:
 
     Args:
         wanted: ``cpu``, ``cuda``, ``cuda:N``, or None to choose.
-        on_cpu: what to expect of the processor, for the warning that is given once where it was not asked for.
+        on_cpu: what to expect of the CPU, for the warning that is given once where it was not asked for.
 
     Raises:
         DetectorError: for another name, or a CUDA device that torch does not see.
@@ -58,7 +58,7 @@ def choose_device(wanted: str | None, detector: str, on_cpu: str) -> str:
 @lru_cache
 def _warn_of_cpu(detector: str, on_cpu: str) -> None:
     if multiprocessing.parent_process() is None:  # a worker need not repeat it
-        log.warning("%s runs on the processor, since torch sees no CUDA device: expect %s", detector, on_cpu)
+        log.warning("%s runs on the CPU, since torch sees no CUDA device: expect %s", detector, on_cpu)
 
 
 def visible_gpus() -> list[str]:

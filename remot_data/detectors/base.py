@@ -79,9 +79,10 @@ class Pending(Protocol):
 class Batched(ABC):
     """Base of a detector in the batched form: three methods instead of `__call__`, which follows from them.
 
-    `split` and `join` are called by several threads at a time, beside `infer`, so they change nothing of the object;
-    `infer` is called by one thread. It sees batches of one size: clips share them, and the last of a shard is filled up
-    by repeating its last item. So an item's output must not depend on the others of its batch, nor on its place.
+    `split` and `join` are called by several threads at a time, while `infer` runs, so they change nothing of the
+    object; `infer` is called by one thread. It sees batches of one size: clips share them, and the last of a shard is
+    filled up by repeating its last item. So an item's output must not depend on the others of its batch, nor on its
+    place.
 
     Attributes:
         batch: items that go through the network together.

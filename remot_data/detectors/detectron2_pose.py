@@ -45,7 +45,7 @@ class Detectron2Pose(Batched):
         batch: frames that go through the network together; 8 on a card and 1 elsewhere if not given.
         precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it of the backbone.
         size: pixels that the shorter side of a frame is brought to; less is faster and finds less.
-        score: people of smaller score are passed over.
+        score: people of smaller score are skipped.
         threshold: keypoints of smaller confidence are stored as not seen. detectron2's confidences are small: it
             draws keypoints from 0.05 on.
 

@@ -105,7 +105,7 @@ class MMPose(Batched):
         sample = self._sample(np.zeros((8, 8, 3), np.uint8))
         self._meta, self._input = sample["data_samples"].metainfo, tuple(sample["inputs"].shape)
         self._colours = _colours(config.model.get("data_preprocessor", {}))
-        # What the network makes is decoded in `join`: MMPose's codecs work on the processor.
+        # What the network makes is decoded in `join`: MMPose's codecs work on the CPU.
         self._decode = network.head.decode
         network.head.decode = _undecoded
         network.register_buffer("mirrored", _tensor(self._dataset["flip_indices"]), persistent=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_EXPECTED = "a folder with config.json and model.safetensors, or one of these two beside the other"
+_EXPECTED = "a folder with config.json and model.safetensors, or one of these two next to the other"
 
 
 class SegFormerClothes(Batched):
@@ -178,7 +178,7 @@ def _weights_file(given: Path) -> tuple[Path, Path]:
     if path is None:
         raise DetectorError(f"segformer: there are no weights at {given}; give {_EXPECTED}")
     if not (path.parent / "config.json").is_file():
-        raise DetectorError(f"segformer: {path} has no config.json beside it; give {_EXPECTED}")
+        raise DetectorError(f"segformer: {path} has no config.json next to it; give {_EXPECTED}")
     return path, path.parent
 
 

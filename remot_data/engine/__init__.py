@@ -1,6 +1,6 @@
 """Running tasks, here or on workers. The only import of dask."""
 
-from remot_data.engine.engine import Engine, EngineError, Progress, Spoilt, open_engine, processors
+from remot_data.engine.engine import Engine, EngineError, Progress, Spoilt, cpus, open_engine
 
 __all__ = [
     "Engine",
@@ -8,5 +8,5 @@ __all__ = [
     "Progress",
     "Spoilt",
     "open_engine",
-    "processors",
+    "cpus",
 ]

@@ -20,15 +20,15 @@ from remot_data.errors import RemotError
 
 _SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
-_FEEDING = 4  # processors that read, decode, encode and write for one GPU
+_FEEDING = 4  # CPUs that read, decode, encode and write for one GPU
 
 
 class EngineError(RemotError, RuntimeError):
     """The cluster cannot be used, or a task failed; the message names the task."""
 
 
-def processors() -> int:
-    """Processors this process may use."""
+def cpus() -> int:
+    """CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -65,7 +65,7 @@ class OtherWorkers:
 
 
 class LocalWorkers:
-    """Worker processes on this machine, some for its processors and one for each GPU.
+    """Worker processes on this machine, some for its CPUs and one for each GPU.
 
     Starting them takes seconds: where nothing is left to do that needs one, it is never started.
     """
@@ -120,7 +120,7 @@ class LocalWorkers:
     @property
     def wanted(self) -> int:
         """How many workers for tasks without a GPU."""
-        return self._count or max(1, processors() - _FEEDING * self.gpus)
+        return self._count or max(1, cpus() - _FEEDING * self.gpus)
 
     def _start(self, need: str, options: Sequence[Mapping[str, Any]]) -> None:
         cluster, names = self._cluster, [f"{need}-{number}" for number in range(len(options))]

@@ -20,7 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from remot_data.engine.cluster import EngineError, LocalWorkers, OtherWorkers, connected, processors, quiet
+from remot_data.engine.cluster import EngineError, LocalWorkers, OtherWorkers, connected, cpus, quiet
 from remot_data.errors import RemotError
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Engine:
         others one, since processes overlap by themselves. Results come as they complete, until no task is left.
 
         No more tasks than a few a worker are with the scheduler at a time, so its memory does not grow with
-        their number; a worker that dies loses the tasks it had, which others take up.
+        their number; tasks of a worker that dies are retried by others.
 
         Args:
             work: ``CPU`` or ``GPU`` -> tasks that ask for one unit of that dask resource, where any worker declares
@@ -134,10 +134,10 @@ class Engine:
                 raise _failed(label, taken[min(done, len(taken) - 1)], error) from error
 
     def threads(self, tasks: int, need: str = "CPU") -> int:
-        """Processors for each of so many tasks: 0 for all that its process may use."""
+        """CPUs for each of so many tasks: 0 for all that its process may use."""
         if self._workers is None or need != "CPU":
             return 0
-        return max(1, processors() // max(1, min(self._workers.wanted, tasks))) if self._workers.wanted else 1
+        return max(1, cpus() // max(1, min(self._workers.wanted, tasks))) if self._workers.wanted else 1
 
     def _run_dask(self, function: Many, work: Mapping[str, deque[Task]], label: str) -> Iterator[Any]:
         assert self._workers is not None
@@ -311,7 +311,7 @@ def _attempted(function: Many, tasks: Sequence[Task]) -> list[Any]:
 
 
 def _renew(dask_worker: Any) -> None:
-    """End a worker, whose tasks others take up; its nanny starts it again."""
+    """End a worker, whose tasks others retry; its nanny starts it again."""
     dask_worker.loop.add_callback(dask_worker.close_gracefully, restart=True, reason="its process is spoilt")
 
 
@@ -332,7 +332,7 @@ def open_engine(
     """An engine on a local cluster, on an existing one, or on nothing.
 
     Args:
-        workers: local worker processes with one thread each for tasks that need no GPU; as many as processors by
+        workers: local worker processes with one thread each for tasks that need no GPU; as many as CPUs by
             default, less those that feed GPUs. 0: no processes, everything runs in this one.
         scheduler: address of a running dask scheduler, ``tcp://host:port``; `workers` and `gpus` are then ignored.
         gpus: gives the GPUs of this machine, each as ``CUDA_VISIBLE_DEVICES`` names it, when a task first needs one;

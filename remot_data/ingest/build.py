@@ -84,7 +84,7 @@ def build(
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Build a store from videos, or add videos to one; run again after an interruption, it goes on where it was.
+    """Build a store from videos, or add videos to one; run again after an interruption, it resumes.
 
     Args:
         videos: files, folders (searched through) or manifests (``.yaml``).
@@ -237,7 +237,7 @@ def _check_limit(limit: float | None, seen: int, refused: Counter[str]) -> None:
     counts = ", ".join(f"{code} {count}" for code, count in refused.most_common())
     raise StoreError(
         f"stopped: of the first {seen} inputs {total} were refused, more than {limit:.0%} ({counts}); what was looked "
-        "through is kept, so run again with another limit to go on"
+        "through is kept, so run again with another limit to resume"
     )
 
 

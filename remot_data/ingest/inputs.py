@@ -59,7 +59,7 @@ class Input(Record):
 
 
 def find_inputs(videos: Any, root: str | os.PathLike[str] | None = None) -> tuple[list[Input], int]:
-    """Every file to build from, in a fixed order, and how many other files of the folders were passed over.
+    """Every file to build from, in a fixed order, and how many other files of the folders were skipped.
 
     Args:
         videos: files, folders (searched through) or manifests (``.yaml``), one or several.
@@ -83,7 +83,7 @@ def find_inputs(videos: Any, root: str | os.PathLike[str] | None = None) -> tupl
             raise InputError(f"{path} does not exist")
         found.update((item.path, item) for item in items)
     if not found:
-        raise InputError(f"no file to build from in {', '.join(map(str, several))} ({ignored} others passed over)")
+        raise InputError(f"no file to build from in {', '.join(map(str, several))} ({ignored} other files skipped)")
     return [found[path] for path in sorted(found)], ignored
 
 

@@ -27,14 +27,14 @@ _PICTURES = {
     "webp": (b"RIFF", b""),
 }
 _PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp"))
-_PICTURE_RATE = 30.0  # frames a second, where nobody says
+_PICTURE_RATE = 30.0  # frames a second, by default
 
 
 def frame_names(folder: str | Path) -> list[str]:
     """The file names of the pictures in a folder, in the order in which they are its frames.
 
     Natural order: digits count as numbers, so ``9.png`` comes before ``10.png``. Hidden files and others than
-    PNG, JPEG, BMP and WebP (by their suffix) are passed over, and so are folders.
+    PNG, JPEG, BMP and WebP (by their suffix) are skipped, and so are folders.
 
     Raises:
         VideoError: ``unreadable``: there is no such folder, no picture in it, or a link to nothing.

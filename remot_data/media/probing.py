@@ -61,7 +61,7 @@ def probe(path: str | Path, fps: float | None = None) -> Probe:
     these (MPEG-TS, AVI, a fragmented MP4 cut between two fragments) gives the frames that are there.
 
     Args:
-        fps: frames a second of a folder of pictures, 30 where nobody says; ignored for a file, which has times.
+        fps: frames a second of a folder of pictures, 30 by default; ignored for a file, which has times.
 
     Raises:
         VideoError: ``unreadable``, ``no-video-stream``, ``truncated`` or ``no-frames``.

@@ -108,7 +108,7 @@ def read(
         decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: the same frames with slightly different
             colours. decord converts whole pictures first, so it is the slower one where `crop` or `size` is given
             (``benchmarks/decode.py``).
-        passing: also give the frames that are passed over on the way, with an empty picture [0, 0, 3]: a sign of life
+        passing: also give the frames that are skipped on the way, with an empty picture [0, 0, 3]: a sign of life
             where the way is long, as in a container that has to be read from the beginning.
 
     Raises:

@@ -45,7 +45,7 @@ class Loader:
     list of their ids) and ``number`` (int64 [N], the number of each in the order, counted over all epochs).
 
     What is done is one integer, `seen`: windows of the order that all ranks together have taken, counted over all
-    epochs. `state_dict` holds it, and any number of ranks and workers and any batch size may go on from it.
+    epochs. `state_dict` holds it, and any number of ranks and workers and any batch size may resume from it.
 
     A damaged window is replaced by another of the epoch, a function of its number: so every rank still gets equal
     batches. It is kept in `replaced`, and reported at the end of the epoch.
@@ -112,7 +112,7 @@ class Loader:
         return len(self.plan) % (self.batch * self.world_size)
 
     def state_dict(self) -> dict[str, int]:
-        """What `load_state_dict` needs to go on behind the batch that was taken last."""
+        """What `load_state_dict` needs to resume behind the batch that was taken last."""
         return {"seen": self.seen}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

@@ -169,7 +169,7 @@ class Mix:
     """Several orders as one, each with its share of every stretch of an epoch, however short.
 
     With weight w an epoch shows w times the windows that the data set has. What a weight leaves over is not lost:
-    the next epoch goes on where this one stopped, so all windows of a data set come up equally often.
+    the next epoch continues where this one stopped, so all windows of a data set come up equally often.
 
     Raises:
         ValueError: for weights that are not positive, or too few of them.
@@ -263,7 +263,7 @@ def batches(
     Args:
         skip: batches that this worker has done already.
         last: what becomes of the end of the epoch that `start` is in, where it is no whole round: ``drop`` leaves it
-            out, ``pad`` fills up with the beginning of the epoch, ``through`` goes on with the next, without end.
+            out, ``pad`` fills up with the beginning of the epoch, ``through`` continues with the next, without end.
 
     Raises:
         ValueError: for a rank or worker outside its range, or another `last`.

@@ -88,7 +88,7 @@ class Crew:
             process.join(_PATIENCE)
             raise WorkerError(
                 f"the worker process {process.pid} of the loader is gone (exit code {process.exitcode}; -9 is what the "
-                "system does when memory is short); go on from the last saved state"
+                "system does when memory is short); resume from the last saved state"
             ) from None
         if isinstance(answer, BaseException):
             raise answer

@@ -40,7 +40,7 @@ class Cache:
 
     The size is looked at after every 64 MB written (a twentieth of the limit, if that is less): so for each process
     that writes, the limit may be passed by that much for a moment. What was not used for longest goes first. Where the
-    disk is full or refuses, reading goes on without the cache, which is said once; it is tried again after a minute.
+    disk is full or refuses, reading continues without the cache, which is said once; it is tried again after a minute.
 
     A cache can be pickled, and used by several threads and in forked processes.
     """
@@ -167,7 +167,8 @@ class Cache:
         with self._guard:
             said, self._said = self._said, True
         if not said:
-            log.warning("the cache %s cannot be written (%s); reading goes on without it", self.folder, error.strerror)
+            why = "the cache %s cannot be written (%s); reading continues without it"
+            log.warning(why, self.folder, error.strerror)
 
     @contextmanager
     def _claimed(self, paths: Iterable[str]) -> Iterator[None]:

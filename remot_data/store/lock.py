@@ -94,7 +94,7 @@ class Lock:
         while not self._done.wait(self.BEAT):
             with contextlib.suppress(OSError):
                 if not self._is_mine():
-                    log.warning("%s: the lock was taken over; both go on, and write the same bytes", self._files.url)
+                    log.warning("%s: the lock was taken over; both continue, and write the same bytes", self._files.url)
                     return
                 self._files.write(self._name, self._content())
 

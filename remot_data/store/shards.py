@@ -107,7 +107,7 @@ def write(
 def table_bytes(table: pa.Table, group: int | None = None) -> bytes:
     """A table as Parquet, the same bytes for the same table, sealed (`records.sealed`).
 
-    `group` rows go into one row group, with the statistics a reader needs to pass over the others.
+    `group` rows go into one row group, with the statistics a reader needs to skip the others.
     """
     meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
     table = table.replace_schema_metadata({META: json.dumps({**meta, "seal": NO_SEAL}, sort_keys=True)})

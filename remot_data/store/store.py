@@ -126,7 +126,7 @@ class Store:
 
     @cached_property
     def removed(self) -> dict[str, str]:
-        """The clips that were removed, and why; readers pass over them, a build never takes them up again."""
+        """The clips that were removed, and why; readers skip them, a build never adds them again."""
         try:
             return self._read_json("removed.json")["clips"]
         except FileNotFoundError:
@@ -270,8 +270,8 @@ class Store:
     ) -> dict[str, Any]:
         """Write one shard, tar before index, and return the index metadata; see `shards.write`.
 
-        Where there is one already, its old index does not fit the new tar: until the new one is there, it lies beside
-        it under a temporary name, so that `sweep` can finish what was interrupted in between.
+        Where there is one already, its old index does not fit the new tar: until the new one is there, it lies next
+        to it under a temporary name, so that `sweep` can finish what was interrupted in between.
         """
         index, coming = index_name(folder, shard), index_name(folder, shard) + _NEXT
         replaces = self.files.exists(index)

@@ -194,7 +194,7 @@ def evaluate(
     method and frame; ``samples.png`` a frame of several clips, ``worst.png`` the frames of lowest Mask-PSNR.
 
     The source is the most frontal frame of the clip, outside the held-out part where the split is by time. Poses are
-    those of the store, layouts are generated. Windows that adjoin are one sequence: the networks' memory goes on.
+    those of the store, layouts are generated. Windows that adjoin are one sequence: the networks' memory is kept.
 
     Args:
         run: the run folder, with every stage trained, or an opened run.

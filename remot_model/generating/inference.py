@@ -135,7 +135,7 @@ class Runner:
             self._lanes = None
             log.warning("stages that overlap in a CUDA graph do not give their own bytes here; they run one by one")
         self._nets.plain = "a recorded piece did not give the bytes of its kernels one by one"
-        log.warning("transfer goes on without CUDA graphs: %s", self._nets.plain)
+        log.warning("transfer continues without CUDA graphs: %s", self._nets.plain)
         return False
 
     def _in_lanes(self, given: dict[str, Tensor]) -> tuple[Transferred, dict[str, State]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from remot_model.networks import gpu
 
-# Where Winograd's way pays, on processors with AVX-512; below, transforming the weights costs what it saves.
+# Where Winograd's way pays, on CPUs with AVX-512; below, transforming the weights costs what it saves.
 _CHANNELS = 512
 _TILES = 128
 

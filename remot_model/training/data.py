@@ -216,6 +216,6 @@ def _jitter_table(gains: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 
 
 def _jitter(image: np.ndarray, table: np.ndarray) -> None:
-    """Change the colours of uint8 [H, W, 3] in place. One picture at a time stays in the processor's cache."""
+    """Change the colours of uint8 [H, W, 3] in place. One picture at a time stays in the CPU's cache."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     image[:] = cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)

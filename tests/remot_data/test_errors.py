@@ -206,7 +206,7 @@ class Held(RemotError):
         (Held("somebody holds it"), 75, "error: somebody holds it\n"),
         (FileNotFoundError(2, "No such file or directory", "a.mp4"), 2, "error: a.mp4: No such file or directory\n"),
         (PermissionError("only for others"), 2, "error: only for others\n"),
-        (KeyboardInterrupt(), 130, "stopped; what is finished is kept: run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "stopped; what is finished is kept: run the same command again to resume\n"),
         (typer.Exit(1), 1, ""),
     ],
 )

@@ -202,9 +202,9 @@ def test_without_a_gpu_a_network_runs_on_the_processor_and_says_so_once(own_danc
     (tmp_path / "notes").mkdir()
     _warn_of_cpu.cache_clear()
     annotate(own_dancers, "parsing", f"{tmp_path / 'chooses.py'}:Labels", settings=told(tmp_path / "chooses.py"))
-    assert caplog.messages == ["labels runs on the processor, since torch sees no CUDA device: expect a second a frame"]
+    assert caplog.messages == ["labels runs on the CPU, since torch sees no CUDA device: expect a second a frame"]
     assert len({process for process, _ in notes(tmp_path / "chooses.py")}) >= 1
-    assert "runs on the processor" not in capfd.readouterr().err  # a worker did not say it again
+    assert "runs on the CPU" not in capfd.readouterr().err  # a worker did not say it again
 
 
 @pytest.mark.slow
@@ -240,7 +240,7 @@ def test_a_gpu_is_named_by_gpus_where_workers_see_one(own_dancers, file, capsys)
 
 
 def chain(store, file):
-    """Jobs by turns on a processor, a GPU and a processor, each reading the one before; and one that reads none."""
+    """Jobs by turns on a CPU, a GPU and a CPU, each reading the one before; and one that reads none."""
     kinds = {"pose": "Pose", "parsing": "Reads", "flow": "Flow"}
     jobs = {kind: Job(kind, f"{file}:{name}", settings=told(file)) for kind, name in kinds.items()}
     return plan_jobs(store, {**jobs, "background": "temporal-median"})

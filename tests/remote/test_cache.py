@@ -151,7 +151,7 @@ def test_a_disk_that_is_full_is_said_once_and_read_past(served, wanted, tmp_path
     monkeypatch.setattr(os, "replace", replace)
     with caplog.at_level(logging.WARNING):
         assert same(list(Loader(plan_of(served, Cache(tmp_path)), 2, threads=3)), wanted)
-    assert caplog.text.count("reading goes on without it") == 1
+    assert caplog.text.count("reading continues without it") == 1
     assert left[0] < 0 and not list(tmp_path.rglob("*.tmp"))
 
 

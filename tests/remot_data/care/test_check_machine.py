@@ -1,4 +1,4 @@
-"""Memory and processors that control groups allow, open files, disks that are full, read-only or lie."""
+"""Memory and CPUs that control groups allow, open files, disks that are full, read-only or lie."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_fewer_workers_are_advised_where_a_group_is_smaller_than_the_machine(
     memory: int | None, share: float | None, workers: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gib = 2**30
-    monkeypatch.setattr(check_machine, "_processors", lambda: 8)
+    monkeypatch.setattr(check_machine, "_cpus", lambda: 8)
     monkeypatch.setattr(check_machine, "group_limits", lambda: (memory, share))
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 32 * gib // 4096, "SC_PAGE_SIZE": 4096}.__getitem__)
     finding = one(check_machine._memory(None))

@@ -322,7 +322,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtu
         assert _torch.choose_device("cpu", "schp", "") == "cpu"
     assert (
         [r.getMessage() for r in caplog.records].count(
-            "schp runs on the processor, since torch sees no CUDA device: expect a minute a frame"
+            "schp runs on the CPU, since torch sees no CUDA device: expect a minute a frame"
         )
         == len(caplog.records)
         == 1

@@ -197,7 +197,7 @@ def test_wrong_files_are_named(saved: Path, tmp_path: Path, monkeypatch: pytest.
     (other / "config.json").write_text("{")
     assert "cannot be read as JSON" in raised(other)
     (other / "config.json").unlink()
-    assert "has no config.json beside it" in raised(other)
+    assert "has no config.json next to it" in raised(other)
     shutil.copy(saved / "config.json", other)
     (other / "model.safetensors").write_bytes(b"junk")
     assert "is no safetensors file" in raised(other)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from remot_data.engine import Engine, EngineError, open_engine
-from remot_data.engine.cluster import LocalWorkers, OtherWorkers, processors
+from remot_data.engine.cluster import LocalWorkers, OtherWorkers, cpus
 from remot_data.engine.engine import _together
 
 
@@ -48,8 +48,8 @@ def test_processors_are_shared_among_the_tasks_of_one_machine():
 
     assert Engine().threads(8) == local(2).threads(8, "GPU") == 0
     assert Engine(OtherWorkers(None)).threads(8) == 1  # on a cluster nobody knows who else is there
-    assert local(4).threads(1) == processors()
-    assert local(2 * processors()).threads(9999) == local(None).threads(9999) == 1
+    assert local(4).threads(1) == cpus()
+    assert local(2 * cpus()).threads(9999) == local(None).threads(9999) == 1
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ def test_the_command_says_what_was_refused_and_ends_with_status_1(mixed, tmp_pat
     )
     printed = capsys.readouterr().out
     assert status == 1
-    assert "7 inputs = 1 kept + 6 refused (1 other files passed over)" in printed
+    assert "7 inputs = 1 kept + 6 refused (1 other files skipped)" in printed
     assert "no-video-stream" in printed
     assert json.loads(printed.strip().splitlines()[-1])["refused"] == 6
 

@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_read_is_an_input_that_is_refused(tmp_path, monk
     assert below(tmp_path, items) == {"open/1.mp4": "", "shut": "unreadable"}
 
 
-@pytest.mark.parametrize(("make", "says"), [((), "does not exist"), (("x/notes.txt",), "1 others passed over")])
+@pytest.mark.parametrize(("make", "says"), [((), "does not exist"), (("x/notes.txt",), "1 other files skipped")])
 def test_inputs_that_hold_nothing_are_an_error(tmp_path, make, says):
     touch(tmp_path, *make)
     with pytest.raises(InputError, match=says):
