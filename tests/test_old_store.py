@@ -54,7 +54,7 @@ def test_it_verifies_and_streams_what_it_streamed() -> None:
 
 
 def test_its_policy_is_written_today_as_it_was_then() -> None:
-    """A new field without a place in `policy._LATER` would make it a store of another policy, to which nothing is added."""
+    """A new field that is not among `policy._LATER` would make it a store of another policy, which cannot grow."""
     policy = open_store(str(OLD)).config["policy"]
     assert json.loads(json.dumps(Policy.from_json(policy).to_json())) == policy
 
