@@ -271,7 +271,7 @@ _MEANINGLESS: dict[str | None, tuple[str, ...]] = {
 
 _ALL_AUTO = dict.fromkeys(AUTO_FIELDS, "auto")
 
-_SIZES: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": _ALL_AUTO,
     "small": {
         **_ALL_AUTO,
@@ -307,7 +307,7 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 
 # Variants of a preset, joined by colons: the rows of the paper's ablation tables 3 and 4, and what it leaves open.
-_VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "no-tam": {"use_tam": False},
     "no-wcn": {"use_wcn": False},
     "no-gam": {"use_wcn": False, "use_gam": False},
@@ -335,8 +335,8 @@ def preset(name: str) -> Config:
         ConfigError: for an unknown name, two variants that set one field, or one that has no meaning next to another.
     """
     size, *variants = name.split(":")
-    if size not in _SIZES:
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(_SIZES)}, with {_known_variants()}")
+    if size not in PRESETS:
+        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}, with {_known_variants()}")
     fields: dict[str, Any] = {}
     for variant in variants:
         found = _variant(variant, name)
@@ -345,12 +345,12 @@ def preset(name: str) -> Config:
         fields |= found
     if not fields.get("use_wcn", True) and (idle := [f for f in _OF_THE_WCN if f in fields]):
         raise ConfigError(f"the preset {name!r} has no composition network, so {', '.join(idle)} changes nothing")
-    return Config(name=name, **{**_SIZES[size], **fields})
+    return Config(name=name, **{**PRESETS[size], **fields})
 
 
 def _variant(variant: str, name: str) -> dict[str, Any]:
-    if variant in _VARIANTS:
-        return _VARIANTS[variant]
+    if variant in VARIANTS:
+        return VARIANTS[variant]
     key, _, value = variant.partition("=")
     try:
         if key == "tau":
@@ -361,7 +361,7 @@ def _variant(variant: str, name: str) -> dict[str, Any]:
 
 
 def _known_variants() -> str:
-    return f"{', '.join(':' + v for v in _VARIANTS)} and :tau=NUMBER"
+    return f"{', '.join(':' + v for v in VARIANTS)} and :tau=NUMBER"
 
 
 def temporal_spacings(config: Config) -> tuple[int, ...]:

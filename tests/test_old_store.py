@@ -19,6 +19,7 @@ from remot_data.assets import fetch
 from remot_data.care.verify import repair, verify
 from remot_data.detectors.base import DEFAULTS
 from remot_data.ingest.build import build
+from remot_data.ingest.policy import Policy
 from remot_data.reading.stream import Plan
 from remot_data.store import Store, open_store
 
@@ -50,6 +51,12 @@ def test_it_verifies_and_streams_what_it_streamed() -> None:
     assert not list(verify(store))
     expected = json.loads((DATA / "store-1c74548-windows.json").read_text())
     assert windows(store, set(store.clip)) == expected and len(expected) == 6
+
+
+def test_its_policy_is_written_today_as_it_was_then() -> None:
+    """A new field that is not among `policy._LATER` would make it a store of another policy, which cannot grow."""
+    policy = open_store(str(OLD)).config["policy"]
+    assert json.loads(json.dumps(Policy.from_json(policy).to_json())) == policy
 
 
 def test_its_layers_are_those_of_todays_default_detectors(old: Store) -> None:

@@ -22,23 +22,21 @@ from remot_data.exchange.view import View
 from remot_data.records import Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 
-# Format -> the layers it cannot do without.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "solodance": ("pose", "parsing"),
-    "webdataset": (),
-    "coco": ("pose",),
-    "croissant": (),
-}
-# What writes the files of one shard, and what the whole needs in the end.
-_SHARD: dict[str, Callable[[View, Path], list[Any]]] = {
-    "solodance": solodance.write_shard,
-    "webdataset": webdataset.write_shard,
-    "coco": coco.write_shard,
-}
-_FINISH: dict[str, Callable[[Store, Snapshot, Path, Path, Sequence[Mapping[str, Any]]], None]] = {
-    "webdataset": webdataset.finish,
-    "coco": coco.finish,
-    "croissant": croissant.finish,
+
+@dataclass(frozen=True)
+class Format:
+    """The layers that a format cannot do without, what writes the files of one shard, and what the whole in the end."""
+
+    needs: tuple[str, ...] = ()
+    write_shard: Callable[[View, Path], list[Any]] | None = None
+    finish: Callable[[Store, Snapshot, Path, Path, Sequence[Mapping[str, Any]]], None] | None = None
+
+
+FORMATS = {
+    "solodance": Format(("pose", "parsing"), solodance.write_shard),
+    "webdataset": Format((), webdataset.write_shard, webdataset.finish),
+    "coco": Format(("pose",), coco.write_shard, coco.finish),
+    "croissant": Format(finish=croissant.finish),
 }
 
 
@@ -96,8 +94,8 @@ def export(
     if not any(splits.values()):
         shutil.rmtree(part)
         raise StoreError(f"snapshot {snapshot!r} of {store.url} lets no frame through; loosen its filter")
-    if to in _FINISH:
-        _FINISH[to](store, chosen, part, target, done)
+    if finish := FORMATS[to].finish:
+        finish(store, chosen, part, target, done)
     if target.exists():
         target.rmdir()
     part.rename(target)
@@ -117,7 +115,7 @@ def export(
 def _check(store: Store, snapshot: Snapshot, to: str, target: Path) -> None:
     if to not in FORMATS:
         raise StoreError(f"there is no export to {to!r}; known are {', '.join(FORMATS)}")
-    missing = [kind for kind in FORMATS[to] if kind not in snapshot.layers]
+    missing = [kind for kind in FORMATS[to].needs if kind not in snapshot.layers]
     if missing:
         raise StoreError(
             f"{to} needs the {' and '.join(missing)} layer, which snapshot {snapshot.name!r} does not have"
@@ -139,6 +137,6 @@ def export_shard(url: str, shard: int, snapshot: str, to: str, out: str) -> dict
         result["clips"] += bool(kept)
         for split, frames in kept.items():
             result["splits"][split] = result["splits"].get(split, 0) + frames
-    if to in _SHARD:
-        result["files"] = _SHARD[to](view, Path(out))
+    if write := FORMATS[to].write_shard:
+        result["files"] = write(view, Path(out))
     return result

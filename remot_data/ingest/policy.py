@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from remot_data.records import HW, Record
+
+# Fields that came after stores were built. They are not named at their defaults: policies keep the bytes that they had.
+_LATER = frozenset(("finder",))
 
 
 @dataclass(frozen=True)
@@ -63,5 +66,5 @@ class Policy(Record):
             raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 
     def to_json(self) -> dict[str, Any]:
-        # The default finder is not named: policies keep the bytes they had before there was a choice.
-        return {name: value for name, value in super().to_json().items() if name != "finder" or value is not None}
+        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        return {n: value for n, value in super().to_json().items() if n not in usual or value != usual[n]}

@@ -374,7 +374,13 @@ def _parts(batch: Tensors, count: int) -> list[Tensors]:
 
 
 def _row(names: Sequence[str], losses: Tensors, counts: Tensors) -> Tensor:
-    """Sums and counts [2, names] of the losses of a chunk of one part in one process."""
+    """Sums and counts [2, names] of the losses of a chunk of one part in one process.
+
+    Raises:
+        TrainingError: for a loss without a name, which would be learnt from and written down nowhere.
+    """
+    if unnamed := sorted(losses.keys() - set(names)):
+        raise TrainingError(f"the losses {', '.join(unnamed)} are not among the terms of their stage: name them there")
     zero, one = losses["total"].new_zeros((), dtype=torch.float32), losses["total"].new_ones((), dtype=torch.float32)
     values = torch.stack([losses[n].float() if n in losses else zero for n in names])
     there = torch.stack([counts.get(n, one) if n in losses else zero for n in names])

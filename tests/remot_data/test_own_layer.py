@@ -141,7 +141,7 @@ def through_every_room(store: Store, spec: str, out: Path) -> None:
     batch = next(iter(Loader(Plan(store, "depth", layers=["depth"]), 2, threads=0)))
     assert batch["depth"].shape == (2, 6, 64, 48)
 
-    with pytest.raises(LayerError, match="no kind of layer is called 'dept'; known: frames, .*scores, depth"):
+    with pytest.raises(LayerError, match="no kind of layer is called 'dept'; known: frames, .*, depth; "):
         annotate(store, "dept", spec)
     alike, apart = (compare(store, "depth", made[0], other, out / other, workers=0) for other in made[1:])
     assert alike.agreement == 1.0 and apart.agreement < 0.3 < 0.4 < apart.measures["relative_error"]
@@ -236,7 +236,7 @@ def test_a_store_with_an_unknown_kind_opens_and_is_verified_and_reading_it_names
     store = open_store(own_dancers.url)
     clip, says = (
         store.clips[0],
-        "no kind of layer is called 'depth'; known: frames, pose, .*scores; install the",
+        "no kind of layer is called 'depth'; known: frames, pose, [^;]*; install the",
     )
     assert [info.id for info in store.layers if info.kind == "depth"] == [made]
     assert list(verify(store)) == []
@@ -321,7 +321,7 @@ def test_a_kind_need_not_do_everything(own_dancers, tmp_path):
     file.write_text(TEMPLATE.read_text().split("    def resized(")[0] + BARE)
     made = annotate(own_dancers, "depth", f"{file}:Ramp", snapshot="depth", workers=0).id
     assert list(verify(own_dancers)) == []
-    with pytest.raises(RuntimeError, match="'depth' cannot be compared; those of pose, parsing, flow can"):
+    with pytest.raises(RuntimeError, match="'depth' cannot be compared; those of pose, .* can"):
         compare(own_dancers, "depth", made, made, tmp_path / "out", workers=0)
     with pytest.raises(RuntimeError, match="windows hold no depth layer"):
         next(stream(own_dancers, snapshot="depth", layers=["depth"]))

@@ -3,11 +3,11 @@ import json
 
 import pytest
 
-from remot_model.config import STAGES, Config, ConfigError, StagePlan, preset, temporal_spacings
+from remot_model.config import PRESETS, STAGES, VARIANTS, Config, ConfigError, StagePlan, preset, temporal_spacings
 
 
 @pytest.mark.parametrize(
-    "name", ["paper", "small", "tiny:no-tam", "tiny:no-gam", "small:no-wcn:layout6", "tiny:tau=0.1"]
+    "name", [*PRESETS, *(f"tiny:{name}" for name in VARIANTS), "small:no-wcn:layout6", "tiny:tau=0.1"]
 )
 def test_a_configuration_survives_json(name):
     config = preset(name)
@@ -95,7 +95,7 @@ def test_the_digest_is_that_of_the_networks_alone():
 
 @pytest.mark.parametrize("name", ["huge", "huge:no-tam", ""])
 def test_an_unknown_preset_lists_the_known_ones(name):
-    with pytest.raises(ConfigError, match="paper, small, tiny"):
+    with pytest.raises(ConfigError, match=", ".join(PRESETS)):
         preset(name)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from remot_data.detectors.base import Detector, DetectorError, load
 from remot_data.detectors.basic_scores import BasicScores, motion, sharpness
-from remot_data.synthetic import Dancer, Scene, dance
+from remot_data.synthetic import Dancer, Scene, dance, layers
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def scores() -> BasicScores:
 def test_every_score_is_one_number_a_frame(scene: Scene, scores: BasicScores) -> None:
     out = scores(scene.frames, pose={"keypoints": scene.keypoints})
     assert set(out) == {"sharpness", "visible_joints", "persons", "motion"}
+    assert set(out) == set(layers(scene)["scores"]), "drawn scores have the same schema"
     assert all(v.shape == (8,) and v.dtype == np.float32 and np.isfinite(v).all() for v in out.values())
     again = scores(scene.frames, pose={"keypoints": scene.keypoints})
     assert all(out[key].tobytes() == again[key].tobytes() for key in out)

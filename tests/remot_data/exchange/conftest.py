@@ -146,6 +146,7 @@ def exported(dancers, tmp_path_factory):
         done = export(dancers, to, folder / to, workers=0)
         assert (done.clips, done.frames, done.left_out) == (5, 100, 0)
         assert done.splits == {"train": 80, "test": 20}
+        assert any(path.is_file() for path in (folder / to).rglob("*")), f"{to} writes nothing"
     return folder
 
 

@@ -197,6 +197,13 @@ def test_losses_are_read_when_somebody_asks_and_stay(batch):
     assert dict(losses) == first and len(losses) == len(first) and "gan_temporal3" in losses
 
 
+def test_a_loss_that_the_stage_does_not_name_ends_the_first_step(batch):
+    trainer = trainer_of("layout", {})
+    trainer.stage.terms = tuple(name for name in trainer.stage.terms if name not in ("nll_raw", "flow"))
+    with pytest.raises(TrainingError, match="losses flow, nll_raw are not among the terms"):
+        trainer.step(batch, 1e-3)
+
+
 def test_a_loss_without_images_is_absent_and_no_nan(batch):
     """Nobody shows a head, so the face discriminator judges nothing; its weights stay."""
     faceless = dict(batch)

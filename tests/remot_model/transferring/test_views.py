@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 
@@ -30,8 +31,10 @@ def prepared(run, files):
     who = find_source(files.source, eyes)
     shots = [picture(40 + t) for t in range(12)] + [picture(90 - t, colour=(200, 220, 240)) for t in range(9)]
     drive = find_driving(write_video(files.folder / "cut.mp4", shots), CONFIG.size, None, None)
-    runner = Runner(run.networks, lanes=False)
-    make = lambda gam="paper": views.Renderer(run, who, BLACK, eyes, runner, gam, drive.fps)  # noqa: E731
+
+    def make(gam="paper", of=run):
+        return views.Renderer(of, who, BLACK, eyes, Runner(of.networks, lanes=False), gam, drive.fps)
+
     return make, list(read_pieces(drive, eyes.size))
 
 
@@ -94,6 +97,17 @@ def test_views_that_are_not_there_are_refused(run):
     without = dataclasses.replace(run, config=dataclasses.replace(CONFIG, use_wcn=False))
     with pytest.raises(TransferError, match="no composition network, so there is no mask, flow"):
         check_views(["layout", "mask", "flow"], without)
+
+
+def test_every_view_that_is_not_refused_is_made_without_a_composition_network(prepared, run):
+    without = dataclasses.replace(run, config=dataclasses.replace(CONFIG, use_wcn=False))
+    make, (piece, _) = prepared
+    shown = []
+    for name in VIEWS:
+        with contextlib.suppress(TransferError):
+            check_views([name], without)
+            shown.append(name)
+    assert list(make(of=without)(piece, shown)) == shown and {"coarse", "result"} <= set(shown)
 
 
 def test_the_steady_gam_needs_the_trunk_of_the_source(run, files):
