@@ -51,6 +51,7 @@ def test_the_page_is_up_to_date():
         assert all(f"### `{package}.{name}`\n" in page for name in names)
 
 
+@pytest.mark.slow
 def test_a_program_that_uses_the_public_names_type_checks(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(

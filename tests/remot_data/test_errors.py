@@ -138,6 +138,7 @@ def home(error: str) -> RemotError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_a_child_sends_the_class_the_sentence_and_the_parts():
     assert alike(home("parts"), FilesError(**_PARTS))
     cut = home("video")
@@ -171,6 +172,7 @@ def _task(number: int) -> None:
     raise FilesError(**_PARTS) if number else VideoError("truncated", "a.mp4")
 
 
+@pytest.mark.slow
 def test_the_parts_come_out_of_a_pool_of_processes():
     with get_context("spawn").Pool(1) as pool:
         for number, error in enumerate((VideoError("truncated", "a.mp4"), FilesError(**_PARTS))):

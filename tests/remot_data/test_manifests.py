@@ -234,6 +234,7 @@ def test_the_sample_clips_are_four_of_one_person():
     assert {(i.person, i.licence) for i in items} == {("balancing-man", "BSD-3-Clause")}
 
 
+@pytest.mark.slow
 def test_a_build_of_an_incomplete_iper_keeps_what_is_there_and_names_the_rest(tmp_path):
     """Frames of a sample clip in folders as they are downloaded: one video to train, one to test."""
     for name, camera in (("002/1/1", "sample-cam02"), ("001/9/2", "sample-cam04")):

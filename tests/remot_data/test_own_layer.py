@@ -163,11 +163,13 @@ def shown(store: Store, out: Path) -> str:
     return out.read_text()
 
 
+@pytest.mark.slow
 def test_a_kind_that_a_detector_brings_goes_through_every_room(own_dancers, spec, tmp_path):
     through_every_room(own_dancers, spec, tmp_path)
     assert layers.origin("depth") == spec
 
 
+@pytest.mark.slow
 def test_a_kind_of_a_package_goes_through_every_room(own_dancers, package, tmp_path):
     through_every_room(own_dancers, "ramp", tmp_path)
     assert layers.origin("depth") == ""
@@ -190,6 +192,7 @@ def test_it_is_made_with_others_in_one_run(own_dancers, spec):
     assert list(verify(own_dancers)) == []
 
 
+@pytest.mark.slow
 def test_a_kind_of_a_file_is_found_by_every_process_that_is_told(own_dancers, spec, tmp_path, monkeypatch):
     annotate(own_dancers, "depth", spec, snapshot="depth", workers=0)
     forget()

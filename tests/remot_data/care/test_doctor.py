@@ -102,6 +102,7 @@ def test_when_the_time_is_up_the_rest_is_said_to_be_unchecked(monkeypatch: pytes
     assert {(f.state, f.detail) for f in findings} == {("warn", "not checked: the time was up")}
 
 
+@pytest.mark.slow
 def test_a_check_that_the_time_ran_out_for_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(function: str, arguments: dict, limits: sandbox.Limits):
         yield {"begins": "python"}, b""

@@ -160,6 +160,7 @@ def test_repair_makes_exactly_what_is_broken_again(own, small, pattern, harm):
     assert all(str(p).startswith(stem) for p in touched)
 
 
+@pytest.mark.slow
 def test_what_nothing_can_make_again_is_said(own):
     damage(Path(own.url) / "snapshots/main.json")
     (Path(own.url) / "stray.txt").write_text("mine")
@@ -168,6 +169,7 @@ def test_what_nothing_can_make_again_is_said(own):
     assert (Path(own.url) / "stray.txt").exists()
 
 
+@pytest.mark.slow
 def test_frames_whose_video_is_gone_stay_as_they_are_and_are_named(own, monkeypatch):
     (tar,) = Path(own.url).glob("frames/*.tar")
     damage(tar)
@@ -178,6 +180,7 @@ def test_frames_whose_video_is_gone_stay_as_they_are_and_are_named(own, monkeypa
     assert tar.read_bytes() == broken
 
 
+@pytest.mark.slow
 def test_left_over_temporary_files_are_named_and_repaired(own):
     rest = Path(own.url) / "frames/shard-00000.tar.1234abcd.tmp"
     rest.write_bytes(b"half a shard")

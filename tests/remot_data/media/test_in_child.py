@@ -15,6 +15,8 @@ from remot_data.media import VideoError, in_child, sandbox
 from remot_data.media.sandbox import ChildError
 from tests import bad_decoders
 
+pytestmark = pytest.mark.slow  # a child process each
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -96,6 +96,7 @@ def on_a_terminal(*options):
     return process.wait(60), said.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_line_is_redrawn_in_place():
     status, said = on_a_terminal()
     assert status == 0
@@ -103,6 +104,7 @@ def test_on_a_terminal_the_line_is_redrawn_in_place():
     assert said == f"\r\x1b[Kreading: threads\n{redrawn}\ntrained region into run\n"
 
 
+@pytest.mark.slow
 def test_a_sentence_after_ctrl_c_begins_a_new_line():
     status, said = on_a_terminal("--stage", "region")
     assert status == 130

@@ -392,6 +392,7 @@ def test_a_budget_ends_by_steps_or_by_time():
     assert Budget(10, 60).done(2, 60) == 1
 
 
+@pytest.mark.slow
 def test_training_by_time_ends_in_time(tmp_path):
     (result,) = train.train("s", tmp_path, config=small_config(), stages=["layout"], minutes=0.02, say=quiet)
     assert result.steps >= 1
