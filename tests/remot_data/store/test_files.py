@@ -615,8 +615,8 @@ def test_who_takes_over_a_lock_and_has_it_taken_in_turn_does_not_hold_it(files, 
     assert tries == [False, True]
 
 
-def test_of_several_that_see_a_dead_holder_one_gets_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(Lock, "SETTLE", 0.1)
+@pytest.mark.slow
+def test_of_several_that_see_a_dead_holder_one_gets_the_lock(tmp_path):
     files = Files(str(tmp_path))
     for _ in range(3):
         held(files, host="elsewhere", beat=0.0)
