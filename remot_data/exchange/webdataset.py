@@ -30,12 +30,18 @@ def write_shard(view: View, out: Path) -> list[Any]:
     return files
 
 
+def name_of(kind: str) -> str:
+    """What the members of a kind are called; a kind of others that is called as those of another has an underscore."""
+    taken = kind in _NAMES.values() and kind not in _NAMES
+    return f"{kind}_" if taken else _NAMES.get(kind, kind)
+
+
 def _merged(view: View, clip: Clip, which: np.ndarray, split: str) -> Iterator[Sample]:
     columns = {"jpg": view.members("frames", clip, which.tolist())["jpg"]}
     for kind in view.infos:
         per_clip = layer_kinds.kind(kind).per_clip
         for ext, data in view.members(kind, clip, [0] if per_clip else which.tolist()).items():
-            columns[f"{_NAMES.get(kind, kind)}.{ext}"] = data * len(which) if per_clip else data
+            columns[f"{name_of(kind)}.{ext}"] = data * len(which) if per_clip else data
     times = clip.pts.array()
     seconds = clip.time_base[0] / clip.time_base[1]
     said = {"clip": clip.id, "video": clip.video, "person": clip.person, "split": split, "licence": clip.licence}

@@ -10,6 +10,7 @@ import webdataset
 
 from remot_data.detectors.base import file_sha256
 from remot_data.exchange.exports import export
+from remot_data.exchange.webdataset import name_of
 from remot_data.store.layers import pose as pose_layer
 from tests.remot_data.exchange.conftest import arrays
 
@@ -51,3 +52,9 @@ def test_members_of_merged_tars_are_those_of_the_store(person, tmp_path):
     found = np.stack([pose_layer.from_npy(s["pose.npy"]) for s in samples])
     np.testing.assert_array_equal(found, arrays(person, "pose", clip)["keypoints"])
     assert "flow.npz" not in samples[0]
+
+
+def test_a_kind_of_others_takes_no_name_of_a_layer_that_is_there():
+    kinds = ["pose", "parsing", "flow", "background", "scores", "labels", "depth"]
+    assert len({name_of(kind) for kind in kinds}) == len(kinds)
+    assert (name_of("parsing"), name_of("labels"), name_of("depth")) == ("labels", "labels_", "depth")
