@@ -232,8 +232,7 @@ def trainer_and_batch(stage, own=True, **fields):
 @either
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_whole_step_with_the_kernels_and_without(stage, monkeypatch):
-    for library in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(library, "allow_tf32", False)  # rounds to ten bits, so that more signs turn
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # rounds to ten bits, so that more signs turn
     found = []
     for own in (False, True):
         trainer, batch = trainer_and_batch(stage, own)
