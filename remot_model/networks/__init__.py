@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 from remot_model.config import Config, ConfigError, temporal_spacings
-from remot_model.networks.blocks import initialise
+from remot_model.networks.blocks import Network, initialise
 from remot_model.networks.discriminator import MultiScaleDiscriminator
 from remot_model.networks.layout import LayoutGenerator
 from remot_model.networks.region import RegionGenerator
@@ -21,8 +20,6 @@ _GENERATORS: dict[str, Callable[[Config], Generator]] = {
     "region": RegionGenerator,
     "whole": WholeGenerator,
 }
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def generator(stage: str, config: Config) -> Generator:

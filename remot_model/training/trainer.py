@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from remot_data.errors import RemotError
 from remot_model import devices, networks
 from remot_model.config import STAGES as STAGE_NAMES
 from remot_model.generating.graphs import Recorded
+from remot_model.networks.blocks import Network
 from remot_model.networks.cpu import InstanceNorm
 from remot_model.training import processes
 from remot_model.training.apart import Apart
@@ -349,9 +350,6 @@ def _lay_out_gradient(parameter: nn.Parameter) -> None:
     gradient = parameter.grad
     if gradient is not None and gradient.stride() != parameter.stride():
         parameter.grad = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient)
-
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def _frozen(net: Network, kind: torch.dtype | None) -> Network:
