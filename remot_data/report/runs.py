@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from remot_data import media
-from remot_data.media import sandbox
+from remot_data.media import in_child, sandbox
 from remot_data.report.charts import curve
 from remot_data.report.errors import ReportError, reading
 from remot_data.report.html import Html, data_url, facts, file_size, join, markup, plural, table
@@ -192,10 +192,10 @@ def _films(run: Path) -> Html:
 
 def _video(path: Path, name: str) -> Html:
     try:
-        ((about, poster),) = sandbox.call("remot_data.report.runs:looking", {"path": str(path)})
+        probe, poster = in_child.probe(path), in_child.first_frame(path)
     except (media.VideoError, sandbox.ChildError) as error:
         raise ReportError(f"{path} is no readable video ({error.detail}); make it again, or remove it") from error
-    probe, size = media.Probe.from_json(about), path.stat().st_size
+    size = path.stat().st_size
     if size > _EMBEDDED:
         return markup(
             "<figure><figcaption><b>{}</b>, {}: too large to be shown here</figcaption></figure>", name, file_size(size)
@@ -205,13 +205,7 @@ def _video(path: Path, name: str) -> Html:
         'poster="{}" src="{}"></video><figcaption>{}</figcaption></figure>',
         *probe.size,
         f"Video {name}",
-        data_url("image/jpeg", poster),
+        data_url("image/jpeg", to_jpeg(poster)),
         data_url("video/mp4", path.read_bytes()),
         f"{name}, {probe.seconds:.1f} s",
     )
-
-
-def looking(path: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """What the child does: what a video is, and its first frame as JPEG."""
-    probe = media.probe(path)
-    yield probe.to_json(), to_jpeg(next(iter(media.read(path)))[1])
