@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from remot_data.assets import fetch
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.ingest import people, scan
 from remot_data.ingest.duplicates import duplicates, same_content, signature
+from remot_data.ingest.judging import judge
 from remot_data.ingest.people import Moments, Watched
 from remot_data.ingest.policy import Policy
-from remot_data.ingest.scan import judge
 from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.persons import Person
@@ -41,7 +42,10 @@ def watched(looks, frames=120, shots=None, every=6, cells=None):
 
 
 def codes(seen, policy=Policy()):  # noqa: B008 - frozen
-    clips, rejects, counts = judge(FOUND, seen, policy)
+    """Of a store that does not follow persons."""
+    judged = judge(FOUND, seen, dataclasses.replace(policy, persons=None))
+    clips, rejects, counts = judged.clips, judged.rejects, judged.frames
+    assert judged.persons == {}
     assert counts["decoded"] == len(seen.pts) == counts["kept"] + counts["refused"] + counts["resampled"]
     assert counts["kept"] == sum(c.frames for c in clips)
     assert counts["refused"] == sum(r.frames for r in rejects)
