@@ -189,6 +189,13 @@ def _print_build(summary: Any) -> None:
         f"{frames['decoded']} frames = {frames['kept']} kept + {frames['refused']} refused + "
         f"{frames['resampled']} left out by the frame rate; {summary.clips} clips in {summary.shards} shards"
     )
+    if persons := summary.person_frames:
+        why = ", ".join(f"{code} {number}" for code, number in persons["refused"].items())
+        refused = sum(persons["refused"].values())
+        out.print(
+            f"{persons['seen']} frames of persons = {persons['kept']} kept + {refused} refused"
+            + f" ({why})" * bool(why)
+        )
     for reject in summary.rejects:
         out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
     print_failed(summary.failed)

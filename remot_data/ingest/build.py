@@ -48,7 +48,10 @@ _ENOUGH = 20
 
 @dataclass(frozen=True)
 class Summary(Record):
-    """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy)."""
+    """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy).
+
+    `person_frames` has every frame once for each person followed in it: seen = kept + refused, which is by code.
+    """
 
     store: str
     inputs: int = 0
@@ -59,6 +62,7 @@ class Summary(Record):
     added: int = 0
     shards: int = 0
     frames: dict[str, int] = field(default_factory=dict)
+    person_frames: dict[str, Any] = field(default_factory=dict)
     rejects: tuple[dict[str, Any], ...] = ()
     layers: dict[str, str] = field(default_factory=dict)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -409,6 +413,7 @@ def _summary(
         added=added,
         shards=store.shard_count if made.clips else 0,
         frames=dict(made.frames),
+        person_frames=dict(made.person_frames),
         rejects=tuple(r.to_json() for r in made.rejects),
         layers=dict(layers),
         failed={kind: clips for kind, clips in failed.items() if clips},

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from remot_data.ingest.duplicates import duplicates
@@ -15,11 +16,15 @@ from remot_data.store import Store, boxes
 
 @dataclass(frozen=True)
 class Plan:
-    """All clips of the store with their shards, and what became of the inputs: rejects and sums of frames."""
+    """All clips of the store with their shards, and what became of the inputs: rejects and sums of frames.
+
+    `person_frames` counts a frame once for each person followed in it: seen = kept + refused, and refused by code.
+    """
 
     clips: list[Clip]
     rejects: list[Reject]
     frames: dict[str, int]
+    person_frames: dict[str, Any] = field(default_factory=dict)
 
 
 def plan(
@@ -53,6 +58,8 @@ def plan(
     clips, rejects = {clip.id: clip for clip in existing if clip.id not in faults}, []
     counts = dict.fromkeys(("decoded", "kept", "refused", "resampled"), 0)
     new: list[Clip] = []
+    persons: Counter[str] = Counter()
+    by_code: Counter[str] = Counter()
     for line in lines:
         if id(line) in repeats:
             video = Video.from_json(line["video"])
@@ -61,6 +68,9 @@ def plan(
             counts["refused"] += video.frames
             continue
         counts = {name: counts[name] + line["frames"][name] for name in counts}
+        if of_persons := line.get("person_frames"):
+            persons.update({name: of_persons[name] for name in ("seen", "kept")})
+            by_code.update(of_persons["refused"])
         rejects += [Reject.from_json(r) for r in line["rejects"]]
         found = list(map(Clip.from_json, line["clips"]))
         gone = {
@@ -72,6 +82,9 @@ def plan(
         left = {pts for clip in found if clip.id not in gone for pts in clip.pts} if len(found) > 1 and gone else set()
         for clip in found:
             if clip.id in gone:
+                if persons:
+                    persons["kept"] -= clip.frames
+                    by_code[gone[clip.id].code] += clip.frames
                 lost = set(clip.pts) - left
                 left |= lost
                 rejects.append(dataclasses.replace(gone[clip.id], frames=len(lost)))
@@ -81,7 +94,8 @@ def plan(
                 new.append(clip)
     start = 1 + max((clip.shard for clip in existing), default=-1)
     new = list(_laid_out(sorted(new, key=lambda c: c.id), policy.shard_frames, start))
-    return Plan(sorted([*clips.values(), *new], key=lambda c: (c.shard, c.id)), rejects, counts)
+    of_persons = {**persons, "refused": dict(sorted(by_code.items()))} if persons else {}
+    return Plan(sorted([*clips.values(), *new], key=lambda c: (c.shard, c.id)), rejects, counts, of_persons)
 
 
 def _repeats(lines: Sequence[Mapping[str, Any]], policy: Policy, held: int) -> dict[int, str]:

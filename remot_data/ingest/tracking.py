@@ -84,6 +84,16 @@ def _found(looks: Sequence[Sequence[Person]], times: Sequence[float]) -> list[Tr
     return [*made.values(), *alone]
 
 
+def alike(one: Track, others: Sequence[Track]) -> Track | None:
+    """Who of others wears most nearly what `one` does, as in another shot; None where nobody does."""
+    mine = _wears(one.seen, {})
+    if mine is None:
+        return None
+    found = [(persons.differ(mine, theirs), t) for t in others if (theirs := _wears(t.seen, {})) is not None]
+    best = min(found, key=lambda pair: pair[0], default=None)
+    return best[1] if best is not None and best[0] < _ALIKE else None
+
+
 # Linking
 
 
