@@ -45,12 +45,10 @@ def _video(view: View, line: Mapping[str, Any]) -> Html:
     clips = {clip.id: clip for clip in view.clips if clip.video == line["video"]["id"]}
     shots = [(a, b, "left", f"shot {n}: frames {a} to {b - 1}") for n, (a, b) in enumerate(line["shots"])]
     rows = [_row("shots", None, shots, frames)]
-    names: dict[str, int] = {}
     for one in line["tracks"][:_MOST_TRACKS]:
         parts = [_part(part, clips) for part in one["parts"]]
         shown = next((clips[part[2]] for part in one["parts"] if part[2] in clips), None)
         name = one["person"] or line["video"]["person"] or "main person"
-        names[name] = names.get(name, 0) + 1
         label = name.removeprefix(f"{line['video']['id']}-") + (
             f", shot {one['shot']}" if len(line["shots"]) > 1 else ""
         )
