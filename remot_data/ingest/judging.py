@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from remot_data import media
-from remot_data.ingest import people
+from remot_data.ingest import people, tracking
 from remot_data.ingest.everybody import Everybody
 from remot_data.ingest.main_person import MainPerson
 from remot_data.ingest.policy import Policy
 from remot_data.ingest.shots import Shot
 from remot_data.records import Clip, Reject, Video
-from remot_data.store import boxes
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ def judge(found: Video, seen: people.Watched, policy: Policy) -> Judged:
 def _persons(seen: people.Watched, shots: Sequence[Shot]) -> dict[str, Any]:
     followed = [(shot, one) for shot in shots if isinstance(shot, Everybody) for one in shot.followed]
     number = {id(p): one.number for _, one in followed for p in one.track.seen}
-    rows = [(look, p) for look, found in enumerate(seen.looks) for p in found if p.sure or id(p) in number]
     kept, refused = 0, Counter[str]()
     for shot in shots:
         if isinstance(shot, Everybody):
@@ -82,13 +80,7 @@ def _persons(seen: people.Watched, shots: Sequence[Shot]) -> dict[str, Any]:
             }
             for shot, one in followed
         ],
-        "looks": boxes.pack(
-            seen.pts[seen.at],
-            np.array([look for look, _ in rows], np.int64),
-            np.array([number.get(id(p), -1) for _, p in rows], np.int64),
-            np.array([p.box for _, p in rows], np.float64).reshape(-1, 4),
-            np.array([p.score for _, p in rows], np.float64),
-        ),
+        "looks": tracking.packed(seen.pts[seen.at], seen.looks, number),
         "own": {part.clip: one.number for _, one in followed for part in one.parts if part.clip},
         "person_frames": {"seen": kept + refused.total(), "kept": kept, "refused": dict(sorted(refused.items()))},
     }

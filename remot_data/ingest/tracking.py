@@ -8,7 +8,7 @@ are put right, and pieces of one person's track are joined. All limits are in se
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from remot_data import persons
 from remot_data.persons import Person
+from remot_data.store import boxes
 
 LOST = 1.0  # seconds that a track waits for its person; a longer absence parts the clips of a track
 _SLACK = 0.3  # heights that a box may be off where its track is expected: arms move it, too
@@ -92,6 +93,23 @@ def alike(one: Track, others: Sequence[Track]) -> Track | None:
     found = [(persons.differ(mine, theirs), t) for t in others if (theirs := _wears(t.seen, {})) is not None]
     best = min(found, key=lambda pair: pair[0], default=None)
     return best[1] if best is not None and best[0] < _ALIKE else None
+
+
+def packed(pts: np.ndarray, looks: Sequence[Sequence[Person]], number: Mapping[int, int]) -> str:
+    """Who was seen where in a video, as `remot_data.store.boxes.pack` has it.
+
+    Args:
+        pts: int64 [L], of each look.
+        number: id of a person -> number of her track. Weak boxes in no track are left out.
+    """
+    rows = [(look, p) for look, found in enumerate(looks) for p in found if p.sure or id(p) in number]
+    return boxes.pack(
+        pts,
+        np.array([look for look, _ in rows], np.int64),
+        np.array([number.get(id(p), -1) for _, p in rows], np.int64),
+        np.array([p.box for _, p in rows], np.float64).reshape(-1, 4),
+        np.array([p.score for _, p in rows], np.float64),
+    )
 
 
 # Linking

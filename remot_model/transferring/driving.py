@@ -13,10 +13,10 @@ import numpy as np
 
 from remot_data import media, persons
 from remot_data.ingest import people
-from remot_data.ingest.tracking import Track, alike, track
+from remot_data.ingest.tracking import Track, alike, packed, track
 from remot_data.media import in_child
 from remot_data.records import HW, XYWH
-from remot_data.store.boxes import Boxes, pack, unpack
+from remot_data.store.boxes import Boxes, unpack
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
 
@@ -177,14 +177,6 @@ def find_driving(
     begins = frozenset(a for a, _ in seen.shots)
     others = sum(sum(p.sure for p in look) > 1 for look in seen.looks) / len(seen.looks)
     number = {id(p): n for n, t in enumerate(t for shot in found.shots for t in shot) for p in t.seen}
-    rows = [(look, p) for look, some in enumerate(seen.looks) for p in some if p.sure or id(p) in number]
-    looks = pack(
-        seen.pts[seen.at],
-        np.array([look for look, _ in rows], np.int64),
-        np.array([number.get(id(p), -1) for _, p in rows], np.int64),
-        np.array([p.box for _, p in rows], np.float64).reshape(-1, 4),
-        np.array([p.score for _, p in rows], np.float64),
-    )
     return Driving(
         path=path,
         fps=probe.fps,
@@ -198,7 +190,7 @@ def find_driving(
         others=others,
         time_base=probe.time_base,
         own=tuple(number[id(t.seen[0])] if t else -2 for t in own),
-        looks=looks,
+        looks=packed(seen.pts[seen.at], seen.looks, number),
     )
 
 
