@@ -51,7 +51,7 @@ def load_eyes(run: Run, pose: str, parsing: str) -> Eyes:
     for kind, detector in found.items():
         if detector.kind != kind:
             raise TransferError(f"the detector {detector.name!r} makes {detector.kind}, not {kind}; choose another")
-    if missing := set(found["parsing"].needs) - {"pose"}:
+    if missing := set(found["parsing"].needs) - {"pose", "boxes"}:
         raise TransferError(f"the parser {parsing!r} needs {', '.join(missing)}, which a transfer does not make")
     factor = -(-(_HANDS_HEIGHT if has_hands(schema) else _DETECTOR_HEIGHT) // run.config.size[0])
     size = run.config.size[0] * factor, run.config.size[1] * factor
