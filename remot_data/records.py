@@ -18,6 +18,7 @@ from typing import Any, NewType, TypeVar
 import numpy as np
 
 FORMAT = 2
+BOXES = "boxes"  # what detectors read beside layers: who was seen where
 
 # Boxes and sizes in pixels, by the order of their numbers: left, top, right and bottom edge; left, top, width, height.
 XYXY = NewType("XYXY", tuple[float, float, float, float])
@@ -309,8 +310,12 @@ def layer_folder(kind: str, layer_id: str) -> str:
 
 
 def sources(inputs: Mapping[str, str]) -> dict[str, str]:
-    """Kind -> folder of all that a layer with these inputs (kind -> layer id) is made from: the frames, too."""
-    folders = {"frames": "frames", **{kind: layer_folder(kind, layer_id) for kind, layer_id in inputs.items()}}
+    """Kind -> folder of all that a layer with these inputs (kind -> layer id) is made from: the frames, too.
+
+    Boxes are no layer; among the inputs they stand under their own name.
+    """
+    layers = {kind: layer_folder(kind, layer_id) for kind, layer_id in inputs.items() if kind != BOXES}
+    folders = {"frames": "frames", **layers, **({BOXES: BOXES} if BOXES in inputs else {})}
     return dict(sorted(folders.items()))
 
 

@@ -24,9 +24,10 @@ from remot_data.detectors._torch import gpu_name
 from remot_data.detectors.base import Arrays, Batched, Detector
 from remot_data.media import VideoError
 from remot_data.media.sandbox import ChildError
-from remot_data.records import Clip, Receipt, layer_folder
+from remot_data.records import BOXES, Clip, Receipt, layer_folder
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
+from remot_data.store.boxes import boxes_at_size
 from remot_data.store.currency import is_current, metas, saw
 from remot_data.store.shards import Sample, encoded
 
@@ -308,7 +309,7 @@ class _Given:
                 raise base.DetectorError(f"it reads the {kind} layer, which failed") from error
             if kind in self._fresh:  # as another pass would read it
                 arrays = layer_kinds.kind(kind).stored(arrays)
-            at_size = layer_kinds.kind(kind).at_size
+            at_size = boxes_at_size if kind == BOXES else layer_kinds.kind(kind).at_size
             self._needed[kind] = _detect(self, at_size, arrays, self._store.size, frames.shape[1:3])
         return frames
 
@@ -349,13 +350,22 @@ def _bytes(store: Store, clip: Clip, source: int) -> int:
 
 
 def _stored(store: Store, part: _Part, clip: Clip, kind: str, layer_id: str) -> Arrays:
-    """The arrays of a layer that is there already."""
+    """The arrays of a layer that is there already, or the boxes."""
+    if kind == BOXES:
+        return _boxes(store, clip)
     folder = layer_folder(kind, layer_id)
     failed = (store.meta(folder, clip.shard) or {}).get("failed", {})
     if clip.id in failed:
         raise base.DetectorError(failed[clip.id])
     with _timed(part.seconds, "frames"):
         return store.read_arrays(folder, kind, clip)
+
+
+def _boxes(store: Store, clip: Clip) -> Arrays:
+    found = store.boxes(clip)
+    assert found is not None  # else no job names them
+    own, others = found.in_frames(clip, store.size)
+    return {"own": own, "others": others}
 
 
 class _Batches:

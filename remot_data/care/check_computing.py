@@ -69,7 +69,7 @@ def _detector(name: str, default: bool, frames: np.ndarray, drawn: dict[str, dic
         return Finding(what, wrong, str(error), "do what it says, or choose another with --with NAME")
     if not default:
         return Finding(what, "ok", f"makes a {detector.kind} layer; it loads")
-    needed = {kind: drawn[kind] for kind in detector.needs}
+    needed = {kind: drawn[kind] for kind in detector.needs if kind in drawn}
     try:
         detector(frames, **needed)
         started = time.perf_counter()

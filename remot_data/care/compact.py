@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO, cast
 
 from remot_data.engine import Progress, open_engine
-from remot_data.records import Clip, Receipt
+from remot_data.records import BOXES, Clip, Receipt
 from remot_data.store import Store, StoreError, shards
+from remot_data.store.boxes import file_bytes
 from remot_data.store.currency import in_order
 from remot_data.store.files import LOCK
 from remot_data.store.shards import Sample
@@ -45,7 +46,7 @@ def compact(
     with ExitStack() as locks, open_engine(workers, scheduler) as engine:
         for name in ("store", *sorted({info.id for info in store.layers} | _being_made(store))):
             locks.enter_context(store.lock(name))
-        store.sweep("", "ledger", "frames", *(info.folder for info in store.layers))
+        store.sweep("", "ledger", "frames", BOXES, *(info.folder for info in store.layers))
         kept = [clip for clip in store.planned if clip.id not in store.removed]
         touched = sorted({clip.shard for clip in store.planned if clip.id in store.removed})
         tasks = [{"url": store.url, "shard": shard} for shard in touched]
@@ -75,12 +76,19 @@ def compact_shard(url: str, shard: int) -> Receipt:
     reads = {info.folder: info.reads for info in store.layers}
     metas = {folder: meta for folder in folders if (meta := store.meta(folder, shard)) is not None}
     holds = [folder for folder in metas if gone & {*store.index(folder, shard).spans, *metas[folder]["failed"]}]
-    new = {folder: meta["sha256"] for folder, meta in metas.items()}
+    was = {folder: meta["sha256"] for folder, meta in metas.items()}
+    boxes = store.shard_boxes(shard) if store.has_boxes else {}
+    kept = {clip: of for clip, of in boxes.items() if clip not in gone}
+    if boxes:
+        was[BOXES] = store.sha256(BOXES, shard)
+    new = dict(was)
+    if kept.keys() != boxes.keys():
+        new[BOXES] = shards.file_meta(file_bytes(kept))["sha256"]
     plans: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     for folder in holds:
         saw = dict(metas[folder]["saw"])
         for kind, source in reads.get(folder, {}).items():
-            if saw.get(kind) == metas.get(source, {}).get("sha256"):
+            if saw.get(kind) == was.get(source):
                 saw[kind] = new[source]
         failed = {clip: why for clip, why in metas[folder]["failed"].items() if clip not in gone}
         plans[folder] = saw, failed
@@ -90,6 +98,8 @@ def compact_shard(url: str, shard: int) -> Receipt:
     for folder in reversed(holds):
         samples = list(_kept(store, folder, shard, gone))
         made[folder] = store.write_shard(folder, shard, samples, *plans[folder], metas[folder].get("gpu", ""))
+    if kept.keys() != boxes.keys():
+        store.write_boxes(shard, kept)
     return Receipt("compact", shard=shard, made=made)
 
 
@@ -102,7 +112,8 @@ def _kept(store: Store, folder: str, shard: int, gone: Collection[str]) -> Itera
         if name in gone:
             continue
         clip, count = clips[name], stop - start
-        members = {ext: list(store.read_members(folder, clip, ext, range(count))) for ext in index.offsets}
+        has = [ext for ext in index.offsets if index.has(name, ext)]
+        members = {ext: list(store.read_members(folder, clip, ext, range(count))) for ext in has}
         columns: Mapping[str, Any] = {c: index.column(name, c).tolist() for c in extra}
         for t in range(count):
             values = {c: column[t] for c, column in columns.items()}

@@ -18,9 +18,10 @@ from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest.build import write_frames
 from remot_data.ingest.policy import Policy
 from remot_data.media.identity import content_sha256
-from remot_data.records import Clip, LayerInfo, digest, is_sealed, layer_folder
+from remot_data.records import BOXES, Clip, LayerInfo, digest, is_sealed, layer_folder
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name, shards
 from remot_data.store import layers as layer_kinds
+from remot_data.store.boxes import of_clip, unpack
 from remot_data.store.currency import changed, in_order, metas, shards_of
 from remot_data.store.files import TEMPORARY
 from remot_data.synthetic.store import check_version, draw_missing
@@ -29,9 +30,12 @@ log = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"(frames|layers/(\w+)/([^/]+))/shard-(\d+)\.(tar|parquet)")
 _LAYER = re.compile(r"layers/(\w+)/([^/]+)/layer\.json")
+_BOXES = re.compile(r"boxes/shard-(\d+)\.parquet")
 _SEALED = re.compile(
-    r"(ledger/)?store\.json|removed\.json|clips\.parquet|snapshots/[\w-]+\.json|ledger/\w+\.parquet|" + _LAYER.pattern
+    r"(ledger/)?store\.json|removed\.json|clips\.parquet|snapshots/[\w-]+\.json|ledger/\w+\.parquet|"
+    f"{_BOXES.pattern}|{_LAYER.pattern}"
 )
+_STRAY = "does not belong to this store"
 _DAMAGED = "is damaged: its bytes are not those its seal was made for"
 
 
@@ -75,6 +79,8 @@ def verify(store: Store) -> Iterator[Problem]:
     yield from _strays(store, files, folders)
     indexes = (name for name in files if _SHARD.fullmatch(name) and name.endswith(".parquet"))
     whole = {name for name in indexes if is_sealed(store.files.read(name))}
+    whole |= {name for name in files if _BOXES.fullmatch(name)} - broken
+    yield from _boxes(store, files, whole)
     for folder, made_by in folders.items():
         counted = _counted(made_by)
         for shard in range(store.shard_count):
@@ -90,6 +96,8 @@ def _cure(name: str) -> str:
         return "clips"
     if _LAYER.fullmatch(name):
         return "layer"
+    if _BOXES.fullmatch(name):
+        return "boxes"
     return "forget" if name.startswith("ledger/") else ""
 
 
@@ -97,6 +105,17 @@ def _layers(store: Store, broken: Iterable[str]) -> list[LayerInfo]:
     """The layers whose description can be read."""
     names = [m for m in map(_LAYER.fullmatch, store.files.walk()) if m and m[0] not in broken]
     return [LayerInfo.from_json(json.loads(store.files.read(m[0]))) for m in names]
+
+
+def _boxes(store: Store, files: Sequence[str], whole: set[str]) -> Iterator[Problem]:
+    """Boxes that are missing, of other clips than those of their shard, or of no shard."""
+    wanted = {index_name(BOXES, shard): shard for shard in range(store.shard_count if store.has_boxes else 0)}
+    for name, shard in wanted.items():
+        if name not in files:
+            yield Problem(name, "is missing", "boxes")
+        elif name in whole and store.shard_boxes(shard).keys() != {clip.id for clip in store.shard_clips(shard)}:
+            yield Problem(name, "has other clips than clips.parquet says", "boxes")
+    yield from (Problem(name, _STRAY, "remove") for name in files if _BOXES.fullmatch(name) and name not in wanted)
 
 
 def _strays(store: Store, files: Sequence[str], folders: Mapping[str, Any]) -> Iterator[Problem]:
@@ -109,13 +128,13 @@ def _strays(store: Store, files: Sequence[str], folders: Mapping[str, Any]) -> I
         elif shard and shard[1] not in folders:
             unfinished.add(shard[1])
         elif shard and int(shard[4]) >= store.shard_count:
-            yield Problem(name, "does not belong to this store", "remove")
+            yield Problem(name, _STRAY, "remove")
         elif re.fullmatch(r"ledger/\w+/[^/]+\.jsonl", name):
             lines = store.files.read(name).split(b"\n")[:-1]
             if not all(map(is_sealed, lines)):
                 yield Problem(name, "has damaged lines", "lines")
         elif not (shard or _SEALED.fullmatch(name) or re.fullmatch(r"ledger/lock-.+\.json", name)):
-            yield Problem(name, "does not belong to this store")
+            yield Problem(name, _STRAY)
     for folder in sorted(unfinished):
         if f"{folder}/layer.json" not in files:
             yield Problem(folder, "is unfinished: it has no layer.json; annotate it again or remove it", "layer")
@@ -213,6 +232,7 @@ def repair(
         store = open_store(store.url)
         if any(p.cure == "clips" for p in problems):
             _mend_clips(store)
+        left += _mend_boxes(store, problems)
         with open_engine(workers, scheduler, visible_gpus) as engine:
             left += _mend_shards(engine, store, problems, progress)
     return left
@@ -241,6 +261,23 @@ def _mend_clips(store: Store) -> None:
                 raise StoreError(f"clips.parquet cannot be made again: the ledger does not know the clip {name}")
             clips.append(Clip.from_json({**known[name], "shard": shard}))
     store.write_clips(clips)
+
+
+def _mend_boxes(store: Store, problems: Sequence[Problem]) -> list[str]:
+    """Make boxes again out of what the ledger keeps of the looks at each video, and of whose clips they became."""
+    left = []
+    found = [_BOXES.fullmatch(p.name) for p in problems if p.cure == "boxes"]
+    lines = [line for line in store.logged("videos") if "looks" in line] if found else []
+    known = {clip: (line["looks"], own) for line in lines for clip, own in line["tracks"].items()}
+    for match in filter(None, found):
+        clips = store.shard_clips(int(match[1]))
+        if lost := [clip.id for clip in clips if clip.id not in known]:
+            left.append(f"{match[0]} cannot be made again: the ledger does not tell who was seen around {lost[0]}")
+            continue
+        looks = {text: unpack(text) for text in {known[clip.id][0] for clip in clips}}
+        told = ((clip, *known[clip.id]) for clip in clips)
+        store.write_boxes(int(match[1]), {clip.id: of_clip(looks[text], clip, own) for clip, text, own in told})
+    return left
 
 
 def _mend_shards(engine: Engine, store: Store, problems: Sequence[Problem], progress: Progress | None) -> list[str]:

@@ -322,3 +322,15 @@ def person_mask(
 def _line(image: np.ndarray, points: np.ndarray, capsule: Capsule, width: float) -> None:
     a, b = (tuple(int(v) for v in points[i, :2]) for i in (capsule.a, capsule.b))
     cv2.line(image, a, b, 255, max(round(width), 1))
+
+
+def limb_distance(keypoints: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Distance float32 [N] of pixels float32 [2, N] from the nearest limb, in half widths of it; inf without any.
+
+    Args:
+        keypoints: BODY_25 of one person, [25, 3].
+    """
+    points, (unit,) = with_extras(keypoints[None])[0], torso_lengths(keypoints[None])
+    if unit == 0:
+        return np.full(pixels.shape[1], np.inf, np.float32)
+    return _to_capsules(points, float(unit), pixels)[0].min(0, initial=np.inf)

@@ -8,12 +8,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from remot_data.detectors._boxes import mostly_in_view, sights
 from remot_data.detectors._limbs import as_body25
 from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.detectors.blazepose import PersonDetector
+from remot_data.records import BOXES
 
 # Nose, neck, shoulders, elbows, wrists, hips, knees, ankles: what every body detector can give.
 _MAIN = slice(0, 15)
+_TRUNK = (2, 5, 9, 12)  # shoulders and hips
 _SHARPNESS_HEIGHT = 128  # pixels that the person is brought to before the Laplacian is taken
 
 
@@ -31,7 +34,7 @@ class BasicScores:
     kind = "scores"
     version = "1"
     schema = "basic"
-    needs = ("pose",)
+    needs = ("pose", BOXES)
     licence = "Apache-2.0"
     approximate = False
 
@@ -59,8 +62,17 @@ class BasicScores:
             `persons`: number of people in the frame.
             `motion`: mean distance that the main joints moved since the frame before, in heights of the person;
             the first frame has the value of the second.
+
+        Given `boxes`, `persons` are those of whose box most lies in the frame, and there is `agreement`: 1 where the
+        pose lies on the person of the own box, or on nobody else where that is not known; 0 elsewhere, and without a
+        pose.
         """
-        return scores(frames, as_body25(needed["pose"]["keypoints"]), self._persons(frames), self.visible)
+        keypoints, boxes = as_body25(needed["pose"]["keypoints"]), needed.get(BOXES)
+        if boxes is None:
+            return scores(frames, keypoints, self._persons(frames), self.visible)
+        everybody = np.concatenate([boxes["own"][:, None], boxes["others"]], 1)
+        people = mostly_in_view(everybody, frames.shape[1:3]).sum(1).astype(np.float32)
+        return {**scores(frames, keypoints, people, self.visible), "agreement": agreement(keypoints, boxes, frames)}
 
     def _persons(self, frames: np.ndarray) -> np.ndarray:
         counts = [len(self._people(frame)) for frame in frames[:: self.every]]
@@ -85,6 +97,18 @@ def sharpness(frame: np.ndarray, box: tuple[int, int, int, int]) -> float:
     width = max(round(_SHARPNESS_HEIGHT * grey.shape[1] / grey.shape[0]), 1)
     grey = cv2.resize(grey, (width, _SHARPNESS_HEIGHT), interpolation=cv2.INTER_AREA)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+def agreement(keypoints: np.ndarray, boxes: Arrays, frames: np.ndarray) -> np.ndarray:
+    """Whether ``body25`` keypoints [T, 25, 3] lie on the person of the own box: float32 [T] of 0 and 1."""
+    out = np.zeros(len(frames), np.float32)
+    for t, sight in enumerate(sights(boxes, frames.shape[1:3])):
+        points = keypoints[t][keypoints[t, :, 2] > 0, :2]
+        if len(points) >= 2:
+            trunk = keypoints[t, _TRUNK]
+            middle = trunk[trunk[:, 2] > 0, :2] if (trunk[:, 2] > 0).any() else points
+            out[t] = sight.holds(np.concatenate([points.min(0), points.max(0)]), middle.mean(0))
+    return out
 
 
 def motion(keypoints: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ videos of few frames a second, the landmarks are computed again in its new place
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,29 @@ from typing import Any
 import cv2
 import numpy as np
 
+from remot_data.detectors._boxes import sights
+from remot_data.detectors._following import (
+    LANDMARK_SIZE,
+    PRESENCE,
+    Company,
+    Landmarks,
+    Track,
+    clip_box,
+    region_of,
+    soft_mask,
+    tight_box,
+    whole,
+)
 from remot_data.detectors._hands_face import Followed, HandsFace
-from remot_data.detectors._litert import Network, Region, crop, overlaps, sigmoid, turned, weights_file
+from remot_data.detectors._litert import Network, Region, crop, overlaps, sigmoid, weights_file
 from remot_data.detectors.base import Arrays, file_sha256
+from remot_data.records import BOXES
 from remot_data.schemas import convert_keypoints, keypoint_set
 
 _DETECTOR_SIZE = 224
-_LANDMARK_SIZE = 256
 _HEATMAP_SIZE = 64
 _POINTS = 39  # 33 keypoints, then the two that give the next region of interest, then four of the hands
-_MARGIN = 1.25  # of a region of interest round the circle through the body
-_PRESENCE = 0.5
 _KERNEL = 7
-_PERIOD = 1 / 30  # seconds between frames for the filters, as MediaPipe assumes for a video
-
-
-def region_of(centre: np.ndarray, scale_point: np.ndarray) -> Region:
-    """The region round a body whose hips are at `centre` and whose enclosing circle passes `scale_point`."""
-    reach = math.hypot(float(scale_point[0] - centre[0]), float(scale_point[1] - centre[1]))
-    return Region(float(centre[0]), float(centre[1]), max(2 * reach * _MARGIN, 1.0), turned(centre, scale_point))
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Detection:
     @property
     def region(self) -> Region:
         return region_of(self.points[0], self.points[1])
+
+    @property
+    def middle(self) -> np.ndarray:
+        """Between hips and shoulders."""
+        return self.points[[0, 2]].mean(0)
 
     @property
     def radius(self) -> float:
@@ -72,16 +81,6 @@ class Body:
     box: tuple[float, float, float, float]
     score: float
     keypoints: np.ndarray
-
-
-@dataclass(frozen=True)
-class Landmarks:
-    """Output of the landmark network in image pixels: float32 [39, 4] of x, y, visibility, presence."""
-
-    points: np.ndarray
-    presence: float
-    logits: np.ndarray
-    region: Region
 
 
 @lru_cache
@@ -117,34 +116,6 @@ def refine(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     return np.where(moves[:, None], np.stack([x, y], -1), points).astype(np.float32)
 
 
-class OneEuro:
-    """One-euro filter of Casiez et al. (CHI 2012) for points float [K, 2] at a fixed rate.
-
-    Speeds are measured in units of the object's size a second, as MediaPipe does.
-    """
-
-    def __init__(self, min_cutoff: float, beta: float, derivative_cutoff: float = 1.0):
-        self._min_cutoff, self._beta, self._derivative_cutoff = min_cutoff, beta, derivative_cutoff
-        self._raw: np.ndarray | None = None
-
-    @staticmethod
-    def _alpha(cutoff: Any) -> Any:
-        return 1 / (1 + 1 / (2 * math.pi * cutoff * _PERIOD))
-
-    def __call__(self, points: np.ndarray, size: float) -> np.ndarray:
-        points = points.astype(np.float64)
-        if self._raw is None:
-            self._speed, self._value = np.zeros_like(points), points
-        else:
-            speed = (points - self._raw) / size / _PERIOD
-            a = self._alpha(self._derivative_cutoff)
-            self._speed = a * speed + (1 - a) * self._speed
-            a = self._alpha(self._min_cutoff + self._beta * np.abs(self._speed))
-            self._value = a * points + (1 - a) * self._value
-        self._raw = points
-        return self._value
-
-
 class PersonDetector:
     """The detector network: where people are in an image.
 
@@ -170,11 +141,15 @@ class PersonDetector:
         of half that side (6 for a 9:16 video), which shows people half as large. Windows are no help where
         somebody was found: they also report parts of bodies.
         """
-        found = _merge(*self._raw(image, _whole(image)))
+        found = _merge(*self._raw(image, whole(image)))
         if found or not tiles:
             return found
         parts = [self._raw(image, region) for region in _windows(image)]
         return _merge(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def within(self, image: np.ndarray, region: Region) -> list[Detection]:
+        """People in a region of an image, as `__call__`."""
+        return _merge(*self._raw(image, region))
 
     def _raw(self, image: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores [N], face boxes [N, 4] and points [N, 4, 2] in image pixels, before merging."""
@@ -188,11 +163,6 @@ class PersonDetector:
         points[:, [0, 2, 3, 4, 5]] += (region.x - region.side / 2, region.y - region.side / 2)
         boxes = np.concatenate([points[:, 0] - points[:, 1] / 2, points[:, 0] + points[:, 1] / 2], 1)
         return scores[kept], boxes, points[:, 2:]
-
-
-def _whole(image: np.ndarray) -> Region:
-    h, w = image.shape[:2]
-    return Region(w / 2, h / 2, max(h, w))
 
 
 def _windows(image: np.ndarray) -> list[Region]:
@@ -244,30 +214,22 @@ class LandmarkNetwork:
 
     def __init__(self, weights: str | Path | None = None, threads: int = 1):
         self.path = weights_file(weights, "blazepose-landmarks")
-        size, cells = _LANDMARK_SIZE, _HEATMAP_SIZE
+        size, cells = LANDMARK_SIZE, _HEATMAP_SIZE
         outputs = ((1, _POINTS * 5), (1, 1), (1, size, size, 1), (1, cells, cells, _POINTS))
         self._network = Network(self.path, "landmark network", (1, size, size, 3), outputs, threads)
 
     def __call__(self, image: np.ndarray, region: Region) -> Landmarks:
         """Landmarks of the person in a region of an image uint8 [H, W, 3]."""
-        picture = crop(image, region, _LANDMARK_SIZE, cv2.BORDER_REPLICATE)
+        picture = crop(image, region, LANDMARK_SIZE, cv2.BORDER_REPLICATE)
         values, presence, mask, heatmaps = self._network(picture * np.float32(1 / 255))
         values = values.reshape(_POINTS, 5)
-        placed = refine(values[:, :2] / _LANDMARK_SIZE, heatmaps) * _LANDMARK_SIZE
-        points = region.to_image(placed, _LANDMARK_SIZE)
+        placed = refine(values[:, :2] / LANDMARK_SIZE, heatmaps) * LANDMARK_SIZE
+        points = region.to_image(placed, LANDMARK_SIZE)
         points = np.concatenate([points, sigmoid(values[:, 3:])], 1).astype(np.float32)
         return Landmarks(points, float(presence[0]), mask[..., 0], region)
 
 
-def _soft_mask(found: Landmarks, size: tuple[int, int]) -> np.ndarray:
-    """The person mask uint8 [H, W] in the image, 0 outside the region."""
-    matrix = found.region.to_tensor(_LANDMARK_SIZE)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    logits = cv2.warpAffine(found.logits, matrix, size[::-1], flags=flags, borderValue=-80.0)
-    return np.rint(255 * sigmoid(logits)).astype(np.uint8)
-
-
-def _body25(points: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
+def body25(points: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
     """BODY_25 keypoints float32 [25, 3] of landmarks; those outside the image or below the threshold are 0."""
     keypoints = np.concatenate([points[:33, :2], points[:33, 2:].min(1, keepdims=True)], 1)
     inside = ((keypoints[:, :2] >= 0) & (keypoints[:, :2] < size[::-1])).all(1)
@@ -295,7 +257,7 @@ class BlazePose:
     name = "blazepose"
     kind = "pose"
     version = "1"
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = (BOXES,)
     licence = "Apache-2.0"
     approximate = False
 
@@ -328,20 +290,33 @@ class BlazePose:
         }
 
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`keypoints` float32 [T, 25 or 137, 3] and `mask` uint8 [T, H, W] of one person in uint8 [T, H, W, 3]."""
+        """`keypoints` float32 [T, 25 or 137, 3] and `mask` uint8 [T, H, W] of one person in uint8 [T, H, W, 3].
+
+        Given `boxes`, the person is that of the own box, and in frames in which the body that is found is not that
+        person's, all are zeros. Where somebody else's box reaches into a frame, the layer of the clip has `others`, too.
+        """
         count, size = len(frames), frames.shape[1:3]
         keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)
         mask = np.zeros((count, *size), np.uint8)
-        track = _Track(self._landmarks, self._detector, self._smooth)
+        track = self.track(self._smooth)
         parts = Followed(self._hands_face) if self._hands_face else None
+        known = list(sights(needed[BOXES], size)) if BOXES in needed else [None] * count
+        company = Company(self.track, needed[BOXES], size) if BOXES in needed else None
         for t, frame in enumerate(frames):
-            found = track(frame)
+            found = track(frame, known[t])
             if found is not None:
-                keypoints[t, :25] = _body25(found.points, size, self._threshold)
-                mask[t] = _soft_mask(found, size)
+                keypoints[t, :25] = body25(found.points, size, self._threshold)
+                mask[t] = soft_mask(found, size)
             if parts is not None:
                 keypoints[t, 25:] = parts(frame, found.points if found is not None else None)
-        return {"keypoints": keypoints, "mask": mask}
+            if company is not None:
+                company.see(t, frame, found)
+        others = {"others": company.mask} if company is not None and company.seen.any() else {}
+        return {"keypoints": keypoints, "mask": mask, **others}
+
+    def track(self, smooth: bool = False) -> Track:
+        """Follows one person through the frames of a clip."""
+        return Track(self._landmarks, self._detector, smooth)
 
     def body_boxes(self, image: np.ndarray, tiles: bool = False) -> list[Body]:
         """Everybody in an image uint8 [H, W, 3], best score first, with tight boxes to crop by.
@@ -353,81 +328,10 @@ class BlazePose:
         bodies: list[Body] = []
         for detection in self._detector(image, tiles):
             found = self._landmarks(image, detection.region)
-            if found.presence >= _PRESENCE:
-                body = Body(_tight_box(found, size), detection.score, _body25(found.points, size, self._threshold))
+            if found.presence >= PRESENCE:
+                body = Body(tight_box(found, size), detection.score, body25(found.points, size, self._threshold))
             else:
-                body = Body(_clip(detection.box, size), detection.score, np.zeros((25, 3), np.float32))
+                body = Body(clip_box(detection.box, size), detection.score, np.zeros((25, 3), np.float32))
             if not any(_same_body(body, other) for other in bodies):
                 bodies.append(body)
         return bodies
-
-
-class _Track:
-    """One person followed through consecutive frames."""
-
-    def __init__(self, landmarks: LandmarkNetwork, detector: PersonDetector, smooth: bool):
-        self._landmarks, self._detector, self._smooth = landmarks, detector, smooth
-        self._region: Region | None = None
-
-    def __call__(self, frame: np.ndarray) -> Landmarks | None:
-        """Landmarks of the person in the next frame, None where nobody is found."""
-        found = self._look(frame, self._region) if self._region is not None else None
-        if found is None:
-            self._restart()
-            found = self._look(frame, self._search(frame))
-        if found is None:
-            self._region = None
-            return None
-        return self._follow(found)
-
-    def _restart(self) -> None:
-        self._aux = OneEuro(0.01, 10.0)
-        self._points = OneEuro(0.05, 80.0)
-
-    def _look(self, frame: np.ndarray, region: Region) -> Landmarks | None:
-        """Landmarks in a region, looked at twice where the body turns out to lie quite elsewhere."""
-        found = self._landmarks(frame, region)
-        if found.presence >= _PRESENCE and _moved(region, better := region_of(*found.points[33:35, :2])):
-            self._restart()
-            found = self._landmarks(frame, better)
-        return found if found.presence >= _PRESENCE else None
-
-    def _search(self, frame: np.ndarray) -> Region:
-        """Where to look for the person of a crop: the largest and most central, or else the crop itself."""
-        middle = np.array(frame.shape[1::-1]) / 2
-        people = self._detector(frame)
-        if not people:
-            return _whole(frame)
-        return max(people, key=lambda p: p.radius - math.hypot(*(p.points[0] - middle))).region
-
-    def _follow(self, found: Landmarks) -> Landmarks:
-        size = 2 * math.hypot(*(found.points[34, :2] - found.points[33, :2]))
-        centre, scale_point = self._aux(found.points[33:35, :2], max(size, 1e-6))
-        self._region = region_of(centre, scale_point)
-        if self._smooth:
-            points = found.points.copy()
-            points[:, :2] = self._points(points[:, :2], max(size, 1e-6))
-            found = replace(found, points=points)
-        return found
-
-
-def _moved(a: Region, b: Region) -> bool:
-    """Whether a body whose own region is b sticks out of region a, or is lost in it."""
-    shift = max(abs(b.x - a.x), abs(b.y - a.y))
-    return shift + b.side / _MARGIN / 2 > a.side / 2 or b.side < a.side / 2
-
-
-def _tight_box(found: Landmarks, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Box of the landmarks inside the image, with room for the crown of the head and the outline of the limbs."""
-    inside = found.points[:33][found.points[:33, 3] >= 0.5, :2]
-    points = inside if len(inside) else found.points[:33, :2]
-    low, high = points.min(0), points.max(0)
-    room = 0.04 * (high - low).max()
-    crown = 2 * room if found.points[0, 3] >= 0.5 else room
-    return _clip((*(low - (room, crown)), *(high + room)), size)
-
-
-def _clip(box: tuple[float, ...], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """A box inside an image of height and width `size`."""
-    x0, y0, x1, y1 = (float(v) for v in box)
-    return max(x0, 0.0), max(y0, 0.0), min(x1, float(size[1])), min(y1, float(size[0]))

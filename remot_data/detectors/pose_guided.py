@@ -107,7 +107,8 @@ class PoseGuidedParser:
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3].
 
-        `needed["pose"]` has `keypoints` float32 [T, K, 3] and, if there is one, `mask` uint8 [T, H, W].
+        `needed["pose"]` has `keypoints` float32 [T, K, 3] and, where there are any, `mask` and `others` uint8 [T, H, W]:
+        pixels of others are background.
         """
         keypoints = as_body25(needed["pose"]["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)
@@ -115,11 +116,13 @@ class PoseGuidedParser:
         labels: np.ndarray = np.zeros(frames.shape[:3], np.uint8)
         if not len(seen):
             return {"labels": labels}
-        soft = needed["pose"].get("mask")
+        soft, others = needed["pose"].get("mask"), needed["pose"].get("others")
 
         def person(t: int) -> Person | None:
             size = labels.shape[1], labels.shape[2]
             mask = person_mask(points[t], float(units[t]), None if soft is None else soft[t], size, self.mask_threshold)
+            if others is not None:
+                mask &= others[t] < self.mask_threshold
             return Person.found(frames[t], mask, points[t], float(units[t]))
 
         with one_opencv_thread():

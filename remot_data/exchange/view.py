@@ -51,7 +51,7 @@ class View:
     def members(self, kind: str, clip: Clip, which: Sequence[int]) -> dict[str, list[bytes]]:
         """The bytes of each member of a kind, by extension."""
         folder, fields = self.folders[kind], layer_kinds.kind(kind).fields
-        there = [ext for ext in fields.values() if ext in self.store.index(folder, self.shard).offsets]
+        there = [ext for ext in fields.values() if self.store.index(folder, self.shard).has(clip.id, ext)]
         return {ext: list(self.store.read_members(folder, clip, ext, which)) for ext in there}
 
 

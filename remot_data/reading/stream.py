@@ -20,7 +20,7 @@ import numpy as np
 
 from remot_data.reading import sampling
 from remot_data.reading.filters import frontality, where
-from remot_data.records import Clip
+from remot_data.records import BOXES, Clip
 from remot_data.schemas import SchemaError
 from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
 from remot_data.store import layers as layer_kinds
@@ -43,7 +43,8 @@ class Window:
     [T, K, 3], ``pose_map`` uint8 [T, H, W, 3], ``labels`` uint8 [T, H, W] in the set ``remot11``, ``flow`` float32
     [T, H, W, 2] in pixels from each frame back to the one before in the window, ``confidence`` bool [T, H, W],
     ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
-    [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent.
+    [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent. Where the pose layers of
+    all stores were made from boxes, ``others`` bool [T, H, W] is where somebody else is.
     Kinds of layers that are not built in add the arrays that they document.
 
     With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
@@ -176,6 +177,7 @@ class Plan:
         if layers is None:
             layers = _common(stores, snapshot, among)
         self.readers = [_Reader(s, snapshot, layers) for s in stores]
+        self._agree_on_optional()
         spans = [r.spans(name) for r, name in zip(self.readers, splits, strict=True)]
         self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
         if not len(self.order):
@@ -186,6 +188,14 @@ class Plan:
                 f"{len(found)} runs of usable frames, the longest of {(found[:, 3] - found[:, 2]).max(initial=0)}; "
                 "take shorter windows, another split, or loosen the snapshot's filter"
             )
+
+    def _agree_on_optional(self) -> None:
+        """Windows have an optional array where every store tells of it, since those of one batch are alike."""
+        for kind in {kind for reader in self.readers for kind in reader.optional}:
+            for reader in self.readers:
+                if lacking := [r.store.url for r in self.readers if kind not in r.optional]:
+                    log.warning("windows do not tell of others: the %s layer of %s cannot", kind, ", ".join(lacking))
+                    reader.optional -= {kind}
 
     def __len__(self) -> int:
         return len(self.order)
@@ -308,6 +318,7 @@ class _Reader:
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
         infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
         self.schema = {kind: infos[kind].schema for kind in self.kinds}
+        self.optional = {k for k in self.kinds if layer_kinds.kind(k).window_optional and BOXES in infos[k].inputs}
         self._frontal: dict[str, int] = {}
         self.failed = {clip for info in infos.values() for clip in info.failed}
         if self.failed:
@@ -359,24 +370,34 @@ class _Reader:
         for kind in self.reads:
             layer, folder = layer_kinds.kind(kind), self.folders.get(kind, "frames")
             found.append(Members(folder, cut.clip, layer.fields[layer.window_field], layer.samples(cut)))
+            if self._has_optional(kind, cut.clip):
+                found.append(Members(folder, cut.clip, layer.fields[layer.window_optional], cut.frames))
         return found
+
+    def _has_optional(self, kind: str, clip: Clip) -> bool | None:
+        """Whether a clip has the optional array of a kind; None where windows have none."""
+        if kind not in self.optional:
+            return None
+        layer = layer_kinds.kind(kind)
+        return self.store.index(self.folders[kind], clip.shard).has(clip.id, layer.fields[layer.window_optional])
 
     def decode(self, cut: Cut, data: Sequence[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         """Turn the bytes of `members` into the arrays of a window; see `Plan.fill`."""
         _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
         rest, taken = iter(data), 0
 
-        def contents(layer: Kind) -> Iterator[bytes]:
+        def contents(layer: Kind, optional: bool | None) -> Iterator[bytes]:
             nonlocal taken
-            for content in itertools.islice(rest, len(layer.samples(cut))):
+            for content in itertools.islice(rest, len(layer.samples(cut)) + cut.length * bool(optional)):
                 yield content
                 taken += 1
 
         try:
             for kind in self.reads:
                 layer = layer_kinds.kind(kind)
-                slot = Slot(cut, self.store.size, size, raw, self.schema.get(kind, ""), partial(_place, out))
-                layer.window(contents(layer), slot)
+                has = self._has_optional(kind, cut.clip)
+                slot = Slot(cut, self.store.size, size, raw, self.schema.get(kind, ""), partial(_place, out), has)
+                layer.window(contents(layer, has), slot)
         except _DAMAGE as error:
             folder = "frames" if kind == "frames" else self.folders[kind]
             name = member_key(self.members(cut), min(taken, len(data) - 1))

@@ -30,7 +30,8 @@ class DamagedError(StoreError):
 class Index:
     """The index of one shard: where each member of each clip lies.
 
-    `offsets[ext]` and `sizes[ext]` hold one value a sample, in key order; a clip's samples are a slice.
+    `offsets[ext]` and `sizes[ext]` hold one value a sample, in key order; a clip's samples are a slice. A clip has all
+    its members with an extension or none.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -39,25 +40,36 @@ class Index:
         offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
         self.offsets = {e: offset[exts == e] for e in set(exts)}
         self.sizes = {e: size[exts == e] for e in set(exts)}
-        first = min(self.offsets, default="")
+        first = max(sorted(self.offsets), key=lambda ext: len(self.offsets[ext]), default="")
         keep = np.flatnonzero(exts == first)
         self.rows = table.take(keep) if len(keep) else table
-        clips = np.array([key.rsplit("/", 1)[0] for key in self.rows["key"].to_pylist()], object)
-        starts = np.flatnonzero(np.r_[True, clips[1:] != clips[:-1]]) if len(clips) else np.array([], int)
-        ends = np.r_[starts[1:], len(clips)] if len(clips) else starts
-        self.spans = {clips[a]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
+        self.spans = _spans(self.rows)
+        some = (ext for ext, values in self.offsets.items() if len(values) < len(keep))
+        self._partial = {ext: _spans(table.take(np.flatnonzero(exts == ext))) for ext in some}
+
+    def has(self, clip: str, ext: str) -> bool:
+        """Whether a clip has members with this extension."""
+        return ext in self.offsets and clip in self._partial.get(ext, self.spans)
 
     def members(self, clip: str, ext: str) -> tuple[np.ndarray, np.ndarray]:
         """Offsets and sizes of a clip's members with this extension, in frame order."""
-        if clip not in self.spans or ext not in self.offsets:
+        if not self.has(clip, ext):
             raise DamagedError(f"no member {clip}/*.{ext} in this shard")
-        a, b = self.spans[clip]
+        a, b = self._partial.get(ext, self.spans)[clip]
         return self.offsets[ext][a:b], self.sizes[ext][a:b]
 
     def column(self, clip: str, name: str) -> np.ndarray:
         """An extra column of the index for a clip's samples, in frame order."""
         a, b = self.spans[clip]
         return self.rows[name].slice(a, b - a).to_numpy()
+
+
+def _spans(rows: pa.Table) -> dict[str, tuple[int, int]]:
+    """Clip -> first and one past the last of its rows."""
+    clips = np.array([key.rsplit("/", 1)[0] for key in rows["key"].to_pylist()], object)
+    starts = np.flatnonzero(np.r_[True, clips[1:] != clips[:-1]]) if len(clips) else np.array([], int)
+    ends = np.r_[starts[1:], len(clips)] if len(clips) else starts
+    return {clips[a]: (int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
 
 
 class Recent:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remot_data.records import (
+    BOXES,
     FORMAT,
     NO_SEAL,
     Clip,
@@ -36,6 +37,7 @@ from remot_data.records import (
 )
 from remot_data.store import layers as layer_kinds
 from remot_data.store import shards
+from remot_data.store.boxes import Boxes, file_bytes, of_table
 from remot_data.store.cache import Cache
 from remot_data.store.clips_table import CLIP_GROUP, clip_table, clips_of
 from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError
@@ -56,7 +58,7 @@ from remot_data.store.log import Lines, read_lines
 # The end of the name of an index that waits for its tar.
 _NEXT = f".next{TEMPORARY}"
 _BETWEEN, _AT_ONCE = 4096, 1 << 20  # bytes between members that are read along, and the most that is read at once
-_INDEXES, _OPEN_FILES = 256, 128  # indexes (about a third of a megabyte each) and tars a process keeps
+_INDEXES, _OPEN_FILES, _BOXES = 256, 128, 8  # indexes (a third of a megabyte each), tars, boxes that a process keeps
 
 T = TypeVar("T")
 
@@ -68,7 +70,7 @@ class Store:
         self.url = os.fspath(url)
         self.files = Files(self.url)
         self.cache = cache
-        self._indexes, self._open_files = Recent(_INDEXES), Recent(_OPEN_FILES)
+        self._indexes, self._open_files, self._boxes = Recent(_INDEXES), Recent(_OPEN_FILES), Recent(_BOXES)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "cache": self.cache}
@@ -212,6 +214,25 @@ class Store:
         self.files.sweep("snapshots", f"{snapshot.name}.json")
         self.write_json(f"snapshots/{snapshot.name}.json", snapshot.to_json())
 
+    # Boxes
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether it says who was seen where: then its policy says whose clips are made."""
+        return "persons" in self.config.get("policy", {})
+
+    def boxes(self, clip: Clip) -> Boxes | None:
+        """Who was seen where around a clip, None where the store does not say."""
+        return self.shard_boxes(clip.shard)[clip.id] if self.has_boxes else None
+
+    def shard_boxes(self, shard: int) -> dict[str, Boxes]:
+        return self._boxes.get(shard, lambda: self._read_table(BOXES, shard, of_table))
+
+    def write_boxes(self, shard: int, boxes: Mapping[str, Boxes]) -> None:
+        """Write the boxes of a shard's clips, by their ids."""
+        self.files.write(index_name(BOXES, shard), file_bytes(boxes))
+        self._boxes.forget(shard)
+
     # Shards
 
     def meta(self, folder: str, shard: int) -> dict[str, Any] | None:
@@ -228,21 +249,21 @@ class Store:
             raise self._unreadable(index_name(folder, shard), error) from error
 
     def present(self, folder: str) -> set[int]:
-        """The shards of a folder that have both files."""
+        """The shards of a folder that have both files; boxes have but one."""
         names = set(self.files.names(folder))
         stems = (name.removesuffix(".parquet") for name in names if name.endswith(".parquet"))
-        return {int(stem.removeprefix("shard-")) for stem in stems if f"{stem}.tar" in names}
+        return {int(stem.removeprefix("shard-")) for stem in stems if folder == BOXES or f"{stem}.tar" in names}
 
     def index(self, folder: str, shard: int) -> Index:
         """The index of a shard of ``frames`` or of ``layers/<kind>/<id>``."""
-        return self._indexes.get((folder, shard), lambda: self._read_index(folder, shard))
+        return self._indexes.get((folder, shard), lambda: self._read_table(folder, shard, Index))
 
-    def _read_index(self, folder: str, shard: int) -> Index:
+    def _read_table(self, folder: str, shard: int, made: Callable[[pa.Table], T]) -> T:
         name = index_name(folder, shard)
         try:
-            return Index(pq.read_table(io.BytesIO(self.files.read(name))))
+            return made(pq.read_table(io.BytesIO(self.files.read(name))))
         except FileNotFoundError:
-            again = "build" if folder == "frames" else "build or `remot annotate`"
+            again = "build" if folder in ("frames", BOXES) else "build or `remot annotate`"
             raise DamagedError(f"{self.url}/{name} is missing: run the {again} again") from None
         except FilesError:
             raise
@@ -368,7 +389,7 @@ class Store:
         """
         layer, index = layer_kinds.kind(kind), self.index(folder, clip.shard)
         only = None if names is None else set(names)
-        chosen = {n: e for n, e in layer.fields.items() if e in index.offsets and (only is None or n in only)}
+        chosen = {n: e for n, e in layer.fields.items() if index.has(clip.id, e) and (only is None or n in only)}
         samples = range(1) if layer.per_clip else range(clip.frames) if which is None else which
         read = iter(self.read_all([Members(folder, clip, ext, samples) for ext in chosen.values()]))
         return layer.stacked({name: [layer.decode(ext, next(read)) for _ in samples] for name, ext in chosen.items()})
@@ -381,7 +402,7 @@ class Store:
         clip, out = self.clip[clip_id], {"__key__": key, "pts": self.clip[clip_id].pts[int(number)]}
         for kind, folder in {"frames": "frames", **self.folders(self.snapshot("main"))}.items():
             layer = layer_kinds.kind(kind)
-            chosen = {n: e for n, e in layer.fields.items() if e in self.index(folder, clip.shard).offsets}
+            chosen = {n: e for n, e in layer.fields.items() if self.index(folder, clip.shard).has(clip.id, e)}
             which = 0 if layer.per_clip else int(number)
             read = self.read_all([Members(folder, clip, ext, [which]) for ext in chosen.values()])
             for (name, ext), data in zip(chosen.items(), read, strict=True):
@@ -456,7 +477,7 @@ class Store:
         """
         count = self.shard_count
         layers = (layer_folder(k, name) for k in self._kinds() for name in self.files.names(f"layers/{k}"))
-        for folder in ("frames", *layers):
+        for folder in ("frames", BOXES, *layers):
             for name in self.files.names(folder):
                 found = re.fullmatch(r"shard-(\d+)\.(tar|parquet)", name)
                 if found and int(found[1]) >= count:

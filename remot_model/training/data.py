@@ -180,7 +180,7 @@ def augmented(arrays: dict[str, np.ndarray], config: Config, pose_schema: str, c
 
 def _mirror(arrays: dict[str, np.ndarray], pose_schema: str) -> None:
     height, width = arrays["frames"].shape[1:3]
-    for name in (*_IMAGES, *_LABELS, "confidence", "flow"):
+    for name in (*_IMAGES, *_LABELS, "confidence", "others", "flow"):
         for picture in _pictures(name, arrays):
             # OpenCV mirrors a picture many times faster than numpy copies a reversed view.
             picture[:] = cv2.flip(picture, 1)

@@ -169,7 +169,7 @@ def converted(name: str, stored: Tensor) -> Tensor:
         return stored.movedim(-1, -3).to(torch.float32, copy=True).div_(divisor).sub_(1)
     if name in _LABELS:
         return stored.to(torch.int64, copy=True)
-    if name == "confidence":
+    if name in ("confidence", "others"):
         return stored.to(torch.float32, copy=True).unsqueeze(-3)
     return stored.clone()
 

@@ -40,7 +40,8 @@ class Slot:
     """Where a kind puts what a window holds of it.
 
     `stored` is the height and width of the store's frames, `size` that of the window's, `schema` the layer's. Where
-    `raw`, what is derived at load is left out. `place(name, shape, dtype)` gives the array to fill.
+    `raw`, what is derived at load is left out. `place(name, shape, dtype)` gives the array to fill. `optional` says
+    whether the clip has the field `Kind.window_optional`; None where windows of this reading have no such array.
     """
 
     cut: Cut
@@ -49,6 +50,7 @@ class Slot:
     raw: bool
     schema: str
     place: Callable[[str, tuple[int, ...], Any], np.ndarray]
+    optional: bool | None = None
 
 
 class Kind(ABC):
@@ -59,6 +61,9 @@ class Kind(ABC):
         fields: array name -> extension of the member that holds it.
         per_clip: true where a clip has one sample instead of one a frame.
         window_field: the array whose members windows read; empty where windows hold nothing of the kind.
+        window_optional: an array that some clips have, of layers that were made from boxes. Where all that is read
+            together was, windows have it: its members for the frames come after those of `samples` in a clip that has
+            it, and in one that has none the array is to be filled all the same.
         window_arrays: arrays of a window that the kind fills -> their form, which says how they become tensors:
             ``image`` (uint8 [..., H, W, 3]), ``labels`` (uint8), ``vectors`` (float32 [..., H, W, C], which lie in
             memory as planes [..., C, H, W]), ``map`` (bool or float32 [..., H, W], which become
@@ -71,6 +76,7 @@ class Kind(ABC):
     fields: Mapping[str, str]
     per_clip: bool = False
     window_field: str = ""
+    window_optional: str = ""
     window_arrays: Mapping[str, str] = {}
     about_agreement: str = ""
     about_pictures: str = ""

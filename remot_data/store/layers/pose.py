@@ -1,11 +1,12 @@
-"""Keypoints as a ``.npy`` member, exact, and the optional soft person mask as PNG.
+"""Keypoints as a ``.npy`` member, exact, and the optional soft masks of the person and of others as PNG.
 
-The mask is stored in 16 grey levels: its last bits are noise and double its size.
+Masks are stored in 16 grey levels: their last bits are noise and double their size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,32 +15,37 @@ from remot_data import render
 from remot_data.schemas import SchemaError, convert_keypoints, keypoint_set
 from remot_data.store.layers._check import LayerError, expect, share
 from remot_data.store.layers._images import from_png, to_png
-from remot_data.store.layers._sizes import each, smooth
+from remot_data.store.layers._sizes import each, nearest, smooth
 from remot_data.store.layers.base import Arrays, Kind, Size, Slot
 
+_MASKS = ("mask", "others")
+_ANYBODY = 128  # value of a mask from which a pixel is somebody's
 PCK = 0.05  # a joint agrees within this share of the person's height
 _MAGIC = b"\x93NUMPY\x01\x00"
 
 
 class Pose(Kind):
-    """``keypoints`` float32 [T, K, 3] of x, y, confidence, and ``mask`` uint8 [T, H, W], which may be absent."""
+    """``keypoints`` float32 [T, K, 3] of x, y, confidence; ``mask`` and ``others`` uint8 [T, H, W], which may be absent.
+
+    ``others`` is the soft mask of everybody but the person, 0 where a pixel is rather the person's. A clip in whose
+    frames there is nobody else has none.
+    """
 
     name = "pose"
-    fields = {"keypoints": "npy", "mask": "mask.png"}
+    fields = {"keypoints": "npy", "mask": "mask.png", "others": "others.png"}
     window_field = "keypoints"
-    window_arrays = {"keypoints": "plain", "source_keypoints": "plain", "pose_map": "image"}
+    window_optional = "others"
+    window_arrays = {"keypoints": "plain", "source_keypoints": "plain", "pose_map": "image", "others": "map"}
     about_agreement = (
         "Agreement is the share of joints seen by both that lie within 5 % of the person's height of each other."
     )
 
     def encode(self, arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
-        members = {"npy": to_npy(arrays["keypoints"][t])}
-        if "mask" in arrays:
-            members["mask.png"] = to_png(_in_levels(arrays["mask"][t]))
-        return members
+        masks = {self.fields[name]: to_png(_in_levels(arrays[name][t])) for name in _MASKS if name in arrays}
+        return {"npy": to_npy(arrays["keypoints"][t]), **masks}
 
     def decode(self, extension: str, data: Any) -> np.ndarray:
-        return from_png(data) if extension == "mask.png" else from_npy(data)
+        return from_npy(data) if extension == "npy" else from_png(data)
 
     def check(self, arrays: Mapping[str, np.ndarray], frames: int, size: Size) -> None:
         points = expect(arrays, "keypoints", "float32", (frames, None, 3))
@@ -47,23 +53,22 @@ class Pose(Kind):
             raise LayerError("keypoints must be finite")
         if points.size and not (points[..., 2].min() >= 0 and points[..., 2].max() <= 1):
             raise LayerError("keypoint confidences must lie in [0, 1]")
-        if "mask" in arrays:
-            expect(arrays, "mask", "uint8", (frames, *size))
+        for name in _MASKS:
+            if name in arrays:
+                expect(arrays, name, "uint8", (frames, *size))
 
     def stored(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """The arrays with the mask in its 16 levels."""
-        return {name: _in_levels(x) if name == "mask" else x for name, x in arrays.items()}
+        """The arrays with masks in their 16 levels."""
+        return {name: _in_levels(x) if name in _MASKS else x for name, x in arrays.items()}
 
     def resized(self, arrays: Mapping[str, np.ndarray], old: Size, new: Size) -> Arrays:
-        """Coordinates are multiplied, the mask is averaged or interpolated."""
+        """Coordinates are multiplied, masks are averaged or interpolated."""
         points = arrays["keypoints"] * np.array([new[1] / old[1], new[0] / old[0], 1], np.float32)
-        out = {**arrays, "keypoints": points}
-        if "mask" in arrays:
-            out["mask"] = each(arrays["mask"], new, smooth(old, new))
-        return out
+        masks = {name: each(arrays[name], new, smooth(old, new)) for name in _MASKS if name in arrays}
+        return {**arrays, "keypoints": points, **masks}
 
     def window(self, members: Iterator[bytes], slot: Slot) -> None:
-        points = np.stack([from_npy(data) for data in members])
+        points = np.stack([from_npy(data) for data in islice(members, slot.cut.length + 1)])
         height, width = slot.stored
         if slot.size != (height, width):
             points[..., :2] *= np.array([slot.size[1] / width, slot.size[0] / height], np.float32)
@@ -73,6 +78,13 @@ class Pose(Kind):
             maps = slot.place("pose_map", (slot.cut.length, *slot.size, 3), np.uint8)
             for to, keypoints in zip(maps, points[:-1], strict=True):
                 to[:] = render.pose_map(keypoints, slot.schema, slot.size)
+
+        if slot.optional is not None:
+            others = slot.place("others", (slot.cut.length, *slot.size), np.bool_)
+            others[:] = False
+            if slot.optional:
+                for to, data in zip(others, members, strict=True):
+                    to[:] = nearest(from_png(data), slot.size) >= _ANYBODY
 
     def schemas(self, schema: str) -> dict[str, str]:
         return {"pose": schema}
