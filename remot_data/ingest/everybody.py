@@ -16,7 +16,8 @@ import numpy as np
 
 from remot_data import persons
 from remot_data.ingest.shots import Shot, span_of
-from remot_data.ingest.tracking import LOST, Track, track
+from remot_data.ingest.tracking import LOST, Track
+from remot_data.ingest.tracking import track as tracks_of
 from remot_data.persons import Person
 
 
@@ -60,7 +61,7 @@ class Everybody(Shot):
         self._looks = self.looks_in(*self.span)
         times = self.seen.pts * (self.found.time_base[0] / self.found.time_base[1])
         found = [self.seen.looks[i] for i in self._looks]
-        made = track(found, [float(times[self.seen.at[i]]) for i in self._looks])
+        made = tracks_of(found, [float(times[self.seen.at[i]]) for i in self._looks])
         self.followed = [
             Followed(t, number + rank, rank, f"{self.found.id}-p{others + rank}" if rank else "")
             for rank, t in enumerate(made)
@@ -72,13 +73,12 @@ class Everybody(Shot):
         self._refuse_rest()
 
     def _judge_track(self, one: Followed) -> None:
-        runs = list(self._runs(one.track))
         code, detail = "", ""
         if self.policy.persons == "main" and one.rank:
             code, detail = "not-main", "another than the main person of the shot"
         elif detail := self.too_small(one.track.seen):
             code = "person-too-small"
-        for start, stop in runs:
+        for start, stop, seen in self._runs(one.track):
             numbers = self.picked_in(start, stop)
             if code:
                 self._leave(one, numbers, code, detail)
@@ -86,7 +86,7 @@ class Everybody(Shot):
                 self._leave(one, numbers, self._too_short(start, stop), self._few(numbers))
             else:
                 for chosen in self.parts(numbers):
-                    self._judge_part(one, chosen)
+                    self._judge_part(one, chosen, seen)
 
     def _too_short(self, start: int, stop: int) -> str:
         if (start, stop) != self.span:
@@ -96,8 +96,8 @@ class Everybody(Shot):
     def _few(self, numbers: np.ndarray) -> str:
         return f"{len(numbers)} frames, {self.policy.min_frames} asked for"
 
-    def _runs(self, t: Track) -> Iterator[tuple[int, int]]:
-        """Spans of frames in which the person of a track is away for no longer than she may be."""
+    def _runs(self, t: Track) -> Iterator[tuple[int, int, list[Person]]]:
+        """Spans of frames in which the person of a track is away for no longer than she may be, and her boxes there."""
         cuts = [i for i in range(1, len(t.seen)) if t.times[i] - t.times[i - 1] > LOST or self._jumped(t, i)]
         at = [self.seen.at[i] for i in self._looks]
         first, last = span_of(t.seen, self.span, at)
@@ -107,7 +107,7 @@ class Everybody(Shot):
             stop = t.seen[b - 1].frame + 1 if b < len(t.seen) else last
             if b in cuts and self._jumped(t, b):
                 stop = t.seen[b].frame
-            yield start, stop
+            yield start, stop, t.seen[a:b]
 
     def _jumped(self, t: Track, i: int) -> bool:
         """Whether a person was put elsewhere between two looks, as by a cut inside a set."""
@@ -117,27 +117,27 @@ class Everybody(Shot):
         passed = t.times[i] - t.times[i - 1]
         return bool(np.hypot(bx - ax, by - ay) > (_SLACK + _FASTEST * passed) * tall)
 
-    def _judge_part(self, one: Followed, numbers: np.ndarray) -> None:
-        around = self.around(numbers, one.track.seen)
+    def _judge_part(self, one: Followed, numbers: np.ndarray, track: Sequence[Person]) -> None:
+        around = self.around(numbers, track)
         crop = self.crop(around)
-        if fault := self.fault(numbers, one.track.seen, around, crop):
+        if fault := self.fault(numbers, track, around, crop):
             one.clips += 1
             return self._leave(one, numbers, *fault)
-        crowded, share = self._crowded(one, numbers)
+        crowded, share = self._crowded(track, numbers)
         if not crowded.any():
-            return self._keep(one, numbers)
+            return self._keep(one, numbers, track)
         detail = f"somebody else is before or behind the person in {share}, at most {self.policy.max_others:.0%}"
         for is_crowded, run in itertools.groupby(zip(crowded, numbers, strict=True), key=lambda pair: bool(pair[0])):
             chosen = np.array([n for _, n in run])
             if is_crowded or len(chosen) < self.policy.min_frames:
                 self._leave(one, chosen, "several-persons", detail)
             else:
-                self._keep(one, chosen)
+                self._keep(one, chosen, track)
 
-    def _crowded(self, one: Followed, numbers: np.ndarray) -> tuple[np.ndarray, str]:
+    def _crowded(self, track: Sequence[Person], numbers: np.ndarray) -> tuple[np.ndarray, str]:
         """Which frames to leave out because of others, bool [N], and the share of looks in which they are too much."""
         seen = self.seen
-        main = {p.frame: p for p in one.track.seen}
+        main = {p.frame: p for p in track}
         present = [i for i in self.looks_in(int(numbers[0]), int(numbers[-1]) + 1) if seen.at[i] in main]
         flags = np.array([_hides(main[seen.at[i]], seen.looks[i]) for i in present], bool)
         if flags.sum() <= max(1, self.policy.max_others * len(present)):
@@ -146,8 +146,8 @@ class Everybody(Shot):
         nearest = np.abs(numbers[:, None] - at).argmin(1)
         return flags[nearest], f"{flags.mean():.0%} of {len(present)} looks"
 
-    def _keep(self, one: Followed, numbers: np.ndarray) -> None:
-        crop = self.crop(self.around(numbers, one.track.seen))
+    def _keep(self, one: Followed, numbers: np.ndarray, track: Sequence[Person]) -> None:
+        crop = self.crop(self.around(numbers, track))
         made = self.clip(one.clips, numbers, crop, one.rank, one.person)
         one.clips += 1
         self.clips.append(made)
@@ -200,7 +200,7 @@ class Everybody(Shot):
         return sum(p.frames for one in self.followed for p in one.parts if p.clip), refused
 
 
-_SLACK, _FASTEST = 0.6, 6.0  # heights, heights a second: nobody moves farther
+_SLACK, _FASTEST = 0.5, 4.5  # heights, heights a second: nobody moves farther
 _HIDES = 0.5
 
 
