@@ -213,6 +213,11 @@ class Clip(Record):
     def frames(self) -> int:
         return len(self.pts)
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """By which clips are sorted in a store: that of their keys, in which ``/`` comes after ``-``."""
+        return self.shard, f"{self.id}/"
+
     def key(self, frame: int) -> str:
         """The WebDataset key of a frame."""
         return f"{self.id}/{frame:06d}"

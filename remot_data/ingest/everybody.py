@@ -86,7 +86,25 @@ class Everybody(Shot):
                 self._leave(one, numbers, self._too_short(start, stop), self._few(numbers))
             else:
                 for chosen in self.parts(numbers):
-                    self._judge_part(one, chosen, seen)
+                    for near in self._large_enough(chosen, seen):
+                        self._judge_part(one, near, seen)
+
+    def _large_enough(self, numbers: np.ndarray, track: Sequence[Person]) -> list[np.ndarray]:
+        """The frames in as few parts as it takes for the person to be large enough in the crop of each.
+
+        No part is shorter than a clip may be.
+        """
+        parts = [numbers]
+        for count in range(1, len(numbers) // self.policy.min_frames + 1):
+            parts = np.array_split(numbers, count)
+            if all(self._share(part, track) >= self.policy.min_share for part in parts):
+                break
+        return parts
+
+    def _share(self, numbers: np.ndarray, track: Sequence[Person]) -> float:
+        """The height of the person over that of the crop of some frames."""
+        around = self.around(numbers, track)
+        return float(np.median([persons.height(p.box) for p in around])) / self.crop(around)[3]
 
     def _too_short(self, start: int, stop: int) -> str:
         if (start, stop) != self.span:

@@ -93,9 +93,9 @@ def plan(
             elif clip.id not in clips:
                 new.append(clip)
     start = 1 + max((clip.shard for clip in existing), default=-1)
-    new = list(_laid_out(sorted(new, key=lambda c: c.id), policy.shard_frames, start))
+    new = list(_laid_out(sorted(new, key=lambda c: c.place[1]), policy.shard_frames, start))
     of_persons = {**persons, "refused": dict(sorted(by_code.items()))} if persons else {}
-    return Plan(sorted([*clips.values(), *new], key=lambda c: (c.shard, c.id)), rejects, counts, of_persons)
+    return Plan(sorted([*clips.values(), *new], key=lambda c: c.place), rejects, counts, of_persons)
 
 
 def _repeats(lines: Sequence[Mapping[str, Any]], policy: Policy, held: int) -> dict[int, str]:

@@ -10,7 +10,7 @@ from remot_data.records import HW, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None}
+_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0}
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Policy(Record):
         fps: frames a second, chosen by time, or None for those of the source.
         margin: room around the union of the person's boxes, as a share of its height.
         min_frames, max_frames: a shorter shot is refused, a longer one becomes several clips of about equal length.
+        min_share: height of the person over that of the crop below which somebody who goes far is given several clips,
+            each with a crop of its own, as far as `min_frames` allows. 0 for one crop of all her way.
         min_height: least height of the person in source pixels; a picture that is lower than that is refused whole.
         looks: times a second that persons are searched for.
         max_others: share of the looks in which somebody else, at least half as tall, may be before or behind the person
@@ -51,6 +53,7 @@ class Policy(Record):
     margin: float = 0.1
     min_frames: int = 16
     max_frames: int = 600
+    min_share: float = 0.33
     min_height: int = 64
     looks: float = 5.0
     max_others: float = 0.3
@@ -66,7 +69,13 @@ class Policy(Record):
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
-        for name, value in (("fps", self.fps), ("margin", self.margin), ("looks", self.looks), ("test", self.test)):
+        for name, value in (
+            ("fps", self.fps),
+            ("margin", self.margin),
+            ("looks", self.looks),
+            ("test", self.test),
+            ("min_share", self.min_share),
+        ):
             object.__setattr__(self, name, value if value is None else float(value))
         if self.persons not in ("all", "main", None):
             raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")

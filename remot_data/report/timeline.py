@@ -123,7 +123,13 @@ def _face(view: View, clip: Clip | None) -> Html | None:
     """A small picture of the person out of the middle of a clip."""
     if clip is None:
         return None
-    frame = view.store.read_arrays("frames", "frames", clip, which=[clip.frames // 2])["frames"][0]
+    middle = clip.frames // 2
+    frame = view.store.read_arrays("frames", "frames", clip, which=[middle])["frames"][0]
+    if (seen := view.store.boxes(clip)) is not None:
+        own = seen.in_frames(clip, frame.shape[:2])[0][middle]
+        if np.isfinite(own).all():
+            x0, y0, x1, y1 = (int(v) for v in (*np.floor(own[:2]).clip(0), *np.ceil(own[2:])))
+            frame = frame[y0 : max(y1, y0 + 2), x0 : max(x1, x0 + 2)]
     height, width = frame.shape[:2]
     size = max(1, round(2 * _FACE * width / height)), 2 * _FACE
     image = cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA)
@@ -132,6 +138,6 @@ def _face(view: View, clip: Clip | None) -> Html | None:
         '<img class="face" width="{}" height="{}" alt="{}" src="{}">',
         size[0] // 2,
         _FACE,
-        f"Frame {clip.frames // 2} of clip {clip.id}",
+        f"Frame {middle} of clip {clip.id}",
         data_url("image/jpeg", data),
     )

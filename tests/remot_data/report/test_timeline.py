@@ -32,7 +32,7 @@ def line(number=1, tracks=None, rejects=()):
 
 def view(*lines):
     frames = {"frames": np.full((1, 128, 96, 3), 200, np.uint8)}
-    store = SimpleNamespace(url="/store", read_arrays=lambda *a, **k: frames)
+    store = SimpleNamespace(url="/store", read_arrays=lambda *a, **k: frames, boxes=lambda clip: None)
     return SimpleNamespace(inputs=lines, clips=[clip("v-1-000-00")], store=store)
 
 
