@@ -218,7 +218,7 @@ class Everybody(Shot):
         return sum(p.frames for one in self.followed for p in one.parts if p.clip), refused
 
 
-_SLACK, _FASTEST = 0.5, 4.5  # heights, heights a second: nobody moves farther
+_SLACK, _FASTEST = 0.7, 4.5  # heights, heights a second: nobody moves farther
 _HIDES = 0.5
 
 

@@ -23,7 +23,8 @@ class Policy(Record):
         margin: room around the union of the person's boxes, as a share of its height.
         min_frames, max_frames: a shorter shot is refused, a longer one becomes several clips of about equal length.
         min_share: height of the person over that of the crop below which somebody who goes far is given several clips,
-            each with a crop of its own, as far as `min_frames` allows. 0 for one crop of all her way.
+            each with a crop of its own, as far as `min_frames` allows. 0 for one crop
+            of all her way.
         min_height: least height of the person in source pixels; a picture that is lower than that is refused whole.
         looks: times a second that persons are searched for.
         max_others: share of the looks in which somebody else, at least half as tall, may be before or behind the person
@@ -53,7 +54,7 @@ class Policy(Record):
     margin: float = 0.1
     min_frames: int = 16
     max_frames: int = 600
-    min_share: float = 0.33
+    min_share: float = 0.0
     min_height: int = 64
     looks: float = 5.0
     max_others: float = 0.3

@@ -92,7 +92,7 @@ def test_a_short_absence_is_bridged():
 
 
 def test_a_jump_inside_a_set_parts_the_clip():
-    made = judged(watched(lambda i: [(at(100 if i < 10 else 540), RED)]))
+    made = judged(watched(lambda i: [(at(60 if i < 10 else 580, 200), RED)]))
     assert [clip.frames for clip in made.clips] == [60, 60] and not made.rejects
     assert made.clips[0].crop != made.clips[1].crop
 
@@ -102,13 +102,16 @@ def test_who_goes_far_has_several_clips_in_which_she_is_large_enough():
         return [(at(30 + 15 * i, 60), RED)]
 
     seen = watched(runs)
-    made = judged(seen, Policy(min_height=50))
+    made = judged(seen, Policy(min_height=50, min_share=0.33))
     shares = [60 / clip.crop[3] for clip in made.clips]
     assert len(shares) > 2 and min(shares) >= 0.33 and not made.rejects
     assert {clip.person for clip in made.clips} == {"ann"}
-    assert [clip.frames for clip in judged(seen, Policy(min_height=50, min_share=0.0)).clips] == [120]
+    assert [clip.frames for clip in judged(seen, Policy(min_height=50)).clips] == [120]
     # Shorter than a clip may be is none of them.
-    assert [clip.frames for clip in judged(seen, Policy(min_height=50, min_frames=60)).clips] == [60, 60]
+    assert [clip.frames for clip in judged(seen, Policy(min_height=50, min_share=0.33, min_frames=60)).clips] == [
+        60,
+        60,
+    ]
 
 
 def test_frames_in_which_somebody_is_in_the_way_are_left_out_and_the_rest_is_kept():
