@@ -29,6 +29,7 @@ class Person:
     score: float
     sharpness: float = math.inf
     track: int | None = None
+    sure: bool = True  # False: a weak box, that may only go on a track that expects it, never begin one
 
 
 class Finder(Protocol):
