@@ -100,6 +100,7 @@ def _plain(person: Seen) -> dict[str, Any]:
 
 # x, y, width, height round the dancer in each sample clip.
 _CROPS = {1: (24, 135, 1037, 1383), 2: (95, 259, 808, 1078), 3: (0, 250, 897, 1197), 4: (70, 217, 1015, 1353)}
+_TILT = {1: 14.0, 2: 0.0, 3: 0.0, 4: -18.0}  # degrees that the camera was turned by
 _WIDTH = 480
 
 
@@ -134,10 +135,15 @@ def cutout(camera: int) -> Cutout:
     x, y, wide, tall = _CROPS[camera]
     shape = round(_WIDTH * tall / wide), _WIDTH
     clip = media.read(fetch(f"sample-cam{camera:02d}"), crop=XYWH((x, y, wide, tall)), size=shape)
-    pictures = np.stack([picture for number, (_, picture) in enumerate(clip) if number % 2 == 0])
+    upright = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), _TILT[camera], 1.0)
+    pictures = np.stack([_turned(picture, upright) for number, (_, picture) in enumerate(clip) if number % 2 == 0])
     found = load("blazepose")(pictures)
     alpha = np.stack([_cleaned(mask) for mask in found["mask"]])
     return Cutout(pictures, alpha, found["keypoints"], np.stack([_box(a) for a in alpha]))
+
+
+def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _cleaned(mask: np.ndarray) -> np.ndarray:
@@ -368,10 +374,9 @@ def _crossing(first: float, second: float, size: WH, low: float, high: float) ->
 
 
 def _passes(stage: Stage, one: Actor, widths: float, place: float, when: float) -> None:
-    """Let her go one way, past `place` after `when` seconds, and stop about a body width before the border."""
-    room, speed = 0.9 * one.width, widths * one.width
-    ends = (room, stage.size[0] - room) if widths > 0 else (stage.size[0] - room, room)
-    stage.go(one, *((when + (x - place) / speed, x) for x in ends))
+    """Let her go through the picture, past `place` after `when` seconds; to the left if `widths` is negative."""
+    speed, side = widths * one.width, 1 if widths > 0 else -1
+    stage.go(one, *((when + (x - place) / speed, x) for x in (stage.away(one, -side), stage.away(one, side))))
 
 
 def _three(rng: np.random.Generator) -> Plan:

@@ -126,6 +126,30 @@ def test_truth_is_written_and_read_as_it_is(tmp_path):
         assert np.allclose(ours.box, theirs.box) and np.allclose(ours.keypoints, theirs.keypoints, atol=0.01)
 
 
+@pytest.mark.slow
+def test_what_is_drawn_lies_in_the_boxes_and_is_the_same_again():
+    def scene():
+        stage = made_scenes.Stage(np.random.default_rng(5), (320, 180), 0.2)
+        front, back = stage.actor(90, 90, 0.9), stage.actor(90, 90, 0.85)
+        front.x, back.x = front.x - 60 + 20 * np.arange(6), back.x + 145
+        rng = np.random.default_rng(6)
+        return made_scenes.room((320, 180), rng), list(made_scenes.drawn(stage.plan(), np.random.default_rng(6)))
+
+    room, frames = scene()
+    for (picture, people), (again, _) in zip(frames, scene()[1], strict=True):
+        assert np.array_equal(picture, again)
+        assert [person.id for person in people] == ["a", "b"] and [person.shown for person in people][0] == "all"
+        rest = abs(picture.astype(int) - room).max(2)
+        for person in people:
+            x0, y0, x1, y1 = np.rint(person.box).astype(int)
+            assert rest[y0:y1, x0:x1].any()
+            joints = person.keypoints[person.keypoints[:, 2] > 0, :2]
+            assert len(joints) > 15
+            rest[max(y0 - 3, 0) : y1 + 3, max(x0 - 3, 0) : x1 + 3] = 0
+        assert not rest.any()
+    assert frames[0][1][1].shown in ("most", "part")  # b stands half outside
+
+
 def test_what_was_drawn_by_hand_is_possible():
     files = sorted((Path(persons.__file__).parent / "truth").glob("*.json"))
     assert len(files) == 6
