@@ -13,6 +13,7 @@ It writes `NAME-SEED.mp4` and beside it `NAME-SEED.json`, which `read_truth` rea
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,12 +291,16 @@ class Stage:
 
     def away(self, one: Actor, side: int) -> float:
         """An x at which nothing of her is seen, beyond the left (-1) or the right border (1)."""
-        reach = one.person.alpha.shape[2] * one.scale
+        boxes = one.person.boxes
+        feet = np.median(boxes[:, [0, 2]])
+        reach = max(feet - boxes[:, 0].min(), boxes[:, 2].max() - feet) * one.scale + 4
         return -reach if side < 0 else self.size[0] + reach
 
     def go(self, one: Actor, *points: tuple[float, float]) -> None:
         """Send her through (seconds, x); she speeds up and slows down within a fifth of a second."""
         times, places = zip(*points, strict=True)
+        if any(after <= before for before, after in itertools.pairwise(times)):
+            raise ValueError(f"the way of {one.id} goes back in time: {times}")
         x = np.interp(np.arange(-3, self.frames + 3) / FPS, times, places)
         one.x = np.convolve(x, np.full(7, 1 / 7), "valid")
 
@@ -328,13 +333,14 @@ def _lateral(widths: float, size: WH, low: float, high: float) -> Callable[[np.r
 
 def _leaves(rng: np.random.Generator) -> Plan:
     """She dances, runs out of the picture, is away for a while, comes back on the same side or the other."""
-    stage = Stage(rng, (640, 360), 6.5)
+    stage = Stage(rng, (640, 360), 8.0)
     one = stage.actor(90, 130)
     out, back = rng.choice([-1, 1], 2)
-    place, speed = rng.uniform(0.4, 0.6, 2) * stage.size[0], 3.5 * one.width
-    gone = 1.5 + abs(stage.away(one, out) - place[0]) / speed
-    comes = 5.2 - abs(stage.away(one, back) - place[1]) / speed
-    way = [(1.5, place[0]), (gone, stage.away(one, out)), (comes, stage.away(one, back)), (5.2, place[1])]
+    place = (0.5 + rng.uniform(0.0, 0.15, 2) * (out, back)) * stage.size[0]
+    times = np.abs([stage.away(one, out) - place[0], stage.away(one, back) - place[1]]) / (3.5 * one.width)
+    gone = 1.5 + times[0]
+    comes = gone + 1.3
+    way = [(1.5, place[0]), (gone, stage.away(one, out)), (comes, stage.away(one, back)), (comes + times[1], place[1])]
     stage.go(one, *way)
     return stage.plan()
 
@@ -390,7 +396,7 @@ def _three(rng: np.random.Generator) -> Plan:
 
 def _relay(rng: np.random.Generator) -> Plan:
     """One leaves the picture; when she is gone another one comes in."""
-    stage = Stage(rng, (640, 360), 5.5)
+    stage = Stage(rng, (640, 360), 6.5)
     a, b = stage.actor(90, 130), stage.actor(90, 130)
     out, comes, half = *rng.choice([-1, 1], 2), stage.size[0] / 2
     gone = 1.3 + abs(stage.away(a, out) - half) / (3 * a.width)
