@@ -13,6 +13,7 @@ It writes `NAME-SEED.mp4` and beside it `NAME-SEED.json`, which `read_truth` rea
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,6 +101,7 @@ def _plain(person: Seen) -> dict[str, Any]:
 
 # x, y, width, height round the dancer in each sample clip.
 _CROPS = {1: (24, 135, 1037, 1383), 2: (95, 259, 808, 1078), 3: (0, 250, 897, 1197), 4: (70, 217, 1015, 1353)}
+_TILT = {1: 14.0, 2: 0.0, 3: 0.0, 4: -18.0}  # degrees that the camera was turned by
 _WIDTH = 480
 
 
@@ -134,10 +136,15 @@ def cutout(camera: int) -> Cutout:
     x, y, wide, tall = _CROPS[camera]
     shape = round(_WIDTH * tall / wide), _WIDTH
     clip = media.read(fetch(f"sample-cam{camera:02d}"), crop=XYWH((x, y, wide, tall)), size=shape)
-    pictures = np.stack([picture for number, (_, picture) in enumerate(clip) if number % 2 == 0])
+    upright = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), _TILT[camera], 1.0)
+    pictures = np.stack([_turned(picture, upright) for number, (_, picture) in enumerate(clip) if number % 2 == 0])
     found = load("blazepose")(pictures)
     alpha = np.stack([_cleaned(mask) for mask in found["mask"]])
     return Cutout(pictures, alpha, found["keypoints"], np.stack([_box(a) for a in alpha]))
+
+
+def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _cleaned(mask: np.ndarray) -> np.ndarray:
@@ -284,12 +291,16 @@ class Stage:
 
     def away(self, one: Actor, side: int) -> float:
         """An x at which nothing of her is seen, beyond the left (-1) or the right border (1)."""
-        reach = one.person.alpha.shape[2] * one.scale
+        boxes = one.person.boxes
+        feet = np.median(boxes[:, [0, 2]])
+        reach = max(feet - boxes[:, 0].min(), boxes[:, 2].max() - feet) * one.scale + 4
         return -reach if side < 0 else self.size[0] + reach
 
     def go(self, one: Actor, *points: tuple[float, float]) -> None:
         """Send her through (seconds, x); she speeds up and slows down within a fifth of a second."""
         times, places = zip(*points, strict=True)
+        if any(after <= before for before, after in itertools.pairwise(times)):
+            raise ValueError(f"the way of {one.id} goes back in time: {times}")
         x = np.interp(np.arange(-3, self.frames + 3) / FPS, times, places)
         one.x = np.convolve(x, np.full(7, 1 / 7), "valid")
 
@@ -322,13 +333,14 @@ def _lateral(widths: float, size: WH, low: float, high: float) -> Callable[[np.r
 
 def _leaves(rng: np.random.Generator) -> Plan:
     """She dances, runs out of the picture, is away for a while, comes back on the same side or the other."""
-    stage = Stage(rng, (640, 360), 6.5)
+    stage = Stage(rng, (640, 360), 8.0)
     one = stage.actor(90, 130)
     out, back = rng.choice([-1, 1], 2)
-    place, speed = rng.uniform(0.4, 0.6, 2) * stage.size[0], 3.5 * one.width
-    gone = 1.5 + abs(stage.away(one, out) - place[0]) / speed
-    comes = 5.2 - abs(stage.away(one, back) - place[1]) / speed
-    way = [(1.5, place[0]), (gone, stage.away(one, out)), (comes, stage.away(one, back)), (5.2, place[1])]
+    place = (0.5 + rng.uniform(0.0, 0.15, 2) * (out, back)) * stage.size[0]
+    times = np.abs([stage.away(one, out) - place[0], stage.away(one, back) - place[1]]) / (3.5 * one.width)
+    gone = 1.5 + times[0]
+    comes = gone + 1.3
+    way = [(1.5, place[0]), (gone, stage.away(one, out)), (comes, stage.away(one, back)), (comes + times[1], place[1])]
     stage.go(one, *way)
     return stage.plan()
 
@@ -368,10 +380,9 @@ def _crossing(first: float, second: float, size: WH, low: float, high: float) ->
 
 
 def _passes(stage: Stage, one: Actor, widths: float, place: float, when: float) -> None:
-    """Let her go one way, past `place` after `when` seconds, and stop about a body width before the border."""
-    room, speed = 0.9 * one.width, widths * one.width
-    ends = (room, stage.size[0] - room) if widths > 0 else (stage.size[0] - room, room)
-    stage.go(one, *((when + (x - place) / speed, x) for x in ends))
+    """Let her go through the picture, past `place` after `when` seconds; to the left if `widths` is negative."""
+    speed, side = widths * one.width, 1 if widths > 0 else -1
+    stage.go(one, *((when + (x - place) / speed, x) for x in (stage.away(one, -side), stage.away(one, side))))
 
 
 def _three(rng: np.random.Generator) -> Plan:
@@ -385,7 +396,7 @@ def _three(rng: np.random.Generator) -> Plan:
 
 def _relay(rng: np.random.Generator) -> Plan:
     """One leaves the picture; when she is gone another one comes in."""
-    stage = Stage(rng, (640, 360), 5.5)
+    stage = Stage(rng, (640, 360), 6.5)
     a, b = stage.actor(90, 130), stage.actor(90, 130)
     out, comes, half = *rng.choice([-1, 1], 2), stage.size[0] / 2
     gone = 1.3 + abs(stage.away(a, out) - half) / (3 * a.width)
