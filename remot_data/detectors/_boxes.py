@@ -62,6 +62,31 @@ def sights(boxes: Mapping[str, np.ndarray], size: HW) -> Iterator[Sight]:
         yield Sight(own, others[in_view(others, size)], size)
 
 
+def which(sight: Sight, boxes: np.ndarray) -> int | None:
+    """Which of the bodies whose boxes are [N, 4] is the own person's, None if none is."""
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    mine = [i for i in np.flatnonzero(area(boxes)).tolist() if sight.holds(boxes[i], middles[i])]
+    return max(mine, key=lambda i: sight.fit(boxes[i], middles[i]), default=None)
+
+
+def without_others(labels: np.ndarray, boxes: Mapping[str, np.ndarray] | None) -> np.ndarray:
+    """Labels uint8 [T, H, W] with background (0) in the boxes of others where the own box, if it is known, is not."""
+    if boxes is None:
+        return labels
+    out, size = labels.copy(), (labels.shape[1], labels.shape[2])
+    for t, sight in enumerate(sights(boxes, size)):
+        if sight.is_known:
+            for x0, y0, x1, y1 in _pixels(sight.others, size):
+                out[t, y0:y1, x0:x1] = 0
+            ((x0, y0, x1, y1),) = _pixels(sight.own[None], size)
+            out[t, y0:y1, x0:x1] = labels[t, y0:y1, x0:x1]
+    return out
+
+
+def _pixels(boxes: np.ndarray, size: HW) -> list[list[int]]:
+    return np.rint(within(boxes, size)).astype(int).tolist()
+
+
 def within(boxes: np.ndarray, size: HW) -> np.ndarray:
     """Boxes [..., 4] as far as they lie in a frame."""
     return np.clip(boxes, 0, np.array((size[1], size[0]) * 2, np.float32))

@@ -25,7 +25,7 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 
 
 class Pose(Kind):
-    """``keypoints`` float32 [T, K, 3] of x, y, confidence; ``mask`` and ``others`` uint8 [T, H, W], which may be absent.
+    """``keypoints`` float32 [T, K, 3] of x, y, confidence; ``mask``, ``others`` uint8 [T, H, W], which may be absent.
 
     ``others`` is the soft mask of everybody but the person, 0 where a pixel is rather the person's. A clip in whose
     frames there is nobody else has none.

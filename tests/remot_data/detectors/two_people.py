@@ -1,4 +1,4 @@
-"""Two dancers of the sample clips in one picture, with what is true of each: made by cutting one out and pasting him."""
+"""Two dancers of the sample clips in one picture, and what is true of each: one is cut out and pasted."""
 
 from __future__ import annotations
 
