@@ -15,6 +15,7 @@ from remot_data.records import HW
 
 _REACHES = 0.02  # of the height and width of a frame: what less of a box lies in is not in it
 _LEAST = 0.25  # fit from which a body may be that of a box
+_THEIRS = 0.6  # fit from which a body is that of somebody else's box where the own one is not known
 _RATHER = 0.1  # a body is somebody else's where their box fits better by more than that
 
 
@@ -40,7 +41,7 @@ class Sight:
         """
         fit = self._fit(body, middle)
         others = float(fit[1:].max(initial=0))
-        return bool(fit[0] >= max(_LEAST, others - _RATHER)) if self.is_known else others < _LEAST
+        return bool(fit[0] >= max(_LEAST, others - _RATHER)) if self.is_known else others < _THEIRS
 
     def fit(self, body: np.ndarray | None, middle: np.ndarray) -> float:
         """How well a body fits the own box, 0 to 1."""
