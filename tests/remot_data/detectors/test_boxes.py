@@ -9,6 +9,8 @@ import pytest
 
 from remot_data.detectors._boxes import Sight, in_view, mostly_in_view, sights, which, without_others
 from remot_data.detectors.base import BUILTIN
+from remot_data.detectors.schp import SCHP
+from remot_data.detectors.segformer import SegFormerClothes
 
 NONE = (np.nan,) * 4
 SIZE = (100, 80)
@@ -76,6 +78,17 @@ def test_labels_in_boxes_of_others_become_background_but_not_in_the_own_box() ->
     assert (found[0, 10:90, 10:30] == 4).all() and (found[0, :, 50:] == 4).all()
     assert (found[1] == 4).all(), "where the own box is not known, nothing is taken away"
     assert without_others(labels, None) is labels and (labels == 4).all()
+
+
+@pytest.mark.parametrize("parser", [SCHP, SegFormerClothes])
+def test_parsers_call_background_what_is_in_the_box_of_others(parser: type) -> None:
+    outputs = {"labels": np.full((1, *SIZE), 4, np.uint8)}
+    frames = np.zeros((1, *SIZE, 3), np.uint8)
+    boxes = {"own": np.array([(0, 0, 40, 100)], np.float32), "others": np.array([[(30, 0, 80, 100)]], np.float32)}
+    join = parser.__new__(parser).join
+    assert (join(frames, outputs)["labels"] == 4).all()
+    assert (join(frames, outputs, boxes=boxes)["labels"][0, 0] == [4] * 40 + [0] * 40).all()
+    assert join(frames[:0], {}, boxes={name: b[:0] for name, b in boxes.items()})["labels"].shape == (0, *SIZE)
 
 
 @pytest.mark.parametrize("name", ["schp", "segformer", "mmpose", "ultralytics", "detectron2", "blazepose"])
