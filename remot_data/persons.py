@@ -21,7 +21,8 @@ from remot_data.records import WH, XYWH, XYXY
 class Person:
     """One person found in one frame: body box, score in [0, 1], and `sharpness` in the box where it was measured.
 
-    `track` is the number that a finder with a tracker of its own knows the person by.
+    `track` is the number that a finder with a tracker of its own knows the person by. Of whom the finder is not `sure`,
+    she may go on a track that expects somebody there, and never begins one.
     """
 
     frame: int
@@ -29,6 +30,7 @@ class Person:
     score: float
     sharpness: float = math.inf
     track: int | None = None
+    sure: bool = True
 
 
 class Finder(Protocol):
