@@ -187,7 +187,7 @@ class SSDFinder:
         weights: the file of the SSD; the asset ``person-detector`` if not given.
         threads: CPU threads of LiteRT.
         sure: a box of at least this score is a person, unless others cover it: then it may show parts of them.
-        least: one of at least this score is where the landmark network sees her and nobody else in it, and else not sure.
+        least: one of at least this score is, where the landmark network sees her and nobody else in it; else not sure.
     """
 
     name = "ssd"
