@@ -15,6 +15,7 @@ from remot_data.records import HW
 
 _REACHES = 0.02  # of the height and width of a frame: what less of a box lies in is not in it
 _LEAST = 0.25  # fit from which a body may be that of a box
+_THEIRS = 0.6  # fit from which a body is that of somebody else's box where the own one is not known
 _RATHER = 0.1  # a body is somebody else's where their box fits better by more than that
 
 
@@ -40,7 +41,7 @@ class Sight:
         """
         fit = self._fit(body, middle)
         others = float(fit[1:].max(initial=0))
-        return bool(fit[0] >= max(_LEAST, others - _RATHER)) if self.is_known else others < _LEAST
+        return bool(fit[0] >= max(_LEAST, others - _RATHER)) if self.is_known else others < _THEIRS
 
     def fit(self, body: np.ndarray | None, middle: np.ndarray) -> float:
         """How well a body fits the own box, 0 to 1."""
@@ -60,6 +61,31 @@ def sights(boxes: Mapping[str, np.ndarray], size: HW) -> Iterator[Sight]:
     """What is known of each frame in turn."""
     for own, others in zip(boxes["own"], boxes["others"], strict=True):
         yield Sight(own, others[in_view(others, size)], size)
+
+
+def which(sight: Sight, boxes: np.ndarray) -> int | None:
+    """Which of the bodies whose boxes are [N, 4] is the own person's, None if none is."""
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    mine = [i for i in np.flatnonzero(area(boxes)).tolist() if sight.holds(boxes[i], middles[i])]
+    return max(mine, key=lambda i: sight.fit(boxes[i], middles[i]), default=None)
+
+
+def without_others(labels: np.ndarray, boxes: Mapping[str, np.ndarray] | None) -> np.ndarray:
+    """Labels uint8 [T, H, W] with background (0) in the boxes of others where the own box, if it is known, is not."""
+    if boxes is None:
+        return labels
+    out, size = labels.copy(), (labels.shape[1], labels.shape[2])
+    for t, sight in enumerate(sights(boxes, size)):
+        if sight.is_known:
+            for x0, y0, x1, y1 in _pixels(sight.others, size):
+                out[t, y0:y1, x0:x1] = 0
+            ((x0, y0, x1, y1),) = _pixels(sight.own[None], size)
+            out[t, y0:y1, x0:x1] = labels[t, y0:y1, x0:x1]
+    return out
+
+
+def _pixels(boxes: np.ndarray, size: HW) -> list[list[int]]:
+    return np.rint(within(boxes, size)).astype(int).tolist()
 
 
 def within(boxes: np.ndarray, size: HW) -> np.ndarray:

@@ -293,7 +293,7 @@ class BlazePose:
         """`keypoints` float32 [T, 25 or 137, 3] and `mask` uint8 [T, H, W] of one person in uint8 [T, H, W, 3].
 
         Given `boxes`, the person is that of the own box, and in frames in which the body that is found is not that
-        person's, all are zeros. Where somebody else's box reaches into a frame, the layer of the clip has `others`.
+        person's, all are zeros. Where somebody else's box reaches into a frame, there is `others`, too.
         """
         count, size = len(frames), frames.shape[1:3]
         keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)

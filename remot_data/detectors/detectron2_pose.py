@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remot_data.detectors._boxes import Sight, sights, which
 from remot_data.detectors._network import Runner, inference, misfits
 from remot_data.detectors._torch import as_layer, choose_device, read_checkpoint, stand_ins, without_warnings
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
+from remot_data.records import BOXES
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 KEYPOINTS = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x"
 MASKS = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 _PERSON = 0  # of COCO's classes
+_MOST = 8  # persons of a frame, the largest, of which one is taken
 _SAME = 0.3  # overlap from which the boxes of the two networks are of one person
 # What older files hold beside the weights; the networks of 0.6 make these themselves.
 _MADE = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors.")
@@ -34,7 +37,9 @@ _ADVICE = "build detectron2 from its source with its operators, or take one of t
 
 
 class Detectron2Pose(Batched):
-    """COCO's 17 keypoints of the largest person in each frame, and that person's mask if asked for.
+    """COCO's 17 keypoints of a person in each frame, and that person's mask if asked for.
+
+    It is the person of the clip's track where the store has boxes, else the largest.
 
     Args:
         model: a keypoint R-CNN of detectron2's model zoo, as ``COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x``.
@@ -57,7 +62,7 @@ class Detectron2Pose(Batched):
     kind = "pose"
     version = "2"
     schema = "coco17"
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = (BOXES,)
     licence = "Apache-2.0; its weights CC BY-SA 3.0"
     approximate = False
 
@@ -107,13 +112,14 @@ class Detectron2Pose(Batched):
 
     def infer(self, items: np.ndarray) -> Arrays | Pending:
         with without_warnings():
-            return self._runner(self._person, items)
+            return self._runner(self._persons, items)
 
     def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
         """`keypoints` float32 [T, 17, 3] of frames uint8 [T, H, W, 3], RGB, and `mask` uint8 [T, H, W] if asked for."""
         import torch
 
         size = frames.shape[1:3]
+        outputs = _of_one(outputs, list(sights(needed[BOXES], size)) if BOXES in needed else None)
         points = outputs.get("keypoints", np.zeros((len(frames), 17, 3), np.float32))
         out = {"keypoints": as_layer(points[..., :2], points[..., 2], size, self.threshold)}
         if self._masks is not None:
@@ -124,18 +130,30 @@ class Detectron2Pose(Batched):
                     out["mask"][t] = self._paste(soft, box, size, threshold=-1)[0].numpy()
         return out
 
-    def _person(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Of the largest person in each of frames [n, H, W, 3] the keypoints, and the box and mask if asked for."""
+    def _persons(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of the largest persons in frames [n, H, W, 3] the keypoints and boxes, and the masks if asked for."""
         found = self._people(frames, lambda t, boxes: largest(boxes))
-        out = {"keypoints": found["keypoints"]}
+        out = {"keypoints": found["keypoints"], "boxes": found["boxes"]}
         if self._masks is not None:
-            masked = self._masks(frames, lambda t, boxes: best_match(found["boxes"][t], boxes))
+            masked = self._masks(frames, lambda t, boxes: [best_match(box, boxes) for box in found["boxes"][t]])
             out |= {"mask_boxes": masked["boxes"], "masks": masked["masks"]}
         return out
 
 
+def _of_one(outputs: Arrays, seen: Sequence[Sight] | None) -> Arrays:
+    """Of outputs [T, N, ...] of the largest persons of each frame those of one: the own one, or the largest."""
+    if not outputs:
+        return {}
+    boxes = outputs["boxes"]
+    chosen = [0] * len(boxes) if seen is None else [which(*pair) for pair in zip(seen, boxes, strict=True)]
+    return {
+        name: np.stack([x[t, i] if i is not None else np.zeros_like(x[t, 0]) for t, i in enumerate(chosen)])
+        for name, x in outputs.items()
+    }
+
+
 class Network:
-    """One R-CNN of the model zoo: batches of frames in, one person of each frame out, in pixels of the frame.
+    """One R-CNN of the model zoo: batches of frames in, some persons of each frame out, in pixels of the frame.
 
     How many people there are is for the network to find, so frames have tensors of different sizes: its heads look at
     each frame alone, lest what is found in one depend on another, and it waits for the card between its stages.
@@ -165,13 +183,13 @@ class Network:
         self._resize, self._sides = d2.ResizeShortestEdge, (size, max(config.INPUT.MAX_SIZE_TEST, size))
 
     def __call__(
-        self, frames: torch.Tensor, choose: Callable[[int, torch.Tensor], int | None]
+        self, frames: torch.Tensor, choose: Callable[[int, torch.Tensor], list[int | None]]
     ) -> dict[str, torch.Tensor]:
-        """Of one person in each of frames uint8 [n, H, W, 3] `boxes` float32 [n, 4], and `keypoints` [n, 17, 3] or soft
-        `masks` [n, 28, 28] of the box; 0 where there is none.
+        """Of M persons in each of frames uint8 [n, H, W, 3] `boxes` float32 [n, M, 4], and `keypoints` [n, M, 17, 3] or
+        soft `masks` [n, M, 28, 28] of the boxes; 0 where there is none.
 
         Args:
-            choose: which of the people whose boxes [N, 4] were found in the frame of a number, or None.
+            choose: which of the people whose boxes [N, 4] were found in the frame of a number: M of them, or None.
         """
         import torch
 
@@ -190,9 +208,10 @@ class Network:
                 # detectron2 counts keypoints from the corner of the first pixel already.
                 is_pose = self._makes == "keypoints"
                 made = _grown(result.pred_keypoints, grow) if is_pose else result.pred_masks[:, 0]
-                which = choose(t, boxes)
+                chosen = choose(t, boxes)
                 for name, rows in (("boxes", boxes), (self._makes, made)):
-                    found[name].append(rows[which] if which is not None else rows.new_zeros(rows.shape[1:]))
+                    none = rows.new_zeros(rows.shape[1:])
+                    found[name].append(torch.stack([rows[i] if i is not None else none for i in chosen]))
         return {name: torch.stack(rows) for name, rows in found.items()}
 
     def prepared(self, frames: torch.Tensor) -> torch.Tensor:
@@ -213,11 +232,14 @@ def _grown(points: torch.Tensor, grow: Sequence[float]) -> torch.Tensor:
     return torch.cat(parts, -1)
 
 
-def largest(boxes: torch.Tensor) -> int | None:
-    """Which of boxes [N, 4] is the largest: a clip is a crop round its person, so others in it are smaller."""
-    if not len(boxes):
-        return None
-    return int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax())
+def largest(boxes: torch.Tensor, most: int = _MOST) -> list[int | None]:
+    """Which of boxes [N, 4] are the largest, and None for what is missing to `most`.
+
+    A clip is a crop round its person, so others in it are smaller.
+    """
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = areas.argsort(descending=True, stable=True)[:most].tolist()
+    return [*order, *[None] * (most - len(order))]
 
 
 def best_match(box: torch.Tensor, boxes: torch.Tensor) -> int | None:

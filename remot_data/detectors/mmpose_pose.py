@@ -20,7 +20,7 @@ import yaml
 from remot_data.detectors._network import Runner, misfits, normalised
 from remot_data.detectors._torch import as_layer, choose_device, read_checkpoint, stand_ins, without_warnings
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.records import digest
+from remot_data.records import BOXES, digest
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _ADVICE = (
     "install mmcv with its compiled operators (docker/mmpose.sh --build), or take an RTMPose model, which needs none"
 )
 _NAMED = 23  # body and feet; face and hands are numbered differently in every naming
+_TIGHT = 1.25  # by how much MMPose widens tight boxes
 _PLACE = 16  # bytes at the end of an item: centre and size of the box in the frame, four numbers
 _FOLDERS = ("body_2d_keypoint/rtmpose", "wholebody_2d_keypoint/rtmpose")
 
@@ -40,9 +41,9 @@ _FOLDERS = ("body_2d_keypoint/rtmpose", "wholebody_2d_keypoint/rtmpose")
 class MMPose(Batched):
     """COCO's 17 keypoints or the 133 of the whole body by a top-down model of MMPose.
 
-    The model looks at one box of every frame: all of it, since a clip is a crop around one person. MMPose's own steps
-    cut that out at the size of the network's input, beside the network; its own codec finds the keypoints in what the
-    network makes of it, beside the network too.
+    The model looks at one box of every frame: that of the person's track, widened by 1.25, where the store has it, else
+    all of the frame, since a clip is a crop around one person. MMPose's own steps cut that out at the size of the
+    network's input, beside the network; its own codec finds the keypoints in what the network makes of it, there too.
 
     Args:
         model: ``body``, ``wholebody``, the name of a config that MMPose ships, or a config file of your own, which is
@@ -53,8 +54,8 @@ class MMPose(Batched):
         precision: ``float32``, or ``bfloat16`` for what torch's autocast runs in it of all but the head.
         threshold: keypoints of smaller confidence are stored as not seen.
         margin: the box is widened by this factor. MMPose widens tight boxes by 1.25; a clip has a margin already.
-        detect: find the person's box in every frame first, with the default pose detector, and widen that by 1.25
-            more; a frame where nobody is found is looked at whole.
+        detect: where the store does not have the person's box, find it with the default pose detector first, and widen
+            that by 1.25 more; a frame where nobody is found is looked at whole.
         trust: read the file `weights` with pickle, which runs what is in it: only for files that you trust.
 
     Raises:
@@ -64,7 +65,7 @@ class MMPose(Batched):
     name = "mmpose"
     kind = "pose"
     version = "1"
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = (BOXES,)
     licence = "Apache-2.0; the data sets that its weights were trained on have terms of their own"
     approximate = False
 
@@ -89,7 +90,7 @@ class MMPose(Batched):
         self.model = self._config_path.stem
         if trust and weights is None:
             raise DetectorError("mmpose: trust is for a file that you name; give weights=FILE with it")
-        config = _prepared(mm.Config.fromfile(str(self._config_path)), margin * (1.25 if detect else 1))
+        config = _prepared(mm.Config.fromfile(str(self._config_path)), margin * (_TIGHT if detect else 1))
         self._config_digest = digest([config.model.to_dict(), config.test_dataloader.dataset.pipeline])
         self.device = choose_device(device, self.name, "0.05 to 0.5 seconds a frame, as the model is small or large")
         self._runner = Runner(self.name, self.device, batch, precision)
@@ -128,8 +129,9 @@ class MMPose(Batched):
     def split(self, frames: np.ndarray, **needed: Arrays) -> np.ndarray:
         """uint8 [T, N]: of each frame what the network sees, and then in bytes where that was."""
         items = np.empty((len(frames), int(np.prod(self._input)) + _PLACE), np.uint8)
-        for item, frame in zip(items, frames, strict=True):
-            sample = self._sample(frame)
+        boxes = needed[BOXES]["own"] if BOXES in needed else None
+        for t, (item, frame) in enumerate(zip(items, frames, strict=True)):
+            sample = self._sample(frame, None if boxes is None or np.isnan(boxes[t]).any() else boxes[t])
             place = np.concatenate([sample["data_samples"].metainfo[key] for key in ("input_center", "input_scale")])
             item[:-_PLACE] = sample["inputs"].numpy().ravel()
             item[-_PLACE:] = place.astype(np.float32).view(np.uint8)
@@ -170,9 +172,13 @@ class MMPose(Batched):
         maps = maps if isinstance(maps, (tuple, list)) else [maps]
         return {"place": items[:, -_PLACE:], **{f"map{i}": one for i, one in enumerate(maps)}}
 
-    def _sample(self, frame: np.ndarray) -> dict[str, Any]:
-        box = (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))
-        if self._finders is not None and (bodies := self._finders.finder.body_boxes(frame)):
+    def _sample(self, frame: np.ndarray, own: np.ndarray | None = None) -> dict[str, Any]:
+        """What MMPose's steps make of a frame, of which the own box [4] is looked at where it is known."""
+        box: tuple[float, ...] = (0.0, 0.0, float(frame.shape[1]), float(frame.shape[0]))
+        if own is not None:
+            grow = 0 if self._finders is not None else (_TIGHT - 1) / 2 * (own[2:] - own[:2])
+            box = tuple(np.concatenate([own[:2] - grow, own[2:] + grow]).tolist())
+        elif self._finders is not None and (bodies := self._finders.finder.body_boxes(frame)):
             box = bodies[0].box
         info = {
             "img": np.ascontiguousarray(frame[..., ::-1]),

@@ -107,8 +107,8 @@ class PoseGuidedParser:
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3].
 
-        `needed["pose"]` has `keypoints` float32 [T, K, 3] and, where there are any, `mask` and `others`
-        uint8 [T, H, W]: pixels of others are background.
+        `needed["pose"]` has `keypoints` float32 [T, K, 3] and may have `mask` and `others` uint8 [T, H, W]: what is
+        others' is background.
         """
         keypoints = as_body25(needed["pose"]["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remot_data.detectors._boxes import without_others
 from remot_data.detectors._network import Runner, misfits, normalised
 from remot_data.detectors._torch import choose_device, read_checkpoint
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
+from remot_data.records import BOXES
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +63,7 @@ class SCHP(Batched):
     name = "schp"
     kind = "parsing"
     version = "2"
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = (BOXES,)
     licence = "MIT"
     approximate = False
 
@@ -111,7 +113,8 @@ class SCHP(Batched):
 
     def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
-        return outputs or {"labels": np.zeros(frames.shape[:3], np.uint8)}
+        labels = outputs["labels"] if outputs else np.zeros(frames.shape[:3], np.uint8)
+        return {"labels": without_others(labels, needed.get(BOXES))}
 
     def _labels(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch

@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 
 from remot_data import assets, persons
+from remot_data.detectors._boxes import sights, which
 from remot_data.detectors._network import Runner, inference
 from remot_data.detectors._torch import choose_device
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
 from remot_data.persons import Person, as_box
+from remot_data.records import BOXES
 from remot_data.schemas import keypoint_set
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ _MOST = 512  # candidates of a frame that are looked at: some ten to twenty are 
 class UltralyticsPose(Batched):
     """COCO-17 keypoints of the main person in every frame and, where a segmentation model is given, its mask.
 
-    The main person is chosen once for the clip, see `main_person`.
+    The main person is that of the clip's track where the store has boxes, else chosen once, see `main_person`.
 
     Args:
         model: a pose model of Ultralytics, as ``yolo11m-pose``; downloaded where no weights are given.
@@ -58,7 +60,7 @@ class UltralyticsPose(Batched):
     kind = "pose"
     version = "2"
     schema = "coco17"
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = (BOXES,)
     licence = "AGPL-3.0"
     approximate = False
 
@@ -106,7 +108,10 @@ class UltralyticsPose(Batched):
         count, size = len(frames), frames.shape[1:3]
         keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)
         found = self._found(outputs.get("pose"), size, self._pose)
-        chosen = main_person([_looked(rows, t) for t, rows in enumerate(found)], (size[1], size[0]))
+        if BOXES in needed:
+            chosen = [which(sight, rows[:, :4]) for sight, rows in zip(sights(needed[BOXES], size), found, strict=True)]
+        else:
+            chosen = main_person([_looked(rows, t) for t, rows in enumerate(found)], (size[1], size[0]))
         for t, person in enumerate(chosen):
             if person is not None:
                 points = found[t][person, 5:].reshape(-1, 3)

@@ -43,8 +43,8 @@ class Window:
     [T, K, 3], ``pose_map`` uint8 [T, H, W, 3], ``labels`` uint8 [T, H, W] in the set ``remot11``, ``flow`` float32
     [T, H, W, 2] in pixels from each frame back to the one before in the window, ``confidence`` bool [T, H, W],
     ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
-    [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent. Where the pose layers
-    of all stores were made from boxes, ``others`` bool [T, H, W] is where somebody else is.
+    [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent. Where all pose layers
+    were made from boxes, ``others`` bool [T, H, W] is where somebody else is.
     Kinds of layers that are not built in add the arrays that they document.
 
     With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from remot_data import media
+from remot_data.records import Clip
 from remot_data.store import Store, open_store
+from remot_data.store.boxes import Boxes, Looks, of_clip, pack, unpack
 from remot_data.synthetic.store import build_synthetic
 
 
@@ -73,3 +76,27 @@ def red(tmp_path):
             frame[60:200, 60 + step : 100 + step] = frame[100:200, 220 + step : 250 + step] = (220, 30, 30)
             writer.write(frame)
     return f"{tmp_path / 'red.py'}:Red", tmp_path / "red.mp4"
+
+
+def give_boxes(store: Store, own: Sequence[float], *others: Sequence[float]) -> Store:
+    """The store as one that knows who was seen where: persons in boxes that are given as parts of each clip's crop.
+
+    The clip's person has track 1, others have 2 and so on. All stand still, and are looked at with every third frame.
+    """
+    config = {name: value for name, value in store.config.items() if name != "synthetic"}
+    for name in ("store.json", "ledger/store.json"):
+        store.write_json(name, {**config, "policy": {**config.get("policy", {}), "persons": "all"}})
+    store = open_store(store.url)
+    for shard in range(store.shard_count):
+        store.write_boxes(shard, {clip.id: boxes_of(clip, own, *others) for clip in store.shard_clips(shard)})
+    return store
+
+
+def boxes_of(clip: Clip, *parts: Sequence[float]) -> Boxes:
+    """See `give_boxes`."""
+    x, y, width, height = clip.crop
+    pts = clip.pts.array()[::3]
+    corners = np.array(parts) * (width, height, width, height) + (x, y, x, y)
+    look, which = (grid.ravel() for grid in np.meshgrid(np.arange(len(pts)), np.arange(len(parts)), indexing="ij"))
+    looks = Looks(pts, look, 1 + which, corners[which], np.full(len(look), 0.8))
+    return of_clip(unpack(pack(*looks)), clip, 1)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from remot_data import assets
 from remot_data.detectors import blazepose
 from remot_data.detectors.base import Detector, DetectorError, load
-from remot_data.detectors.blazepose import BlazePose, Detection, OneEuro, PersonDetector, Region, refine, region_of
+from remot_data.detectors.blazepose import BlazePose, Detection, PersonDetector, Region, refine
 from remot_data.schemas import convert_keypoints
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -199,16 +199,6 @@ def test_anchors_cover_the_input_evenly() -> None:
     assert np.allclose(anchors[:2], 4 / 224) and np.allclose(anchors[-6:], 208 / 224)
 
 
-def test_region_of_an_upright_and_of_a_lying_body() -> None:
-    upright = region_of(np.array([10.0, 20.0]), np.array([10.0, 12.0]))
-    assert (upright.x, upright.y, upright.rotation) == (10, 20, 0)
-    assert upright.side == pytest.approx(20)
-    lying = region_of(np.array([10.0, 20.0]), np.array([18.0, 20.0]))
-    assert lying.rotation == pytest.approx(math.pi / 2)
-    # The head of the lying body, on its right, comes to the top of the tensor.
-    assert lying.to_tensor(256) @ (18, 20, 1) == pytest.approx((128, 128 - 8 / 20 * 256))
-
-
 @given(
     st.floats(-50, 500),
     st.floats(-50, 500),
@@ -231,17 +221,6 @@ def test_refine_moves_a_point_to_its_heatmap_and_leaves_it_where_there_is_none()
     out = refine(points, heatmaps) * 64
     assert out[0] == pytest.approx((21, 30), abs=1e-3)
     assert (out[1:] == points[1:] * 64).all()
-
-
-def test_one_euro_passes_the_first_value_and_lags_behind_a_step() -> None:
-    slow, fast = OneEuro(0.01, 1.0), OneEuro(0.05, 80.0)
-    start, end = np.zeros((1, 2)), np.ones((1, 2))
-    assert (slow(start, 1.0) == 0).all() and (fast(start, 1.0) == 0).all()
-    a, b = slow(end, 1.0), fast(end, 1.0)
-    assert (a > 0).all() and (a < b).all() and (b < 1).all()
-    for _ in range(200):
-        b = fast(end, 1.0)
-    assert b == pytest.approx(1, abs=0.1)
 
 
 def test_overlapping_faces_are_merged_and_distant_ones_kept() -> None:

@@ -33,9 +33,27 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(base.BUILTIN, "detectron2", entry)
 
 
-def test_the_largest_person() -> None:
-    assert largest(torch.zeros(0, 4)) is None
-    assert largest(torch.tensor([[0.0, 0, 10, 10], [5, 5, 50, 90], [0, 0, 90, 20]])) == 1
+def test_the_largest_persons() -> None:
+    assert largest(torch.zeros(0, 4), 2) == [None, None]
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 50, 90], [0, 0, 90, 20]])
+    assert largest(boxes, 2) == [1, 2] and largest(boxes, 4) == [1, 2, 0, None]
+    assert len(largest(boxes)) == 8
+
+
+def test_the_person_is_the_largest_or_that_of_the_track() -> None:
+    detector = Detectron2Pose.__new__(Detectron2Pose)
+    detector.threshold, detector._masks = 0.0, None
+    people = np.zeros((3, 8, 4), np.float32)
+    people[:2, 0], people[:2, 1] = (40, 10, 80, 90), (5, 10, 30, 90)
+    keypoints = np.zeros((3, 8, 17, 3), np.float32)
+    keypoints[:, 0], keypoints[:, 1] = (60, 50, 0.9), (18, 50, 0.8)
+    outputs = {"boxes": people, "keypoints": keypoints * (people.any(-1)[..., None, None])}
+    frames = np.zeros((3, 100, 100, 3), np.uint8)
+    assert detector.join(frames, outputs)["keypoints"][:, 0, 0].tolist() == [60, 60, 0]
+    own = np.array([(4, 9, 31, 92), (90, 80, 99, 99), (4, 9, 31, 92)], np.float32)
+    boxes = {"own": own, "others": np.full((3, 1, 4), (40, 10, 80, 90), np.float32)}
+    assert detector.join(frames, outputs, boxes=boxes)["keypoints"][:, 0, 0].tolist() == [18, 0, 0]
+    assert detector.join(frames[:0], {}, boxes={n: b[:0] for n, b in boxes.items()})["keypoints"].shape == (0, 17, 3)
 
 
 def test_the_mask_of_the_same_person() -> None:
@@ -235,7 +253,9 @@ def test_results_are_those_of_the_library(weights: tuple[Path, Path], frames: np
     assert len(theirs) > 1
     size = np.array([192, 256, 192, 256])
     for i in range(len(theirs)):
-        found = landed(runner(lambda images, i=i: ours(images, lambda t, boxes: i), frames[:1]))
+        found = landed(runner(lambda images, i=i: ours(images, lambda t, boxes: [None, i]), frames[:1]))
+        assert not any(array[:, 0].any() for array in found.values())
+        found = {name: array[:, 1] for name, array in found.items()}
         assert np.allclose(found["boxes"][0].clip(0, size), theirs.pred_boxes.tensor[i].numpy(), atol=1e-3)
         if makes == "keypoints":
             assert np.allclose(found["keypoints"][0], theirs.pred_keypoints[i].numpy(), atol=1e-3)
@@ -252,7 +272,7 @@ def test_nobody_gives_zeros(weights: tuple[Path, Path], frames: np.ndarray) -> N
     found = Detectron2Pose(**settings)(frames)
     assert list(found) == ["keypoints"] and not found["keypoints"].any()
     masked = Detectron2Pose(**settings, mask=True, mask_weights=weights[1])
-    assert masked.infer(frames[:1])["masks"].shape == (1, 28, 28)
+    assert masked.infer(frames[:1])["masks"].shape == (1, 8, 28, 28)
     assert not masked(frames)["mask"].any()
 
 

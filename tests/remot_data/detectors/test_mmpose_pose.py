@@ -164,6 +164,19 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return request.param, path
 
 
+@pytest.mark.parametrize(("detect", "wanted"), [(False, (15, 10, 65, 110)), (True, (20, 20, 60, 100))])
+def test_the_box_of_the_track_is_looked_at(detect: bool, wanted: tuple[float, ...]) -> None:
+    """Widened by 1.25, which with `detect` the pipeline does."""
+    detector = MMPose.__new__(MMPose)
+    detector._finders, detector._dataset = object() if detect else None, {}
+    detector._pipeline = lambda info: info
+    frame = np.zeros((120, 90, 3), np.uint8)
+    sample = detector._sample(frame, np.array([20, 20, 60, 100], np.float32))
+    assert np.allclose(sample["bbox"], [wanted])
+    if not detect:
+        assert detector._sample(frame)["bbox"].tolist() == [[0, 0, 90, 120]]
+
+
 @pytest.mark.slow
 @pytest.mark.detectors
 def test_keypoints_of_real_frames(checkpoint: tuple[str, Path], frames: np.ndarray) -> None:

@@ -171,6 +171,13 @@ def test_the_mask_is_that_of_the_person_with_the_pose(models: dict[str, Path], f
     found = pose.join(frames, outputs)
     assert found["keypoints"][:, 0] == pytest.approx(np.array([[61, 21, 0.9], [61, 21, 0.9], [0, 0, 0]]))
     assert (found["mask"][0] > 0).sum() == 70 * 220 and found["mask"][0, 100, 64] == 255 and not found["mask"][1:].any()
+    # By the boxes of tracks: the bystander; nobody, where the box is where nobody was found.
+    own = np.array([shifted(BYSTANDER, 2), BYSTANDER, BYSTANDER], np.float32)
+    boxes = {"own": own, "others": np.array([[DANCER]] * 3, np.float32)}
+    found = pose.join(frames, outputs, boxes=boxes)
+    left, top = np.array(BYSTANDER[:2]) + 1
+    assert found["keypoints"][:, 0] == pytest.approx(np.array([[left, top, 0.9], [0, 0, 0], [0, 0, 0]]))
+    assert found["mask"][0].any() and not found["mask"][1:].any()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Two dancers of the sample clips in one picture, with what is true of each: one is cut out and pasted."""
+"""Two dancers of the sample clips in one picture, and what is true of each: one is cut out and pasted."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Dancer:
     box: np.ndarray
     keypoints: np.ndarray
     mask: np.ndarray
+
+    def cut(self, span: slice) -> Dancer:
+        return Dancer(self.box[span], self.keypoints[span], self.mask[span])
 
 
 @lru_cache
@@ -74,18 +77,35 @@ def _made(keypoints: np.ndarray, mask: np.ndarray) -> Dancer:
     return Dancer(np.array(boxes, np.float32), keypoints, mask)
 
 
-def clip(frames: np.ndarray, own: Dancer, other: Dancer, size: tuple[int, int] = (256, 192)) -> tuple[np.ndarray, ...]:
-    """The clip of one of two dancers: frames of `size`, what they show of `own` and of `other`.
+@dataclass(frozen=True)
+class Clip:
+    """The clip of one of two dancers: a point of the scene is in it at `scale` times itself plus `shift`."""
 
-    Gives frames uint8 [T, H, W, 3], the affine map (shift, scale) of points, and boxes as a detector is given them.
-    """
-    low, high = own.box[:, :2].min(0), own.box[:, 2:].max(0)
-    tall = max((high - low)[1] * 1.2, (high - low)[0] * 1.1 * size[0] / size[1])
-    wide = tall * size[1] / size[0]
-    corner = (low + high) / 2 - (wide / 2, tall / 2)
-    scale = size[0] / tall
-    matrix = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]])
-    cut = [cv2.warpAffine(f, matrix, size[::-1], flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE) for f in frames]
-    own_box, other_box = ((d.box - np.tile(corner, 2)) * scale for d in (own, other))
-    boxes = {"own": own_box.astype(np.float32), "others": other_box[:, None].astype(np.float32)}
-    return np.stack(cut), matrix, boxes
+    frames: np.ndarray
+    scale: float
+    shift: np.ndarray
+    boxes: dict[str, np.ndarray]  # as a detector is given them
+
+    @classmethod
+    def of(cls, frames: np.ndarray, own: Dancer, other: Dancer, size: tuple[int, int] = (256, 192)) -> Clip:
+        low, high = own.box[:, :2].min(0), own.box[:, 2:].max(0)
+        wide, tall = (high - low) * 1.1
+        scale = min(size[0] / tall, size[1] / wide)
+        shift = np.array(size[::-1]) / 2 - scale * (low + high) / 2
+        made = cls(frames, scale, shift, {})
+        cut = np.stack([made.seen(frame, size) for frame in frames])
+        own_box, other_box = ((d.box * scale + np.tile(shift, 2)).astype(np.float32) for d in (own, other))
+        return cls(cut, scale, shift, {"own": own_box, "others": other_box[:, None]})
+
+    def seen(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A picture of the scene as it is in the clip."""
+        matrix = np.array([[self.scale, 0, self.shift[0]], [0, self.scale, self.shift[1]]])
+        return cv2.warpAffine(picture, matrix, size[::-1], flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+
+    def mask(self, dancer: Dancer) -> np.ndarray:
+        """Where a dancer is or would be, was the other one not there: bool [T, H, W]."""
+        size = self.frames.shape[1], self.frames.shape[2]
+        return np.stack([self.seen(m.astype(np.uint8), size) for m in dancer.mask]) > 0
+
+    def cut(self, span: slice) -> Clip:
+        return Clip(self.frames[span], self.scale, self.shift, {n: x[span] for n, x in self.boxes.items()})

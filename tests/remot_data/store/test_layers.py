@@ -206,3 +206,20 @@ def test_going_there_and_back_keeps_what_is_smooth(old, new):
     image = {"image": np.full((*old, 3), 90, np.uint8), "seen": np.full(old, 255, np.uint8)}
     assert _at_size("background", image, old, new)["image"].shape == (*new, 3)
     assert _at_size("scores", {"motion": np.ones(3)}, old, new)["motion"].sum() == 3
+
+
+def test_others_are_kept_like_the_mask_and_are_absent_where_there_are_none():
+    mask = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    given = {"keypoints": np.zeros((1, 25, 3), np.float32), "mask": mask, "others": mask[:, ::-1].copy()}
+    pose = kind("pose")
+    pose.check(given, 1, (16, 16))
+    members, stored = pose.encode(given, 0), pose.stored(given)
+    assert members.keys() == {"npy", "mask.png", "others.png"}
+    assert np.array_equal(pose.decode("others.png", members["others.png"]), stored["others"][0])
+    assert np.array_equal(stored["others"], stored["mask"][:, ::-1]) and len(np.unique(stored["others"])) == 16
+    assert pose.resized(given, (16, 16), (32, 32))["others"].shape == (1, 32, 32)
+    alone = {name: x for name, x in given.items() if name != "others"}
+    assert pose.encode(alone, 0) == {name: data for name, data in members.items() if name != "others.png"}
+    assert "others" not in pose.resized(alone, (16, 16), (32, 32))
+    with pytest.raises(LayerError, match="'others' must be uint8"):
+        pose.check({**given, "others": mask.astype(np.float32)}, 1, (16, 16))
