@@ -337,11 +337,13 @@ def _leaves(rng: np.random.Generator) -> Plan:
     one = stage.actor(90, 130)
     out, back = rng.choice([-1, 1], 2)
     place = (0.5 + rng.uniform(0.0, 0.15, 2) * (out, back)) * stage.size[0]
-    times = np.abs([stage.away(one, out) - place[0], stage.away(one, back) - place[1]]) / (3.5 * one.width)
-    gone = 1.5 + times[0]
-    comes = gone + 1.3
-    way = [(1.5, place[0]), (gone, stage.away(one, out)), (comes, stage.away(one, back)), (comes + times[1], place[1])]
-    stage.go(one, *way)
+    gone, comes = stage.away(one, out), stage.away(one, back)
+    seconds = np.abs(np.array([gone, comes]) - place) / (3.5 * one.width)
+    last, first = 1.5 + seconds[0], 2.8 + seconds[0]
+    stage.go(one, (first, comes), (first + seconds[1], place[1]))
+    returns = one.x
+    stage.go(one, (1.5, place[0]), (last, gone))
+    one.x = np.where(np.arange(stage.frames) < FPS * (last + first) / 2, one.x, returns)
     return stage.plan()
 
 

@@ -4,9 +4,9 @@ Made scenes (`benchmarks/made_scenes.py`; seeds from `REPORTED` on) and, with `-
 benchmarks/truth, drawn by hand. A person counts where she is at least 64 pixels high. The measures, by name:
 
 - `looks`: pictures 5 times a second (real ones: those of the truth) as the finder sees them. `all found` is the share
-  of the looks in which everybody has a box of her own with an IoU of at least 0.3 who is at least half visible;
-  `phantoms` is the share of the boxes that match nobody, or somebody who has a better one. Boxes that may only go on a
-  track are left out; `weak` is the share found with them.
+  of the looks in which everybody who is at least half visible has a box of her own, with an IoU of at least 0.3; `of
+  several` that of the looks at two or more. `phantoms` is the share of the boxes that match nobody, or somebody who has
+  a better one. Boxes that may only go on a track are left out; `weak` is the share found with them.
 - `clips`: a store is built. `kept` is the share of the pairs (frame, wholly visible person) that lie in a clip of that
   person: the clip's own box in the frame matches her box best. `switches` counts how often a clip, or the clips of one
   name in `person`, go from one person to another.
@@ -14,7 +14,7 @@ benchmarks/truth, drawn by hand. A person counts where she is at least 64 pixels
   median distance to her joints is below 0.1 of her height, and less than to anybody else's), `other` the share on
   somebody else, `off` on nobody, `none` without a pose. Made scenes only.
 - `time`: CPU time of looking through 1080p videos of one and of three persons, as a ratio to BlazePose's finder and the
-  main person alone, in one process, in turns.
+  linking of stores from before persons were followed, in one process, in turns.
 
     python benchmarks/persons.py FOLDER [--measures looks clips] [--finders blazepose ssd] [--seeds 1000 1001]
         [--only relay jump_cut] [--material FOLDER] [--json out.json]
@@ -81,14 +81,17 @@ def matched(boxes: Sequence[np.ndarray], people: Sequence[Seen]) -> list[int | N
 
 
 def count_look(found: Sequence[Person], people: Sequence[Seen]) -> Counter[str]:
-    """What one look adds: looks (1 where somebody is to be found), complete, weak, boxes, phantoms."""
+    """What one look adds: looks (somebody is to be found), several (two or more), complete, weak, boxes, phantoms."""
     wanted = {j for j, person in enumerate(people) if person.shown != "part" and person.height >= LEAST}
     sure = [person for person in found if person.sure]
     hits, weak_hits = (matched([np.array(p.box) for p in boxes], people) for boxes in (sure, found))
     tall = [hit for person, hit in zip(sure, hits, strict=True) if person.box[3] - person.box[1] >= LEAST]
     counts = Counter(boxes=len(tall), phantoms=tall.count(None))
     if wanted:
-        counts.update(looks=1, complete=int(wanted <= set(hits)), weak=int(wanted <= set(weak_hits)))
+        complete = int(wanted <= set(hits))
+        counts.update(looks=1, complete=complete, weak=int(wanted <= set(weak_hits)))
+        if len(wanted) > 1:
+            counts.update(several=1, complete_several=complete)
     return counts
 
 
@@ -115,6 +118,7 @@ def looks(cases: Sequence[Case], finder: str) -> list[dict[str, Any]]:
             "scene": name,
             "looks": n["looks"],
             "all found": _share(n["complete"], n["looks"]),
+            "of several": _share(n["complete_several"], n["several"]),
             "weak": _share(n["weak"], n["looks"]),
             "boxes": n["boxes"],
             "phantoms": _share(n["phantoms"], n["boxes"]),
@@ -301,7 +305,7 @@ def poses(cases: Sequence[Case], store: Store) -> list[dict[str, Any]]:
 
 # --- time ---------------------------------------------------------------------------------------------------
 
-_WAYS = {"blazepose": "main", "ssd": "all"}  # what is compared: finder and `persons` of the policy
+_BEFORE = {"blazepose": None}  # `persons` of the policy by the finder: as in stores from before; others look for all
 
 
 def times(folder: Path, finders: Sequence[str], rounds: int) -> list[dict[str, Any]]:
@@ -332,7 +336,7 @@ def _crowd(folder: Path, count: int) -> Path:
 
 def _seconds(path: Path, finder: str) -> float:
     fingerprint = people.open_finder(finder).fingerprint() if finder != "blazepose" else None
-    policy = Policy(persons=_WAYS.get(finder, "all"), finder=fingerprint)
+    policy = Policy(persons=_BEFORE.get(finder, "all"), finder=fingerprint)
     started = time.process_time()
     for _ in looking(Input(str(path)).to_json(), policy.to_json(), finder if fingerprint else None):
         pass

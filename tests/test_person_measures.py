@@ -44,8 +44,10 @@ def truth_of(frames: int, *people: tuple[str, tuple[float, ...]]) -> Truth:
 def test_a_look_is_complete_only_if_everybody_has_a_box_of_her_own():
     people = [seen("a", A), seen("b", B)]
     both, one = [Person(0, A, 0.9), Person(0, B, 0.9)], [Person(0, A, 0.9), Person(0, (2.0, 0.0, 50.0, 100.0), 0.8)]
-    assert persons.count_look(both, people) == {"looks": 1, "complete": 1, "weak": 1, "boxes": 2, "phantoms": 0}
-    assert persons.count_look(one, people) == {"looks": 1, "complete": 0, "weak": 0, "boxes": 2, "phantoms": 1}
+    common = {"looks": 1, "several": 1, "boxes": 2}
+    found = persons.count_look(both, people)
+    assert found == {**common, "complete": 1, "complete_several": 1, "weak": 1, "phantoms": 0}
+    assert persons.count_look(one, people) == {**common, "complete": 0, "complete_several": 0, "weak": 0, "phantoms": 1}
 
 
 def test_who_is_hardly_seen_or_small_need_not_be_found_but_is_no_phantom():
