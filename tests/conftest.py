@@ -20,7 +20,7 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure(config):
-    """Without npm's registry the persons of new stores are found by BlazePose; processes that tests start see it too."""
+    """Without npm's registry BlazePose finds the persons of new stores, also in processes that tests start."""
     if hasattr(config, "workerinput") or os.environ.get("REMOT_FINDER"):
         return
     try:
