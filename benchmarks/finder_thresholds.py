@@ -20,42 +20,36 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import made_scenes, persons
 from remot_data import media
 from remot_data.detectors.ssd_persons import SSDFinder
 
-# isort: split
-from benchmarks import made_scenes
-from benchmarks.persons import RATE, Case, count_look, made_cases, printed, real_cases
-
 SET = ("pose2sim-multi-cam01", "pose2sim-multi-cam04", "musicalgestures-dancer")
-Looks = list[tuple[int, np.ndarray]]
 
 
-def pictures(case: Case, longest: int) -> Iterator[tuple[int, np.ndarray]]:
+def pictures(case: persons.Case) -> Iterator[tuple[int, np.ndarray]]:
     """Number and picture, uint8 [H, W, 3], of each frame looked at."""
     size = media.probe(case.path).size
-    scale = min(1.0, longest / max(size))
-    step = made_scenes.FPS // RATE if case.made else 1
+    scale = min(1.0, SSDFinder.longest / max(size))
+    step = made_scenes.FPS // persons.RATE if case.made else 1
     for number, (_, picture) in enumerate(media.read(case.path, size=(round(size[1] * scale), round(size[0] * scale)))):
         if number in case.truth.at and number % step == 0:
             yield number, picture
 
 
-def counts(cases: Sequence[Case], looks: Sequence[Looks], finder: SSDFinder) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for case, seen in zip(cases, looks, strict=True):
-        look = finder.follow()
-        for number, picture in seen:
-            found.update(count_look(look(picture, number, case.truth.size), case.truth.at[number]))
-    return found
-
-
-def rows(cases: Sequence[Case], settings: Iterable[tuple[float, float]]) -> Iterator[dict[str, float]]:
-    looks = [list(pictures(case, SSDFinder.longest)) for case in cases]
-    for sure, least in settings:
-        n = counts(cases, looks, SSDFinder(sure=sure, least=least))
+def rows(cases: Iterable[persons.Case], finders: Sequence[SSDFinder]) -> Iterator[dict[str, float]]:
+    """A row for each finder: the shares of looks and boxes, over all cases."""
+    counts: list[Counter[str]] = [Counter() for _ in finders]
+    for case in cases:
+        looks = list(pictures(case))
+        for finder, count in zip(finders, counts, strict=True):
+            look = finder.follow()
+            for number, picture in looks:
+                count.update(persons.count_look(look(picture, number, case.truth.size), case.truth.at[number]))
+    for finder, n in zip(finders, counts, strict=True):
         shares = {"all found": n["complete"] / n["looks"], "weak": n["weak"] / n["looks"]}
-        yield {"sure": sure, "least": least, **shares, "phantoms": n["phantoms"] / n["boxes"], "looks": n["looks"]}
+        shares["phantoms"] = n["phantoms"] / n["boxes"]
+        yield {**finder.fingerprint()["settings"], "looks": n["looks"], **shares}
 
 
 def main() -> None:
@@ -66,11 +60,12 @@ def main() -> None:
     options.add_argument("--least", type=float, nargs="+", default=[0.25, 0.3, 0.35])
     given = options.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    settings = list(itertools.product(given.sure, given.least))
-    real = list(real_cases(given.material))
+    finders = [SSDFinder(sure=sure, least=least) for sure, least in itertools.product(given.sure, given.least)]
+    real = list(persons.real_cases(given.material))
     for title, seed, half in (("set on", 0, True), ("reported on", made_scenes.REPORTED, False)):
-        cases = [*made_cases(given.folder, made_scenes.SCENES, [seed]), *(c for c in real if (c.name in SET) == half)]
-        printed(title, list(rows(cases, settings)))
+        made = persons.made_cases(given.folder, made_scenes.SCENES, [seed])
+        cases = itertools.chain(made, (case for case in real if (case.name in SET) == half))
+        persons.printed(title, list(rows(cases, finders)))
 
 
 if __name__ == "__main__":
