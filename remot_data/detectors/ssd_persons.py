@@ -104,14 +104,14 @@ class PersonNetwork:
 
 
 @lru_cache
-def windows(size: WH) -> list[Window]:
-    """Square windows of two sizes, each of which covers a picture; those of a size overlap by a quarter of theirs."""
+def windows(size: WH, tiles: tuple[float, ...] = _TILES) -> list[Window]:
+    """Square windows of `tiles` of the shorter side of a picture; those of a size cover it and overlap by a quarter."""
 
     def starts(length: int, side: int) -> list[int]:
         count = math.ceil((length - side) / (0.75 * side)) + 1
         return np.linspace(0, length - side, count).round().astype(int).tolist()
 
-    sides = [round(tile * min(size)) for tile in _TILES]
+    sides = [round(tile * min(size)) for tile in tiles]
     return [(x, y, x + s, y + s) for s in sides for y in starts(size[1], s) for x in starts(size[0], s)]
 
 
@@ -273,8 +273,8 @@ class _Watch:
     """The looks at one video.
 
     Beside the whole picture it looks at windows: where somebody was seen who is missed now, and where somebody small
-    might be: a quarter of all windows while nobody is in view, and else one at every second look. One who is alone is
-    asked for company at the others.
+    might be. Those are many at first, a quarter of all while nobody is in view, and else one at every second look. The
+    whole picture is left out at these where BlazePose sees the one person who is expected, and nobody else.
     """
 
     def __init__(self, finder: SSDFinder):
@@ -308,7 +308,7 @@ class _Watch:
     def _windows(self, size: WH, have: Sequence[XYXY], expected: Sequence[XYXY]) -> list[Window]:
         every = windows(size)
         if self._turn == 0:
-            return every
+            return windows(size, _TILES[:1]) if have else every
         if not (have or expected):
             return every[self._turn % _SWEEP :: _SWEEP]
         missed = [window_round(box, size) for box in expected if not _meets(box, have)]

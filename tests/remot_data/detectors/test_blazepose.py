@@ -17,6 +17,7 @@ from remot_data import assets
 from remot_data.detectors import blazepose
 from remot_data.detectors.base import Detector, DetectorError, load
 from remot_data.detectors.blazepose import BlazePose, Detection, OneEuro, PersonDetector, Region, refine, region_of
+from remot_data.ingest import people
 from remot_data.schemas import convert_keypoints
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -259,3 +260,10 @@ def test_a_body_found_twice_counts_once() -> None:
     near, away = Detection(0.9, points), Detection(0.8, points + np.float32([40, 0]))
     assert blazepose._same_person(near, Detection(0.7, points + 5))
     assert not blazepose._same_person(near, away)
+
+
+def test_the_finder_gives_what_people_find_gives() -> None:
+    frame = clip("cam01", (512, 384))[0]
+    finder = blazepose.BlazePoseFinder()
+    assert finder.follow()(frame, 7, (768, 1024)) == people.find(frame, 7, (768, 1024)) != []
+    assert finder.fingerprint() == BlazePose().fingerprint()

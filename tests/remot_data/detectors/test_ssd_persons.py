@@ -202,6 +202,7 @@ def test_who_is_gone_is_forgotten_and_then_all_windows_come_in_turns() -> None:
     network = Network([(0.6, RIGHT)])
     look = finder(network, Pose()).follow()
     look(IMAGE, 0, (640, 360))
+    assert network.windows == [WHOLE, *ssd_persons.windows((640, 360), (0.6,))]
     network.whole = []
     for _ in range(6):
         look(IMAGE, 0, (640, 360))
