@@ -29,10 +29,11 @@ _STRIDES = (16, 32, 64, 128, 256, 512)
 _SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)  # of the layers, and what comes after the last one
 _RATIOS = (1.0, 2.0, 1 / 2, 3.0, 1 / 3)
 _REDUCED = 640  # longest side of the picture that BlazePose sees, as where it is the finder
-_TILE = 0.6  # side of a window over the shorter side of the picture
+_TILES = (0.6, 0.4)  # sides of windows over the shorter side of the picture
+_CLOSE = 0.3  # the smallest
 _FORGOTTEN = 5  # looks after which somebody is no longer expected where she was last seen
 _MOST = 3  # windows round persons in one look
-_SCOUTED = 3  # looks for each window where nobody is expected
+_SWEEP = 4  # looks for all windows while nobody is in view
 
 Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in whole pixels
 
@@ -102,20 +103,21 @@ class PersonNetwork:
         return scores[kept], boxes[kept]
 
 
-def windows(size: WH) -> list[Window]:
-    """Square windows of 0.6 of the shorter side that cover a picture; they overlap by a quarter of theirs."""
-    side = round(_TILE * min(size))
+@lru_cache
+def windows(size: WH, tiles: tuple[float, ...] = _TILES) -> list[Window]:
+    """Square windows of `tiles` of the shorter side of a picture; those of a size cover it and overlap by a quarter."""
 
-    def starts(length: int) -> list[int]:
+    def starts(length: int, side: int) -> list[int]:
         count = math.ceil((length - side) / (0.75 * side)) + 1
         return np.linspace(0, length - side, count).round().astype(int).tolist()
 
-    return [(x, y, x + side, y + side) for y in starts(size[1]) for x in starts(size[0])]
+    sides = [round(tile * min(size)) for tile in tiles]
+    return [(x, y, x + s, y + s) for s in sides for y in starts(size[1], s) for x in starts(size[0], s)]
 
 
 def window_round(box: XYXY, size: WH) -> Window:
     """The square window in which a person is looked for who was last seen in `box`: twice her size, in the picture."""
-    side = round(min(max(2 * _longer(box), _TILE / 2 * min(size)), min(size)))
+    side = round(min(max(2 * _longer(box), _CLOSE * min(size)), min(size)))
     middles = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     x, y = (round(min(max(m - side / 2, 0), length - side)) for m, length in zip(middles, size, strict=True))
     return x, y, x + side, y + side
@@ -187,14 +189,15 @@ class SSDFinder:
         weights: the file of the SSD; the asset ``person-detector`` if not given.
         threads: CPU threads of LiteRT.
         sure: a box of at least this score is a person, unless others cover it: then it may show parts of them.
-        least: one of at least this score is, where the landmark network sees her and nobody else in it; else not sure.
+        least: one of at least this score is where the landmark network sees her and nobody else in it; else it is not
+            sure.
     """
 
     name = "ssd"
     version = "1"
     longest = 1280
 
-    def __init__(self, weights: str | Path | None = None, *, threads: int = 1, sure: float = 0.45, least: float = 0.25):
+    def __init__(self, weights: str | Path | None = None, *, threads: int = 1, sure: float = 0.45, least: float = 0.3):
         self._ssd, self._blazepose = PersonNetwork(weights, threads), BlazePose(threads=threads)
         self._sure, self._least = sure, least
 
@@ -267,51 +270,54 @@ def _confirmed(body: Body, score: float, grow: float = 1.0) -> Seen:
 
 
 class _Watch:
-    """The looks at one video."""
+    """The looks at one video.
+
+    Beside the whole picture it looks at windows: where somebody was seen who is missed now, and where somebody small
+    might be. Those are many at first, a quarter of all while nobody is in view, and else one at every second look. The
+    whole picture is left out at these where BlazePose sees the one person who is expected, and nobody else.
+    """
 
     def __init__(self, finder: SSDFinder):
         self._finder = finder
         self._expected: list[tuple[XYXY, int]] = []  # shares of the picture's size, and looks since she was seen
-        self._turn = 0
+        self._turn = -1
 
     def __call__(self, image: np.ndarray, frame: int, size: WH) -> list[Person]:
         height, width = image.shape[:2]
+        self._turn += 1
         small = _reduced(image)
         shrink, grow = small.shape[1] / width, np.array((size[0] / width, size[1] / height) * 2)
-        whole = self._finder.seen(image, (0, 0, width, height))
         bodies = self._finder.bodies(small, 1 / shrink)
-        near = [
-            one for window in self._windows((width, height), whole, bodies) for one in self._finder.seen(image, window)
-        ]
+        expected = [as_box(np.array(box) * ((width, height) * 2)) for box, _ in self._expected]
+        whole = [] if self._is_alone(bodies, expected) else self._finder.seen(image, (0, 0, width, height))
+        have = [one.box for one in (*bodies, *whole) if one.sure]
+        near = [one for w in self._windows((width, height), have, expected) for one in self._finder.seen(image, w)]
         found = self._finder.persons(image, bodies, without_parts(whole, near))
         self._remember([as_box(np.array(one.box) / ((width, height) * 2)) for one in found if one.sure])
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        sharp = [sharpness(grey, as_box(np.array(one.box) * shrink)) for one in found]
         return [
-            Person(
-                frame,
-                as_box(np.array(one.box) * grow),
-                one.score,
-                sharpness(grey, as_box(np.array(one.box) * shrink)),
-                sure=one.sure,
-            )
-            for one in found
+            Person(frame, as_box(np.array(one.box) * grow), one.score, detail, sure=one.sure)
+            for one, detail in zip(found, sharp, strict=True)
         ]
 
-    def _windows(self, size: WH, whole: Sequence[Seen], bodies: Sequence[Seen]) -> list[Window]:
-        """Windows to look at: all in turns of one where somebody is in view, all at every second look elsewhere."""
-        every, turn = windows(size), self._turn
-        self._turn += 1
-        if not self._expected:
-            return every if turn % 2 == 0 and not any(one.sure for one in (*whole, *bodies)) or turn == 0 else []
-        boxes = [as_box(np.array(box) * (size * 2)) for box, _ in self._expected]
-        have = [one.box for one in (*whole, *bodies) if one.sure]
-        missed = [box for box in boxes if not any(overlap(box, other) > 0.3 for other in have)]
-        scouts = [every[turn // _SCOUTED % len(every)]] if turn % _SCOUTED == 0 else []
-        return [window_round(box, size) for box in missed[:_MOST]] + scouts
+    def _is_alone(self, bodies: Sequence[Seen], expected: Sequence[XYXY]) -> bool:
+        one = len(bodies) == len(expected) == 1 and _meets(expected[0], [bodies[0].box])
+        return one and self._turn % 2 == 1
+
+    def _windows(self, size: WH, have: Sequence[XYXY], expected: Sequence[XYXY]) -> list[Window]:
+        every = windows(size)
+        if self._turn == 0:
+            return windows(size, _TILES[:1]) if have else every
+        if not (have or expected):
+            return every[self._turn % _SWEEP :: _SWEEP]
+        missed = [window_round(box, size) for box in expected if not _meets(box, have)]
+        scouts = [every[self._turn // 2 % len(every)]] if self._turn % 2 else []
+        return missed[:_MOST] + scouts
 
     def _remember(self, boxes: Sequence[XYXY]) -> None:
         waited = [(box, looks + 1) for box, looks in self._expected if looks < _FORGOTTEN]
-        missed = [(box, looks) for box, looks in waited if not any(overlap(box, b) > 0.3 for b in boxes)]
+        missed = [(box, looks) for box, looks in waited if not _meets(box, boxes)]
         self._expected = [(box, 0) for box in boxes] + missed
 
 
@@ -321,6 +327,10 @@ def _reduced(image: np.ndarray) -> np.ndarray:
         return image
     size = round(image.shape[1] * scale), round(image.shape[0] * scale)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _meets(box: XYXY, others: Sequence[XYXY]) -> bool:
+    return any(overlap(box, other) > 0.3 for other in others)
 
 
 def _longer(box: XYXY) -> float:
