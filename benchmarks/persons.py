@@ -9,7 +9,7 @@ benchmarks/truth, drawn by hand. A person counts where she is at least 64 pixels
   a better one. Boxes that may only go on a track are left out; `weak` is the share found with them.
 - `clips`: a store is built. `kept` is the share of the pairs (frame, wholly visible person) that lie in a clip of that
   person: the clip's own box in the frame matches her box best. `switches` counts how often a clip, or the clips of one
-  name in `person`, go from one person to another.
+  name in `person`, go from one person to another, `split` the names beyond the first that one person has.
 - `pose`: of the frames of clips in which the person is wholly visible, `own` is the share whose pose lies on her (the
   median distance to her joints is below 0.1 of her height, and less than to anybody else's), `other` the share on
   somebody else, `off` on nobody, `none` without a pose. Made scenes only.
@@ -17,7 +17,7 @@ benchmarks/truth, drawn by hand. A person counts where she is at least 64 pixels
   linking of stores from before persons were followed, in one process, in turns.
 
     python benchmarks/persons.py FOLDER [--measures looks clips] [--finders blazepose ssd] [--seeds 1000 1001]
-        [--only relay jump_cut] [--material FOLDER] [--json out.json]
+        [--only relay jump_cut] [--material FOLDER] [--sheets] [--json out.json]
 """
 
 from __future__ import annotations
@@ -197,11 +197,17 @@ def followed(part: Shown, truth: Truth, before: str | None = None) -> tuple[int,
 
 
 def count_clips(parts: Sequence[Shown], truth: Truth) -> Counter[str]:
-    """What one video adds: pairs, kept, clips, in_clip (switches within clips), in_person (between clips of a name)."""
-    counts, held = Counter(clips=len(parts)), set()
+    """What one video adds: pairs, kept, clips, in_clip (switches within clips), in_person (between clips of a name), split.
+
+    `split` is how many names of persons there are for the same person beyond the first.
+    """
+    counts, held, names = Counter(clips=len(parts)), set(), set()
     for part in parts:
         counts["in_clip"] += followed(part, truth)[0]
-        held |= set(zip(part.frames.tolist(), persons_of(part, truth), strict=True))
+        shows = persons_of(part, truth)
+        held |= set(zip(part.frames.tolist(), shows, strict=True))
+        names |= {(whom, part.clip.person) for whom, _ in Counter(filter(None, shows)).most_common(1)}
+    counts["split"] = len(names) - len({whom for whom, _ in names})
     for name in sorted({part.clip.person for part in parts}):
         of_name = sorted((p for p in parts if p.clip.person == name), key=lambda p: p.clip.pts[0])
         last: str | None = None
@@ -237,6 +243,7 @@ def clips(cases: Sequence[Case], store: Store) -> list[dict[str, Any]]:
             "clips": n["clips"],
             "switches in a clip": n["in_clip"],
             "switches in a person": n["in_person"],
+            "split": n["split"],
         }
         for name, n in _with_totals(rows, cases)
     ]
@@ -247,6 +254,38 @@ def _parts(cases: Sequence[Case], store: Store) -> Iterator[tuple[Case, list[Sho
         times = np.array([stamp for stamp, _ in media.read(case.path, size=(16, 16))], np.int64)
         of_video = [clip for clip in store.clips if Path(clip.path).resolve() == case.path.resolve()]
         yield case, [shown(clip, store.boxes(clip), times, case.truth) for clip in of_video]
+
+
+_COLOURS = ((255, 60, 60), (60, 220, 60), (80, 120, 255), (255, 210, 0), (255, 80, 255), (0, 230, 230))
+
+
+def sheets(cases: Sequence[Case], store: Store, folder: Path, count: int = 12) -> None:
+    """For each video a picture of frames with the own boxes of its clips, a colour a clip, in white what is true."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, parts in _parts(cases, store):
+        numbers = sorted(case.truth.at)[:: max(1, len(case.truth.at) // count)][:count]
+        width = 480
+        height = round(width * case.truth.size[1] / case.truth.size[0])
+        scale, tiles = width / case.truth.size[0], []
+        for number, (_, picture) in enumerate(media.read(case.path, size=(height, width))):
+            if number in numbers:
+                _outlined(picture, number, parts, case.truth, scale)
+                tiles.append(picture)
+        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
+        rows = [np.hstack(tiles[first : first + 4]) for first in range(0, len(tiles), 4)]
+        cv2.imwrite(str(folder / f"{case.path.stem}-{case.name}.png"), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+
+
+def _outlined(picture: np.ndarray, number: int, parts: Sequence[Shown], truth: Truth, scale: float) -> None:
+    boxes = [(person.box, (255, 255, 255), person.id, 1) for person in truth.at[number]]
+    for rank, part in enumerate(parts):
+        own = part.own[part.frames == number]
+        boxes += [(box, _COLOURS[rank % len(_COLOURS)], part.clip.id[-6:], 2) for box in own if np.isfinite(box).all()]
+    for box, colour, text, thick in boxes:
+        x0, y0, x1, y1 = np.rint(box * scale).astype(int).tolist()
+        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, thick)
+        cv2.putText(picture, text, (x0, y0 - 3 if thick == 1 else y1 + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1)
+    cv2.putText(picture, str(number), (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1)
 
 
 # --- pose ---------------------------------------------------------------------------------------------------
@@ -396,6 +435,7 @@ def main() -> None:
     options.add_argument("--persons", choices=("all", "main"), default="all")
     options.add_argument("--material", type=Path, help="unpacked packages of real clips, see benchmarks/truth")
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--sheets", action="store_true", help="with clips: pictures of them in FOLDER/sheets-FINDER")
     options.add_argument("--json", type=Path)
     args = options.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -409,6 +449,8 @@ def main() -> None:
         if {"clips", "pose"} & set(args.measures):
             layers = {"pose": DEFAULTS["pose"]} if "pose" in args.measures else {}
             store = built(cases, args.folder / f"store-{finder}", finder, args.persons, layers)
+            if args.sheets:
+                sheets(cases, store, args.folder / f"sheets-{finder}")
             for measure, count in (("clips", clips), ("pose", poses)):
                 if measure in args.measures:
                     tables[f"{measure}, {finder}"] = count(cases, store)

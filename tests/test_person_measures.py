@@ -87,7 +87,15 @@ def test_switches_are_counted_in_clips_and_between_those_of_a_name():
     assert persons.count_clips([first, second], truth)["in_person"] == 1
     other = part(range(10, 20), [B] * 10, truth, "q")
     counts = persons.count_clips([first, other], truth)
-    assert (counts["in_clip"], counts["in_person"], counts["kept"]) == (0, 0, 20)
+    assert (counts["in_clip"], counts["in_person"], counts["kept"], counts["split"]) == (0, 0, 20, 0)
+
+
+def test_a_person_of_two_names_is_split():
+    truth = truth_of(20, ("a", A), ("b", B))
+    first, second = part(range(10), [A] * 10, truth), part(range(10, 20), [A] * 10, truth, "q")
+    assert persons.count_clips([first, second], truth)["split"] == 1
+    again = part(range(10, 20), [A] * 10, truth)
+    assert persons.count_clips([first, again], truth)["split"] == 0
 
 
 def test_who_crosses_closely_is_no_switch():
