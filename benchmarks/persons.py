@@ -10,9 +10,10 @@ benchmarks/truth, drawn by hand. A person counts where she is at least 64 pixels
 - `clips`: a store is built. `kept` is the share of the pairs (frame, wholly visible person) that lie in a clip of that
   person: the clip's own box in the frame matches her box best. `switches` counts how often a clip, or the clips of one
   name in `person`, go from one person to another, `split` the names beyond the first that one person has.
-- `pose`: of the frames of clips in which the person is wholly visible, `own` is the share whose pose lies on her (the
-  median distance to her joints is below 0.1 of her height, and less than to anybody else's), `other` the share on
-  somebody else, `off` on nobody, `none` without a pose. Made scenes only.
+- `pose`: of the frames of clips in which the person is wholly visible, `own` is the share whose pose lies on her (in
+  her box, and nearer to her joints than to those of others), `other` the share on somebody else, `off` on nobody,
+  `none` without a pose; `exact` are those whose median distance to her joints is below 0.1 of her height. Made scenes
+  only.
 - `time`: CPU time of looking through 1080p videos of one and of three persons, as a ratio to BlazePose's finder and the
   linking of stores from before persons were followed, in one process, in turns.
 
@@ -53,7 +54,7 @@ from remot_data.records import Clip, layer_folder
 from remot_data.store import Store, open_store
 
 LEAST, SAME, RATE = 64, 0.3, 5  # pixels of height, IoU, looks a second
-NEAR = 0.1  # of her height: a pose further away is not hers
+NEAR = 0.1  # of her height, from joint to joint
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def followed(part: Shown, truth: Truth, before: str | None = None) -> tuple[int,
 
 
 def count_clips(parts: Sequence[Shown], truth: Truth) -> Counter[str]:
-    """What one video adds: pairs, kept, clips, in_clip (switches within clips), in_person (between clips of a name), split.
+    """What one video adds: pairs, kept, clips, switches in_clip and in_person (between clips of a name), split.
 
     `split` is how many names of persons there are for the same person beyond the first.
     """
@@ -292,27 +293,35 @@ def _outlined(picture: np.ndarray, number: int, parts: Sequence[Shown], truth: T
 
 
 def whose_pose(points: np.ndarray, own: str, people: Sequence[Seen]) -> str:
-    """Whom a pose float [25, 3] in source pixels lies on: ``own``, ``other``, ``off`` (nobody), ``none`` (no pose)."""
-    if not (points[:, 2] > 0).any():
+    """Whom a pose float [25, 3] in source pixels lies on: ``own``, ``other``, ``off`` (nobody), ``none`` (no pose).
+
+    On somebody in whose box, 10 % larger to each side, four fifths of the joints are; of several the one whose joints
+    are nearest.
+    """
+    joints = points[points[:, 2] > 0, :2]
+    if not len(joints):
         return "none"
-    apart = {person.id: _apart(points, person) for person in people if person.keypoints is not None}
-    nearest = min(apart, key=lambda one: apart[one])
-    if apart[nearest] >= NEAR:
-        return "off"
-    return "own" if nearest == own else "other"
+    on = [person for person in people if _inside(joints, person.box) >= 0.8]
+    nearest = min(on, key=lambda person: apart(points, person), default=None)
+    return "off" if nearest is None else "own" if nearest.id == own else "other"
 
 
-def _apart(points: np.ndarray, person: Seen) -> float:
-    """Median distance of the joints that both have, as a share of the person's height; inf if that is under a third."""
+def _inside(joints: np.ndarray, box: np.ndarray) -> float:
+    room = 0.1 * (box[2:] - box[:2])
+    return float(((joints >= box[:2] - room) & (joints <= box[2:] + room)).all(1).mean())
+
+
+def apart(points: np.ndarray, person: Seen) -> float:
+    """Median distance of the joints that both have, as a share of the person's height; inf where none is in both."""
+    if person.keypoints is None:
+        raise ValueError(f"the joints of {person.id} are not known")
     both = (points[:, 2] > 0) & (person.keypoints[:, 2] > 0)
-    if 3 * both.sum() < (points[:, 2] > 0).sum():
-        return np.inf
     distances = np.hypot(*(points[both, :2] - person.keypoints[both, :2]).T)
-    return float(np.median(distances) / person.height)
+    return float(np.median(distances) / person.height) if both.any() else np.inf
 
 
 def count_poses(part: Shown, keypoints: np.ndarray, size: tuple[int, int], truth: Truth) -> Counter[str]:
-    """What one clip adds: frames in which its person is wholly visible, by `whose_pose`.
+    """What one clip adds: frames in which its person is wholly visible, by `whose_pose`; and those that are exact.
 
     Args:
         keypoints: float32 [T, 25, 3] of the clip, in pixels of its frames of height and width `size`.
@@ -321,10 +330,12 @@ def count_poses(part: Shown, keypoints: np.ndarray, size: tuple[int, int], truth
     counts: Counter[str] = Counter()
     for frame, number, own in zip(part.frames.tolist(), part.of.tolist(), persons_of(part, truth), strict=True):
         everybody = truth.at[frame]
-        if any(person.id == own and person.shown == "all" and person.height >= LEAST for person in everybody):
+        of_her = [p for p in everybody if p.id == own and p.shown == "all" and p.height >= LEAST]
+        if of_her:
             points = keypoints[number] * np.array([wide / size[1], tall / size[0], 1.0])
             points[:, :2] += np.where(points[:, 2:] > 0, (x, y), 0)
             counts[whose_pose(points, own, everybody)] += 1
+            counts["exact"] += apart(points, of_her[0]) < NEAR
     return counts
 
 
@@ -335,11 +346,9 @@ def poses(cases: Sequence[Case], store: Store) -> list[dict[str, Any]]:
         for part in parts:
             keypoints = store.read_arrays(folder, "pose", part.clip, ["keypoints"])["keypoints"]
             rows.setdefault(case.name, Counter()).update(count_poses(part, keypoints, store.size, case.truth))
-    kinds = ("own", "other", "off", "none")
-    return [
-        {"scene": name, "frames": sum(n.values()), **{kind: _share(n[kind], sum(n.values())) for kind in kinds}}
-        for name, n in _with_totals(rows, made)
-    ]
+    kinds = ("own", "other", "off", "none", "exact")
+    totals = [(name, sum(n[kind] for kind in kinds[:-1]), n) for name, n in _with_totals(rows, made)]
+    return [{"scene": name, "frames": all_, **{k: _share(n[k], all_) for k in kinds}} for name, all_, n in totals]
 
 
 # --- time ---------------------------------------------------------------------------------------------------

@@ -115,6 +115,9 @@ def test_whose_pose_it_is():
     own, other, none = people[0].keypoints, people[1].keypoints, np.zeros((25, 3))
     assert [persons.whose_pose(p, "a", people) for p in (own, other, none)] == ["own", "other", "none"]
     assert persons.whose_pose(own + np.array([60.0, 0, 0]), "a", people) == "off"
+    near = seen("c", (15.0, 0.0, 65.0, 100.0))
+    assert persons.whose_pose(near.keypoints, "a", [people[0], near]) == "other"
+    assert persons.whose_pose(own, "a", [people[0], near]) == "own"
 
 
 def test_poses_are_held_against_the_truth_in_source_pixels():
@@ -122,8 +125,8 @@ def test_poses_are_held_against_the_truth_in_source_pixels():
     made = persons.Shown(clip(range(4), crop=crop), np.arange(4), np.arange(4), np.array([A] * 4))
     points = np.stack([truth.at[0][0].keypoints] * 4)
     points[..., :2] = (points[..., :2] - crop[:2]) * (192 / 96, 256 / 128)
-    assert persons.count_poses(made, points, (256, 192), truth) == {"own": 4}
-    assert "own" not in persons.count_poses(made, points, (128, 96), truth)
+    assert persons.count_poses(made, points, (256, 192), truth) == {"own": 4, "exact": 4}
+    assert persons.count_poses(made, points, (128, 96), truth)["own"] == 0
 
 
 def test_truth_is_written_and_read_as_it_is(tmp_path):
