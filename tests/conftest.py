@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import hypothesis
 import pytest
 
 from remot_data import assets
+from remot_data.ingest import people
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -15,6 +17,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # On a loaded machine Hypothesis takes slow drawing of inputs for a fault of the test.
 hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure(config):
+    """Without npm's registry the persons of new stores are found by BlazePose; processes that tests start see it too."""
+    if hasattr(config, "workerinput") or os.environ.get("REMOT_FINDER"):
+        return
+    try:
+        assets.fetch("person-detector")
+    except assets.AssetError:
+        os.environ["REMOT_FINDER"] = "blazepose"
+
+
+def pytest_report_header(config):
+    return f"persons of new stores are found by {people.default_finder()}"
 
 
 def ssd_weights() -> Path:

@@ -214,9 +214,14 @@ BUILTIN |= {
 }
 # What can find persons while videos are looked through, in place of the default pose detector.
 FINDERS = {
+    "ssd": Entry(
+        "persons",
+        f"{_ADAPTERS}.ssd_persons:SSDFinder",
+        weights=("person-detector", "blazepose-detector", "blazepose-landmarks"),
+    ),
     "ultralytics": Entry(
         "persons", f"{_ADAPTERS}.ultralytics_pose:UltralyticsFinder", extra="ultralytics", library="ultralytics"
-    )
+    ),
 }
 
 

@@ -35,7 +35,7 @@ from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
-from remot_data.records import REASONS, Clip, Receipt, Record, Reject
+from remot_data.records import BOXES, REASONS, Clip, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
@@ -193,7 +193,7 @@ def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead
     kept = []
     layers = known[snapshot].layers
     held = [store.layer(kind, layer_id) for kind, layer_id in layers.items()]
-    if lacking := [i.kind for i in held if not set(i.inputs) <= layers.keys()]:
+    if lacking := [i.kind for i in held if not set(i.inputs) <= {*layers, BOXES}]:
         raise StoreError(f"the layers {', '.join(lacking)} read layers the snapshot does not hold")
     for made_by in in_order(held):
         kind = made_by.kind
@@ -283,9 +283,14 @@ def _write_rejects(store: Store, inputs: Sequence[Input], rejects: Sequence[Reje
 
 def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str, Reject]) -> None:
     """Take clips without frames out of the plan; shards at the end that held nothing else go with them."""
+    gone = [clip for clip in store.planned if clip.id in faults]
     _write_rejects(store, inputs, made.rejects)
     store.write_clips(made.clips)
     store.trim()
+    if store.has_boxes:
+        for shard in {clip.shard for clip in made.clips} & {clip.shard for clip in gone}:
+            left = {clip.id for clip in store.shard_clips(shard)}
+            store.write_boxes(shard, {name: seen for name, seen in store.shard_boxes(shard).items() if name in left})
 
 
 # Frames

@@ -97,6 +97,8 @@ class View:
 
     def _kept(self) -> int:
         """Frames of videos that are in any clip: those of several persons count once."""
+        if not self.store.has_boxes:
+            return sum(clip.frames for clip in self.clips)
         times: dict[str, list[np.ndarray]] = {}
         for clip in self.clips:
             times.setdefault(clip.video, []).append(clip.pts.array())

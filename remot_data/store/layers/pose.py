@@ -5,7 +5,7 @@ Masks are stored in 16 grey levels: their last bits are noise and double their s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -79,12 +79,13 @@ class Pose(Kind):
             for to, keypoints in zip(maps, points[:-1], strict=True):
                 to[:] = render.pose_map(keypoints, slot.schema, slot.size)
 
+        masks: Iterable[np.ndarray] = ()
         if slot.optional is not None:
             others = slot.place("others", (slot.cut.length, *slot.size), np.bool_)
             others[:] = False
-            if slot.optional:
-                for to, data in zip(others, members, strict=True):
-                    to[:] = nearest(from_png(data), slot.size) >= _ANYBODY
+            masks = others if slot.optional else ()
+        for to, data in zip(masks, members, strict=True):
+            to[:] = nearest(from_png(data), slot.size) >= _ANYBODY
 
     def schemas(self, schema: str) -> dict[str, str]:
         return {"pose": schema}
