@@ -9,15 +9,16 @@ benchmarks/truth, drawn by hand. A person counts where she is at least 64 pixels
   a better one. Boxes that may only go on a track are left out; `weak` is the share found with them.
 - `clips`: a store is built. `kept` is the share of the pairs (frame, wholly visible person) that lie in a clip of that
   person: the clip's own box in the frame matches her box best. `switches` counts how often a clip, or the clips of one
-  name in `person`, go from one person to another.
-- `pose`: of the frames of clips in which the person is wholly visible, `own` is the share whose pose lies on her (the
-  median distance to her joints is below 0.1 of her height, and less than to anybody else's), `other` the share on
-  somebody else, `off` on nobody, `none` without a pose. Made scenes only.
+  name in `person`, go from one person to another, `split` the names beyond the first that one person has.
+- `pose`: of the frames of clips in which the person is wholly visible, `own` is the share whose pose lies on her (in
+  her box, and nearer to her joints than to those of others), `other` the share on somebody else, `off` on nobody,
+  `none` without a pose; `exact` are those whose median distance to her joints is below 0.1 of her height. Made scenes
+  only.
 - `time`: CPU time of looking through 1080p videos of one and of three persons, as a ratio to BlazePose's finder and the
   linking of stores from before persons were followed, in one process, in turns.
 
     python benchmarks/persons.py FOLDER [--measures looks clips] [--finders blazepose ssd] [--seeds 1000 1001]
-        [--only relay jump_cut] [--material FOLDER] [--json out.json]
+        [--only relay jump_cut] [--material FOLDER] [--sheets] [--json out.json]
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from remot_data.records import Clip, layer_folder
 from remot_data.store import Store, open_store
 
 LEAST, SAME, RATE = 64, 0.3, 5  # pixels of height, IoU, looks a second
-NEAR = 0.1  # of her height: a pose further away is not hers
+NEAR = 0.1  # of her height, from joint to joint
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,17 @@ def followed(part: Shown, truth: Truth, before: str | None = None) -> tuple[int,
 
 
 def count_clips(parts: Sequence[Shown], truth: Truth) -> Counter[str]:
-    """What one video adds: pairs, kept, clips, in_clip (switches within clips), in_person (between clips of a name)."""
-    counts, held = Counter(clips=len(parts)), set()
+    """What one video adds: pairs, kept, clips, switches in_clip and in_person (between clips of a name), split.
+
+    `split` is how many names of persons there are for the same person beyond the first.
+    """
+    counts, held, names = Counter(clips=len(parts)), set(), set()
     for part in parts:
         counts["in_clip"] += followed(part, truth)[0]
-        held |= set(zip(part.frames.tolist(), persons_of(part, truth), strict=True))
+        shows = persons_of(part, truth)
+        held |= set(zip(part.frames.tolist(), shows, strict=True))
+        names |= {(whom, part.clip.person) for whom, _ in Counter(filter(None, shows)).most_common(1)}
+    counts["split"] = len(names) - len({whom for whom, _ in names})
     for name in sorted({part.clip.person for part in parts}):
         of_name = sorted((p for p in parts if p.clip.person == name), key=lambda p: p.clip.pts[0])
         last: str | None = None
@@ -237,6 +244,7 @@ def clips(cases: Sequence[Case], store: Store) -> list[dict[str, Any]]:
             "clips": n["clips"],
             "switches in a clip": n["in_clip"],
             "switches in a person": n["in_person"],
+            "split": n["split"],
         }
         for name, n in _with_totals(rows, cases)
     ]
@@ -249,31 +257,71 @@ def _parts(cases: Sequence[Case], store: Store) -> Iterator[tuple[Case, list[Sho
         yield case, [shown(clip, store.boxes(clip), times, case.truth) for clip in of_video]
 
 
+_COLOURS = ((255, 60, 60), (60, 220, 60), (80, 120, 255), (255, 210, 0), (255, 80, 255), (0, 230, 230))
+
+
+def sheets(cases: Sequence[Case], store: Store, folder: Path, count: int = 12) -> None:
+    """For each video a picture of frames with the own boxes of its clips, a colour a clip, in white what is true."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, parts in _parts(cases, store):
+        numbers = sorted(case.truth.at)[:: max(1, len(case.truth.at) // count)][:count]
+        width = 480
+        height = round(width * case.truth.size[1] / case.truth.size[0])
+        scale, tiles = width / case.truth.size[0], []
+        for number, (_, picture) in enumerate(media.read(case.path, size=(height, width))):
+            if number in numbers:
+                _outlined(picture, number, parts, case.truth, scale)
+                tiles.append(picture)
+        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
+        rows = [np.hstack(tiles[first : first + 4]) for first in range(0, len(tiles), 4)]
+        cv2.imwrite(str(folder / f"{case.path.stem}-{case.name}.png"), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+
+
+def _outlined(picture: np.ndarray, number: int, parts: Sequence[Shown], truth: Truth, scale: float) -> None:
+    boxes = [(person.box, (255, 255, 255), person.id, 1) for person in truth.at[number]]
+    for rank, part in enumerate(parts):
+        own = part.own[part.frames == number]
+        boxes += [(box, _COLOURS[rank % len(_COLOURS)], part.clip.id[-6:], 2) for box in own if np.isfinite(box).all()]
+    for box, colour, text, thick in boxes:
+        x0, y0, x1, y1 = np.rint(box * scale).astype(int).tolist()
+        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, thick)
+        cv2.putText(picture, text, (x0, y0 - 3 if thick == 1 else y1 + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1)
+    cv2.putText(picture, str(number), (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1)
+
+
 # --- pose ---------------------------------------------------------------------------------------------------
 
 
 def whose_pose(points: np.ndarray, own: str, people: Sequence[Seen]) -> str:
-    """Whom a pose float [25, 3] in source pixels lies on: ``own``, ``other``, ``off`` (nobody), ``none`` (no pose)."""
-    if not (points[:, 2] > 0).any():
+    """Whom a pose float [25, 3] in source pixels lies on: ``own``, ``other``, ``off`` (nobody), ``none`` (no pose).
+
+    On somebody in whose box, 10 % larger to each side, four fifths of the joints are; of several the one whose joints
+    are nearest.
+    """
+    joints = points[points[:, 2] > 0, :2]
+    if not len(joints):
         return "none"
-    apart = {person.id: _apart(points, person) for person in people if person.keypoints is not None}
-    nearest = min(apart, key=lambda one: apart[one])
-    if apart[nearest] >= NEAR:
-        return "off"
-    return "own" if nearest == own else "other"
+    on = [person for person in people if _inside(joints, person.box) >= 0.8]
+    nearest = min(on, key=lambda person: apart(points, person), default=None)
+    return "off" if nearest is None else "own" if nearest.id == own else "other"
 
 
-def _apart(points: np.ndarray, person: Seen) -> float:
-    """Median distance of the joints that both have, as a share of the person's height; inf if that is under a third."""
+def _inside(joints: np.ndarray, box: np.ndarray) -> float:
+    room = 0.1 * (box[2:] - box[:2])
+    return float(((joints >= box[:2] - room) & (joints <= box[2:] + room)).all(1).mean())
+
+
+def apart(points: np.ndarray, person: Seen) -> float:
+    """Median distance of the joints that both have, as a share of the person's height; inf where none is in both."""
+    if person.keypoints is None:
+        raise ValueError(f"the joints of {person.id} are not known")
     both = (points[:, 2] > 0) & (person.keypoints[:, 2] > 0)
-    if 3 * both.sum() < (points[:, 2] > 0).sum():
-        return np.inf
     distances = np.hypot(*(points[both, :2] - person.keypoints[both, :2]).T)
-    return float(np.median(distances) / person.height)
+    return float(np.median(distances) / person.height) if both.any() else np.inf
 
 
 def count_poses(part: Shown, keypoints: np.ndarray, size: tuple[int, int], truth: Truth) -> Counter[str]:
-    """What one clip adds: frames in which its person is wholly visible, by `whose_pose`.
+    """What one clip adds: frames in which its person is wholly visible, by `whose_pose`; and those that are exact.
 
     Args:
         keypoints: float32 [T, 25, 3] of the clip, in pixels of its frames of height and width `size`.
@@ -282,10 +330,12 @@ def count_poses(part: Shown, keypoints: np.ndarray, size: tuple[int, int], truth
     counts: Counter[str] = Counter()
     for frame, number, own in zip(part.frames.tolist(), part.of.tolist(), persons_of(part, truth), strict=True):
         everybody = truth.at[frame]
-        if any(person.id == own and person.shown == "all" and person.height >= LEAST for person in everybody):
+        of_her = [p for p in everybody if p.id == own and p.shown == "all" and p.height >= LEAST]
+        if of_her:
             points = keypoints[number] * np.array([wide / size[1], tall / size[0], 1.0])
             points[:, :2] += np.where(points[:, 2:] > 0, (x, y), 0)
             counts[whose_pose(points, own, everybody)] += 1
+            counts["exact"] += apart(points, of_her[0]) < NEAR
     return counts
 
 
@@ -296,11 +346,9 @@ def poses(cases: Sequence[Case], store: Store) -> list[dict[str, Any]]:
         for part in parts:
             keypoints = store.read_arrays(folder, "pose", part.clip, ["keypoints"])["keypoints"]
             rows.setdefault(case.name, Counter()).update(count_poses(part, keypoints, store.size, case.truth))
-    kinds = ("own", "other", "off", "none")
-    return [
-        {"scene": name, "frames": sum(n.values()), **{kind: _share(n[kind], sum(n.values())) for kind in kinds}}
-        for name, n in _with_totals(rows, made)
-    ]
+    kinds = ("own", "other", "off", "none", "exact")
+    totals = [(name, sum(n[kind] for kind in kinds[:-1]), n) for name, n in _with_totals(rows, made)]
+    return [{"scene": name, "frames": all_, **{k: _share(n[k], all_) for k in kinds}} for name, all_, n in totals]
 
 
 # --- time ---------------------------------------------------------------------------------------------------
@@ -396,6 +444,7 @@ def main() -> None:
     options.add_argument("--persons", choices=("all", "main"), default="all")
     options.add_argument("--material", type=Path, help="unpacked packages of real clips, see benchmarks/truth")
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--sheets", action="store_true", help="with clips: pictures of them in FOLDER/sheets-FINDER")
     options.add_argument("--json", type=Path)
     args = options.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -409,6 +458,8 @@ def main() -> None:
         if {"clips", "pose"} & set(args.measures):
             layers = {"pose": DEFAULTS["pose"]} if "pose" in args.measures else {}
             store = built(cases, args.folder / f"store-{finder}", finder, args.persons, layers)
+            if args.sheets:
+                sheets(cases, store, args.folder / f"sheets-{finder}")
             for measure, count in (("clips", clips), ("pose", poses)):
                 if measure in args.measures:
                     tables[f"{measure}, {finder}"] = count(cases, store)

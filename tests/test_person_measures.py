@@ -87,7 +87,15 @@ def test_switches_are_counted_in_clips_and_between_those_of_a_name():
     assert persons.count_clips([first, second], truth)["in_person"] == 1
     other = part(range(10, 20), [B] * 10, truth, "q")
     counts = persons.count_clips([first, other], truth)
-    assert (counts["in_clip"], counts["in_person"], counts["kept"]) == (0, 0, 20)
+    assert (counts["in_clip"], counts["in_person"], counts["kept"], counts["split"]) == (0, 0, 20, 0)
+
+
+def test_a_person_of_two_names_is_split():
+    truth = truth_of(20, ("a", A), ("b", B))
+    first, second = part(range(10), [A] * 10, truth), part(range(10, 20), [A] * 10, truth, "q")
+    assert persons.count_clips([first, second], truth)["split"] == 1
+    again = part(range(10, 20), [A] * 10, truth)
+    assert persons.count_clips([first, again], truth)["split"] == 0
 
 
 def test_who_crosses_closely_is_no_switch():
@@ -107,6 +115,9 @@ def test_whose_pose_it_is():
     own, other, none = people[0].keypoints, people[1].keypoints, np.zeros((25, 3))
     assert [persons.whose_pose(p, "a", people) for p in (own, other, none)] == ["own", "other", "none"]
     assert persons.whose_pose(own + np.array([60.0, 0, 0]), "a", people) == "off"
+    near = seen("c", (15.0, 0.0, 65.0, 100.0))
+    assert persons.whose_pose(near.keypoints, "a", [people[0], near]) == "other"
+    assert persons.whose_pose(own, "a", [people[0], near]) == "own"
 
 
 def test_poses_are_held_against_the_truth_in_source_pixels():
@@ -114,8 +125,8 @@ def test_poses_are_held_against_the_truth_in_source_pixels():
     made = persons.Shown(clip(range(4), crop=crop), np.arange(4), np.arange(4), np.array([A] * 4))
     points = np.stack([truth.at[0][0].keypoints] * 4)
     points[..., :2] = (points[..., :2] - crop[:2]) * (192 / 96, 256 / 128)
-    assert persons.count_poses(made, points, (256, 192), truth) == {"own": 4}
-    assert "own" not in persons.count_poses(made, points, (128, 96), truth)
+    assert persons.count_poses(made, points, (256, 192), truth) == {"own": 4, "exact": 4}
+    assert persons.count_poses(made, points, (128, 96), truth)["own"] == 0
 
 
 def test_truth_is_written_and_read_as_it_is(tmp_path):
