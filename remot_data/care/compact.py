@@ -77,13 +77,12 @@ def compact_shard(url: str, shard: int) -> Receipt:
     metas = {folder: meta for folder in folders if (meta := store.meta(folder, shard)) is not None}
     holds = [folder for folder in metas if gone & {*store.index(folder, shard).spans, *metas[folder]["failed"]}]
     was = {folder: meta["sha256"] for folder, meta in metas.items()}
+    new, made = dict(was), dict(metas)  # also of what an interrupted run had done, which kept no receipt
     boxes = store.shard_boxes(shard) if store.has_boxes else {}
     kept = {clip: of for clip, of in boxes.items() if clip not in gone}
     if boxes:
-        was[BOXES] = store.sha256(BOXES, shard)
-    new = dict(was)
-    if kept.keys() != boxes.keys():
-        new[BOXES] = shards.file_meta(file_bytes(kept))["sha256"]
+        made[BOXES] = shards.file_meta(file_bytes(kept))
+        was[BOXES], new[BOXES] = store.sha256(BOXES, shard), made[BOXES]["sha256"]
     plans: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     for folder in holds:
         saw = dict(metas[folder]["saw"])
@@ -94,7 +93,6 @@ def compact_shard(url: str, shard: int) -> Receipt:
         plans[folder] = saw, failed
         table = shards.write(cast(BinaryIO, _Nowhere()), _kept(store, folder, shard, gone), saw, failed)
         new[folder] = shards.index_meta(table)["sha256"]
-    made = dict(metas)  # also of what an interrupted run had done, which kept no receipt
     for folder in reversed(holds):
         samples = list(_kept(store, folder, shard, gone))
         made[folder] = store.write_shard(folder, shard, samples, *plans[folder], metas[folder].get("gpu", ""))

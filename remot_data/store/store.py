@@ -226,12 +226,14 @@ class Store:
         return self.shard_boxes(clip.shard)[clip.id] if self.has_boxes else None
 
     def shard_boxes(self, shard: int) -> dict[str, Boxes]:
+        """Clip id -> boxes of the clips of a shard, in a store that has them."""
         return self._boxes.get(shard, lambda: self._read_table(BOXES, shard, of_table))
 
-    def write_boxes(self, shard: int, boxes: Mapping[str, Boxes]) -> None:
-        """Write the boxes of a shard's clips, by their ids."""
-        self.files.write(index_name(BOXES, shard), file_bytes(boxes))
+    def write_boxes(self, shard: int, boxes: Mapping[str, Boxes]) -> dict[str, Any]:
+        """Write the boxes of a shard's clips, by their ids; returns what `meta` gives of them from now on."""
+        self.files.write(index_name(BOXES, shard), data := file_bytes(boxes))
         self._boxes.forget(shard)
+        return shards.file_meta(data)
 
     # Shards
 
