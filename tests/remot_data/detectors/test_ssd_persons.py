@@ -13,7 +13,7 @@ import pytest
 from remot_data import assets, media
 from remot_data.detectors import ssd_persons
 from remot_data.detectors.base import FINDERS, DetectorError, load_finder
-from remot_data.detectors.blazepose import BlazePoseFinder, Body
+from remot_data.detectors.blazepose import Body
 from remot_data.detectors.ssd_persons import PersonNetwork, Seen, SSDFinder, anchors, covered, decode, without_parts
 from remot_data.ingest import people
 from remot_data.persons import Person, as_box, overlap
@@ -254,14 +254,14 @@ def picture(camera: int, longest: int = 1280) -> np.ndarray:
 def test_the_man_of_a_sample_clip_has_the_box_of_before(true: SSDFinder) -> None:
     image = picture(3)
     (person,) = (p for p in true.find(image) if p.sure)
-    (before,) = BlazePoseFinder().find(picture(3, 640), size=image.shape[1::-1])
+    (before,) = people.find(picture(3, 640), size=image.shape[1::-1])
     assert overlap(person.box, before.box) > 0.97 and 0.1 < person.sharpness < 1
 
 
 def test_a_bystander_whom_blazepose_misses_is_found(true: SSDFinder) -> None:
     image = picture(1)
     sure = sorted((p for p in true.find(image) if p.sure), key=lambda p: p.box[0])
-    assert len(sure) == 2 and len(BlazePoseFinder().find(picture(1, 640))) == 1
+    assert len(sure) == 2 and len(people.find(picture(1, 640))) == 1
     assert overlap(sure[0].box, box(0, 185, 97, 500)) > 0.6  # drawn by hand
     assert overlap(sure[1].box, box(166, 208, 390, 770)) > 0.7
 
@@ -286,7 +286,7 @@ def test_the_fingerprint_names_all_weights_and_thresholds(true: SSDFinder, ssd: 
 
 
 def test_finders_are_known_by_name_and_go_through_a_video(ssd: Path) -> None:
-    assert {"ssd", "blazepose", "ultralytics"} == set(FINDERS)
+    assert {"ssd", "ultralytics"} == set(FINDERS)
     assert isinstance(load_finder("ssd"), SSDFinder) and load_finder("ssd").longest == 1280
     assert load_finder("blazepose").longest == 640
     seen = people.watch(assets.fetch("sample-cam02"), rate=3.0, finder="ssd")
