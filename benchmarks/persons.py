@@ -366,7 +366,7 @@ def times(folder: Path, finders: Sequence[str], rounds: int) -> list[dict[str, A
         for _, finder in itertools.product(range(rounds + 1), spent):  # the first round loads what is needed
             spent[finder].append(_seconds(path, finder))
         least = {finder: min(values[1:]) for finder, values in spent.items()}
-        ratios = {f"{finder} / blazepose": value / least["blazepose"] for finder, value in least.items()}
+        ratios = {f"{f} / blazepose": value / least["blazepose"] for f, value in least.items() if f != "blazepose"}
         rows.append({"scene": path.stem, **{f"{f} s": value for f, value in least.items()}, **ratios})
     return rows
 
