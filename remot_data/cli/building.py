@@ -36,8 +36,10 @@ def build(
     shard_frames: Annotated[int | None, typer.Option(help="Frames after which a shard is full; 4096.")] = None,
     test: Annotated[float | None, typer.Option(help="Share of the videos whose split is 'test'; 0.1.")] = None,
     decoder: Annotated[str | None, typer.Option(help="pyav, or decord where it was proved to agree.")] = None,
+    persons: Annotated[str | None, typer.Option(help="Whose clips are made: all (the default), or main.")] = None,
     finder: Annotated[
-        str | None, typer.Option(help="What finds the persons: ultralytics[:model or weights file], file.py:Class.")
+        str | None,
+        typer.Option(help="What finds the persons: ssd, blazepose, ultralytics[:model or file], file.py:Class."),
     ] = None,
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
@@ -56,7 +58,7 @@ def build(
     scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build a store: decode, find the person, crop, write frames, run the default layers.
+    """Build a store: decode, find the persons, crop to each, write frames, run the default layers.
 
     If the store exists, the build resumes, and new videos are added; options that are not given stay as they were.
     """
@@ -77,6 +79,7 @@ def build(
         "shard_frames": shard_frames,
         "test": test,
         "decoder": decoder,
+        "persons": persons,
         **settings_of(rule or []),
     }
     given = {name: value for name, value in given.items() if value is not None}
@@ -85,6 +88,8 @@ def build(
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
+    if given.get("persons", "all") not in ("all", "main"):
+        raise typer.BadParameter(f"--persons is all or main, not {given['persons']!r}")
     if given.get("decoder", "pyav") not in ("pyav", "decord"):
         raise typer.BadParameter(f"--decoder is pyav or decord, not {decoder!r}")
     for path in (p for p in videos if p.suffix in (".yaml", ".yml") and p.exists()):
@@ -184,6 +189,13 @@ def _print_build(summary: Any) -> None:
         f"{frames['decoded']} frames = {frames['kept']} kept + {frames['refused']} refused + "
         f"{frames['resampled']} left out by the frame rate; {summary.clips} clips in {summary.shards} shards"
     )
+    if persons := summary.person_frames:
+        why = ", ".join(f"{code} {number}" for code, number in persons["refused"].items())
+        refused = sum(persons["refused"].values())
+        out.print(
+            f"{persons['seen']} frames of persons = {persons['kept']} kept + {refused} refused"
+            + f" ({why})" * bool(why)
+        )
     for reject in summary.rejects:
         out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
     print_failed(summary.failed)

@@ -133,7 +133,7 @@ class Track:
     def _look(self, frame: np.ndarray, region: Region, sight: Sight | None) -> Landmarks | None:
         """Landmarks in a region, looked at twice where the body turns out to lie quite elsewhere."""
         found = self._landmarks(frame, region)
-        if found.presence >= PRESENCE and _moved(region, better := region_of(*found.points[33:35, :2])):
+        if found.presence >= PRESENCE and moved(region, better := region_of(*found.points[33:35, :2])):
             self._restart()
             found = self._landmarks(frame, better)
         if found.presence < PRESENCE:
@@ -178,7 +178,7 @@ def _around(sight: Sight, times: float = 1.1 * _MARGIN) -> Region:
     return Region((x0 + x1) / 2, (y0 + y1) / 2, max(times * max(x1 - x0, y1 - y0), 1.0))
 
 
-def _moved(a: Region, b: Region) -> bool:
+def moved(a: Region, b: Region) -> bool:
     """Whether a body whose own region is b sticks out of region a, or is lost in it."""
     shift = max(abs(b.x - a.x), abs(b.y - a.y))
     return shift + b.side / _MARGIN / 2 > a.side / 2 or b.side < a.side / 2

@@ -212,11 +212,16 @@ BUILTIN |= {
     ),
     "ptlflow": Entry("flow", f"{_ADAPTERS}.ptlflow_flow:PTLFlow", extra="ptlflow", library="ptlflow"),
 }
-# What can find persons while videos are looked through, in place of the default pose detector.
+# What can find persons while videos are looked through.
 FINDERS = {
+    "ssd": Entry(
+        "persons",
+        f"{_ADAPTERS}.ssd_persons:SSDFinder",
+        weights=("person-detector", *BUILTIN["blazepose"].weights),
+    ),
     "ultralytics": Entry(
         "persons", f"{_ADAPTERS}.ultralytics_pose:UltralyticsFinder", extra="ultralytics", library="ultralytics"
-    )
+    ),
 }
 
 

@@ -10,6 +10,7 @@ videos of few frames a second, the landmarks are computed again in its new place
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from remot_data.detectors._following import (
     Landmarks,
     Track,
     clip_box,
+    moved,
     region_of,
     soft_mask,
     tight_box,
@@ -201,10 +203,10 @@ def _same_person(a: Detection, b: Detection) -> bool:
     return bool(distance < 0.3 * max(a.radius, b.radius))
 
 
-def _same_body(a: Body, b: Body) -> bool:
+def same_body(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two boxes are of one person: they overlap well, or one of like size lies within the other."""
-    areas = [(x.box[2] - x.box[0]) * (x.box[3] - x.box[1]) for x in (a, b)]
-    overlap = float(overlaps(np.array(a.box), np.array([b.box]))[0])
+    areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
+    overlap = float(overlaps(np.array(a), np.array([b]))[0])
     within = overlap * sum(areas) / (1 + overlap) / max(min(areas), 1e-9)
     return overlap > 0.5 or (within > 0.85 and min(areas) > 0.35 * max(areas))
 
@@ -324,14 +326,24 @@ class BlazePose:
         Where the landmark network denies the person that the detector saw (people who stand close together,
         or are seen in part), the keypoints are zeros and the box is that of the detector, inside the image.
         """
-        size = image.shape[:2]
         bodies: list[Body] = []
         for detection in self._detector(image, tiles):
-            found = self._landmarks(image, detection.region)
-            if found.presence >= PRESENCE:
-                body = Body(tight_box(found, size), detection.score, body25(found.points, size, self._threshold))
-            else:
-                body = Body(clip_box(detection.box, size), detection.score, np.zeros((25, 3), np.float32))
-            if not any(_same_body(body, other) for other in bodies):
+            body = self.body_in(image, detection.region, detection.score)
+            if body is None:
+                body = Body(clip_box(detection.box, image.shape[:2]), detection.score, np.zeros((25, 3), np.float32))
+            if not any(same_body(body.box, other.box) for other in bodies):
                 bodies.append(body)
         return bodies
+
+    def body_in(self, image: np.ndarray, region: Region, score: float, twice: bool = False) -> Body | None:
+        """The person in a region of an image uint8 [H, W, 3]; None where the landmark network denies that there is one.
+
+        With `twice`, it looks again where the body turns out to lie quite elsewhere.
+        """
+        size = image.shape[:2]
+        found = self._landmarks(image, region)
+        if twice and found.presence >= PRESENCE and moved(region, better := region_of(*found.points[33:35, :2])):
+            found = self._landmarks(image, better)
+        if found.presence < PRESENCE:
+            return None
+        return Body(tight_box(found, size), score, body25(found.points, size, self._threshold))

@@ -13,7 +13,7 @@ import io
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,13 +29,13 @@ from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest import people
-from remot_data.ingest.duplicates import duplicates
 from remot_data.ingest.inputs import Input, find_inputs
+from remot_data.ingest.planning import Plan, plan, write_boxes
 from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
-from remot_data.records import REASONS, Clip, Receipt, Record, Reject, Video
+from remot_data.records import BOXES, REASONS, Clip, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
@@ -48,7 +48,10 @@ _ENOUGH = 20
 
 @dataclass(frozen=True)
 class Summary(Record):
-    """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy)."""
+    """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy).
+
+    `person_frames` has every frame once for each person followed in it: seen = kept + refused, which is by code.
+    """
 
     store: str
     inputs: int = 0
@@ -59,6 +62,7 @@ class Summary(Record):
     added: int = 0
     shards: int = 0
     frames: dict[str, int] = field(default_factory=dict)
+    person_frames: dict[str, Any] = field(default_factory=dict)
     rejects: tuple[dict[str, Any], ...] = ()
     layers: dict[str, str] = field(default_factory=dict)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -89,7 +93,7 @@ def build(
     Args:
         videos: files, folders (searched through) or manifests (``.yaml``).
         out: URL of the store.
-        policy: None for that of the store that is there, or the defaults for a new one.
+        policy: None for that of the store that is there, or the defaults for a new one. Its `finder` is filled in.
         layers: kind -> detector. None: those of the snapshot that is there, or else the defaults of
             `remot_data.detectors.base.DEFAULTS`. Empty for frames only.
         instead: layers to make in place of those of their kind, or besides: ``Job(kind, detector)``, with weights and
@@ -99,8 +103,8 @@ def build(
         retry: reason codes; videos and clips refused for these are tried again.
         limit_rejects: share of the inputs (of at least 20) that may be refused before the build stops.
         limits: time and memory that reading one video may take.
-        finder: what finds the persons, see `people.open_finder`; its fingerprint becomes part of the policy. None for
-            the default detector.
+        finder: what finds the persons: ``ssd``, ``blazepose`` or see `people.open_finder`; its fingerprint becomes part
+            of the policy. None for that of the store that is there, or for the default of `people.default_finder`.
         wait: if somebody else is writing the store, wait until they are done.
 
     Raises:
@@ -110,9 +114,13 @@ def build(
     if unknown:
         raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
     inputs, ignored = find_inputs(videos, root)
-    policy = policy or stored_policy(out) or Policy()
+    stored = stored_policy(out)
+    finder = finder or _finder_of(stored)
+    policy = policy or stored or Policy()
     if finder is not None:
-        policy = dataclasses.replace(policy, finder=people.open_finder(finder).fingerprint())
+        made_by = None if finder == people.BLAZEPOSE else people.open_finder(finder).fingerprint()
+        policy = dataclasses.replace(policy, finder=made_by)
+    finder = None if finder == people.BLAZEPOSE else finder
     config = {"policy": policy.to_json(), "size": policy.size}
     store = check_store(out, config)
     seconds: dict[str, float] = {}
@@ -134,6 +142,8 @@ def build(
         if len(made.clips) != len(existing) or not existing:
             store.write_clips(made.clips)
             store.trim()
+        if policy.persons is not None:
+            write_boxes(store, [*lines, *earlier])
         chosen: dict[str, str] = {}
         if made.clips:
             started = time.monotonic()
@@ -155,6 +165,16 @@ def build(
     return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds)
 
 
+def _finder_of(stored: Policy | None) -> str | None:
+    """What finds the persons where nobody says so: the default of new stores, or what has found them, if it is ours."""
+    if stored is None:
+        return people.default_finder()
+    if stored.finder is None:
+        return people.BLAZEPOSE
+    name = stored.finder.get("detector")
+    return name if name == people.SSD else None
+
+
 def stored_policy(out: str) -> Policy | None:
     """The policy of the store at `out`, or None where there is none."""
     store = Store(out)
@@ -173,7 +193,7 @@ def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead
     kept = []
     layers = known[snapshot].layers
     held = [store.layer(kind, layer_id) for kind, layer_id in layers.items()]
-    if lacking := [i.kind for i in held if not set(i.inputs) <= layers.keys()]:
+    if lacking := [i.kind for i in held if not set(i.inputs) <= {*layers, BOXES}]:
         raise StoreError(f"the layers {', '.join(lacking)} read layers the snapshot does not hold")
     for made_by in in_order(held):
         kind = made_by.kind
@@ -241,86 +261,7 @@ def _check_limit(limit: float | None, seen: int, refused: Counter[str]) -> None:
     )
 
 
-# Planning
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All clips of the store with their shards, and what became of the inputs: rejects and sums of frames."""
-
-    clips: list[Clip]
-    rejects: list[Reject]
-    frames: dict[str, int]
-
-
-def plan(
-    lines: Sequence[Mapping[str, Any]],
-    policy: Policy,
-    existing: Sequence[Clip] = (),
-    earlier: Sequence[Mapping[str, Any]] = (),
-    removed: Mapping[str, str] | None = None,
-    faults: Mapping[str, Reject] | None = None,
-) -> Plan:
-    """Lay the clips of the inputs out over shards.
-
-    Args:
-        lines: what looking through each input gave.
-        existing: clips that the store holds; they keep their shards, new ones go to new shards.
-        earlier: what looking through other videos gave, at other times: those the store holds count for duplicates.
-        removed: clips taken out by hand, with the reason.
-        faults: clips whose frames could not be read when they were to be written.
-
-    A video whose content was seen before is a duplicate, of what the store holds or of an earlier input.
-    """
-    removed, faults = removed or {}, faults or {}
-    held = {clip.video for clip in existing}
-
-    def holds(line: Mapping[str, Any]) -> bool:
-        return bool(line["video"]) and line["video"]["id"] in held
-
-    first = [line for line in [*earlier, *lines] if holds(line)]
-    rest = [line for line in lines if not holds(line)]
-    repeats = _repeats([*first, *rest], policy, len(first))
-    clips, rejects = {clip.id: clip for clip in existing if clip.id not in faults}, []
-    counts = dict.fromkeys(("decoded", "kept", "refused", "resampled"), 0)
-    new: list[Clip] = []
-    for line in lines:
-        if id(line) in repeats:
-            found = Video.from_json(line["video"])
-            rejects.append(Reject("video", found.id, found.path, "duplicate", repeats[id(line)], found.frames))
-            counts["decoded"] += found.frames
-            counts["refused"] += found.frames
-            continue
-        counts = {name: counts[name] + line["frames"][name] for name in counts}
-        rejects += [Reject.from_json(r) for r in line["rejects"]]
-        for clip in map(Clip.from_json, line["clips"]):
-            refused = faults.get(clip.id)
-            if clip.id in removed:
-                refused = Reject("clip", clip.id, clip.path, "removed", removed[clip.id], clip.frames)
-            if refused:
-                rejects.append(refused)
-                counts["kept"] -= clip.frames
-                counts["refused"] += clip.frames
-            elif clip.id not in clips:
-                new.append(clip)
-    start = 1 + max((clip.shard for clip in existing), default=-1)
-    new = list(_laid_out(sorted(new, key=lambda c: c.id), policy.shard_frames, start))
-    return Plan(sorted([*clips.values(), *new], key=lambda c: (c.shard, c.id)), rejects, counts)
-
-
-def _repeats(lines: Sequence[Mapping[str, Any]], policy: Policy, held: int) -> dict[int, str]:
-    """id of a line -> what it repeats; the first `held` lines are in the store and repeat nothing."""
-    pairs = duplicates(lines, policy.duplicates).items()
-    return {id(lines[i]): f"the same {what} as {lines[j]['video']['path']}" for i, (j, what) in pairs if i >= held}
-
-
-def _laid_out(clips: Iterable[Clip], shard_frames: int, start: int) -> Iterator[Clip]:
-    shard, filled = start, 0
-    for clip in clips:
-        if filled and filled + clip.frames > shard_frames:
-            shard, filled = shard + 1, 0
-        filled += clip.frames
-        yield dataclasses.replace(clip, shard=shard)
+# Rejects
 
 
 def _read_rejects(store: Store) -> list[Reject]:
@@ -342,9 +283,14 @@ def _write_rejects(store: Store, inputs: Sequence[Input], rejects: Sequence[Reje
 
 def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str, Reject]) -> None:
     """Take clips without frames out of the plan; shards at the end that held nothing else go with them."""
+    gone = [clip for clip in store.planned if clip.id in faults]
     _write_rejects(store, inputs, made.rejects)
     store.write_clips(made.clips)
     store.trim()
+    if store.has_boxes:
+        for shard in {clip.shard for clip in made.clips} & {clip.shard for clip in gone}:
+            left = {clip.id for clip in store.shard_clips(shard)}
+            store.write_boxes(shard, {name: seen for name, seen in store.shard_boxes(shard).items() if name in left})
 
 
 # Frames
@@ -472,6 +418,7 @@ def _summary(
         added=added,
         shards=store.shard_count if made.clips else 0,
         frames=dict(made.frames),
+        person_frames=dict(made.person_frames),
         rejects=tuple(r.to_json() for r in made.rejects),
         layers=dict(layers),
         failed={kind: clips for kind, clips in failed.items() if clips},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from remot_data import media
 from remot_data.detectors import base
-from remot_data.persons import Finder, Person, as_box, sharpness
+from remot_data.persons import Finder, Person, as_box, colours, height, sharpness
 from remot_data.records import WH
 
 
@@ -158,6 +159,7 @@ def watching(
     fps: float | None = None,
     probe: media.Probe | None = None,
     finder: str | None = None,
+    dense: bool = False,
     threads: int = 1,
     read: Callable[..., Generator[tuple[int, np.ndarray], None, None]] = media.read,
 ) -> Generator[int, None, Watched]:
@@ -168,8 +170,10 @@ def watching(
     Args:
         start_pts, end_pts, fps: as for `media.read`.
         probe: of this video, if it was probed before.
-        finder: what finds the persons, see `open_finder`; None for the default.
-        threads: that look for persons at once, beside the one that reads; of the default finder alone.
+        finder: what finds the persons, see `open_finder`; None for the detector of BlazePose.
+        dense: look up to four times as often where persons move fast, come or go, and tell what they wear: what
+            `tracking.track` needs.
+        threads: that look for persons at once, beside the one that reads; where looks do not depend on each other.
         read: what reads the video; `media.in_child.read` for a process that has to live on.
 
     Raises:
@@ -178,50 +182,123 @@ def watching(
     """
     probe = probe or media.probe(path, fps)
     base_seconds = probe.time_base[0] / probe.time_base[1]
-    scale = min(1.0, _LONGEST / max(probe.size))
+    chosen = open_finder(finder) if finder else None
+    scale = min(1.0, getattr(chosen, "longest", _LONGEST) / max(probe.size))
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
-    look = open_finder(finder).follow() if finder else find
+    look = partial(_look, path, chosen.follow() if chosen else find, probe.size, dense)
+    looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate, 1 if chosen else threads)
     shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
-    pts, at, cells, next_look = array("q"), [], [], -math.inf
-    looks = _Looks(1 if finder else threads)
+    pts = array("q")
     with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps)) as frames:
         for stamp, frame in frames:
             time = stamp * base_seconds
-            if time >= next_look:
-                at.append(len(pts))
-                looks.add(_look, path, look, frame, len(pts), probe.size)
-                cells.append(_cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8))
-                next_look = time + 1 / rate - 1e-6
+            looks.see(time, len(pts), frame)
             moments.see(time, shots.see(frame))
             pts.append(stamp)
             if len(pts) % _SIGN == 0:
                 yield len(pts)
     if not pts:
         raise media.VideoError("no-frames", f"{path}: no frame could be decoded")
-    return Watched(probe, np.array(pts), shots.shots(), at, looks.found(), np.stack(cells), moments.pictures())
+    at, found, cells = looks.done()
+    return Watched(probe, np.array(pts), shots.shots(), at, found, cells, moments.pictures())
 
 
-class _Looks:
-    """Calls whose results are wanted in their order: made at once, or by several threads."""
+_Looked = tuple[int, list[Person], np.ndarray]  # frame, persons, cells
 
-    def __init__(self, threads: int) -> None:
+
+class _Even:
+    """Looks at even distances in time: made at once, or by several threads."""
+
+    def __init__(self, look: Callable[[np.ndarray, int], list[Person]], step: float, threads: int) -> None:
+        self._look, self._step, self._next = look, step, -math.inf
         self._pool = ThreadPoolExecutor(threads, "remot-look") if threads > 1 else None
-        self._most, self._coming = 2 * threads, deque[Future[Any]]()
-        self._done: list[Any] = []
+        self._most, self._coming = 2 * threads, deque[Future[_Looked]]()
+        self._done: list[_Looked] = []
 
-    def add(self, function: Callable[..., Any], *arguments: Any) -> None:
-        if self._pool is None:
-            self._done.append(function(*arguments))
+    def see(self, time: float, number: int, frame: np.ndarray) -> None:
+        """Take the next frame, at `time` seconds."""
+        if time < self._next:
             return
-        self._coming.append(self._pool.submit(function, *arguments))
+        self._next = time + self._step - 1e-6
+        if self._pool is None:
+            self._done.append(self._looked(number, frame))
+            return
+        self._coming.append(self._pool.submit(self._looked, number, frame))
         if len(self._coming) > self._most:  # each holds a picture
             self._done.append(self._coming.popleft().result())
 
-    def found(self) -> list[Any]:
+    def _looked(self, number: int, frame: np.ndarray) -> _Looked:
+        cells = _cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8)
+        return number, self._look(frame, number), cells
+
+    def done(self) -> tuple[list[int], list[list[Person]], np.ndarray]:
+        """Frame, persons and cells of each look, after the last frame."""
         self._done += [future.result() for future in self._coming]
         if self._pool:
             self._pool.shutdown()
-        return self._done
+        numbers, found, cells = zip(*sorted(self._done, key=lambda looked: looked[0]), strict=True)
+        return list(numbers), list(found), np.stack(cells)
+
+
+_PARTS = 4  # that the time between two looks may be parted into
+_MOVED = 0.3  # heights by which somebody moves from one look to the next who is looked at in between
+_FLICKER = 2.0  # seconds in which looks at who comes and goes are made once: a weak box comes and goes all the time
+
+
+class _Dense(_Even):
+    """Looks at even distances, and between two of them where persons moved far, came or went."""
+
+    def __init__(self, look: Callable[[np.ndarray, int], list[Person]], step: float) -> None:
+        super().__init__(look, step, 1)
+        self._between: list[tuple[float, int, np.ndarray]] = []
+        self._last = -math.inf
+        self._came = -math.inf
+
+    def see(self, time: float, number: int, frame: np.ndarray) -> None:
+        before = self._done[-1] if self._done else None
+        if time < self._next:
+            if time >= self._last + self._step / _PARTS - 1e-6:
+                self._between.append((time, number, frame))
+                self._last = time
+            return
+        super().see(time, number, frame)
+        if before is not None and self._between and self._is_worth(time, before[1], self._done[-1][1]):
+            self._refine(before[1], self._between, self._done[-1][1])
+        self._between, self._last = [], time
+
+    def _is_worth(self, time: float, before: Sequence[Person], after: Sequence[Person]) -> bool:
+        if _has_moved(before, after):
+            return True
+        came = sum(p.sure for p in before) != sum(p.sure for p in after)
+        if not came or time - self._came < _FLICKER:
+            return False
+        self._came = time
+        return True
+
+    def _refine(
+        self, before: Sequence[Person], between: Sequence[tuple[float, int, np.ndarray]], after: Sequence[Person]
+    ) -> None:
+        middle = len(between) // 2
+        _, number, frame = between[middle]
+        looked = self._looked(number, frame)
+        last = self._done.pop()  # the next look goes on from it
+        self._done += [looked, last]
+        for some, a, b in ((between[:middle], before, looked[1]), (between[middle + 1 :], looked[1], after)):
+            if some and (_has_moved(a, b) or sum(p.sure for p in a) != sum(p.sure for p in b)):
+                self._refine(a, some, b)
+
+
+def _has_moved(before: Sequence[Person], after: Sequence[Person]) -> bool:
+    """Whether somebody's box is far from all of the look before."""
+    old = np.array([p.box for p in before if p.sure]).reshape(-1, 2, 2).mean(1)
+    if not len(old):
+        return False
+    for person in after:
+        if person.sure:
+            centre = np.array(person.box).reshape(2, 2).mean(0)
+            if np.hypot(*(old - centre).T).min() > _MOVED * height(person.box):
+                return True
+    return False
 
 
 def watch(path: str | Path, **options: Any) -> Watched:
@@ -237,15 +314,21 @@ def watch(path: str | Path, **options: Any) -> Watched:
 def _look(
     path: str | Path,
     look: Callable[[np.ndarray, int, WH], list[Person]],
+    size: WH,
+    told: bool,
     image: np.ndarray,
     frame: int,
-    size: WH,
 ) -> list[Person]:
+    """The persons of a picture, and where `told`, what they wear."""
     try:
-        return look(image, frame, size)
+        found = look(image, frame, size)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise base.DetectorError(f"{path}: finding persons in frame {frame} failed: {what}") from error
+    if not told:
+        return found
+    shrunk = np.array([image.shape[1] / size[0], image.shape[0] / size[1]] * 2)
+    return [replace(p, colours=colours(image, as_box(np.array(p.box) * shrunk))) for p in found]
 
 
 def find(image: np.ndarray, frame: int = 0, size: WH | None = None) -> list[Person]:
@@ -275,9 +358,20 @@ def prepare(finder: str | None = None, expected: Mapping[str, Any] | None = None
         )
 
 
+SSD, BLAZEPOSE = "ssd", "blazepose"
+
+
+def default_finder() -> str:
+    """What finds the persons of a new store: ``$REMOT_FINDER``, or else ``ssd``."""
+    return os.environ.get("REMOT_FINDER") or SSD
+
+
 @lru_cache(maxsize=1)
 def open_finder(spec: str) -> Finder:
-    """What finds persons: ``ultralytics``, ``ultralytics:yolo11m``, ``ultralytics:FILE.pt`` or ``file.py:Class``.
+    """What finds persons in place of BlazePose alone.
+
+    Args:
+        spec: ``ssd``, ``ultralytics``, ``ultralytics:yolo11m``, ``ultralytics:FILE.pt`` or ``file.py:Class``.
 
     Raises:
         DetectorError: it cannot be had.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from remot_data.records import HW, Record
 
-# Fields that came after stores were built. They are not named at their defaults: policies keep the bytes that they had.
-_LATER = frozenset(("finder",))
+# Fields that came after stores were built, at the values by which those were built: these are not named, so that
+# policies keep the bytes that they had.
+_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0}
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,14 @@ class Policy(Record):
         fps: frames a second, chosen by time, or None for those of the source.
         margin: room around the union of the person's boxes, as a share of its height.
         min_frames, max_frames: a shorter shot is refused, a longer one becomes several clips of about equal length.
+        min_share: height of the person over that of the crop below which somebody who goes far is given several clips,
+            each with a crop of its own, as far as `min_frames` allows. 0 for one crop
+            of all her way.
         min_height: least height of the person in source pixels; a picture that is lower than that is refused whole.
         looks: times a second that persons are searched for.
-        max_others: share of the looks in which somebody else, at least half as tall as the main person, may stand
-            in the crop; a single look is always allowed, and 1 allows all.
+        max_others: share of the looks in which somebody else, at least half as tall, may be before or behind the person
+            for the most part (or, where `persons` is None, in the crop); a single look is always allowed, and 1 allows
+            all. Where it is more, frames of those looks are left out.
         min_seen: share of the looks from the first to the last in which the person has to be found.
         min_sharpness: least median of `persons.sharpness` over the looks. 0.02 is Gaussian blur with a standard
             deviation of more than 1 % of the person's height, 2 pixels of a stored frame. Video that was enlarged
@@ -37,8 +42,11 @@ class Policy(Record):
         shard_frames: frames after which a shard is full.
         test: share of the videos whose split is ``test`` where a manifest does not say.
         decoder: ``pyav``, or ``decord`` for the files where it was proved to give the same frames.
-        finder: fingerprint of what finds the persons (with its version and the sha256 of its weights), None for the
-            default detector.
+        finder: fingerprint of what finds the persons (with its version and the sha256 of its weights), None for
+            BlazePose's detector.
+        persons: ``all`` for clips of everybody who is in view long enough, ``main`` for the main person of each shot.
+            None, as in stores from before persons were followed: the main person, linked from look to look by the
+            overlap of boxes alone.
     """
 
     size: HW = (256, 192)
@@ -46,6 +54,7 @@ class Policy(Record):
     margin: float = 0.1
     min_frames: int = 16
     max_frames: int = 600
+    min_share: float = 0.0
     min_height: int = 64
     looks: float = 5.0
     max_others: float = 0.3
@@ -57,14 +66,27 @@ class Policy(Record):
     test: float = 0.1
     decoder: str = "pyav"
     finder: Mapping[str, Any] | None = None
+    persons: str | None = "all"
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
-        for name, value in (("fps", self.fps), ("margin", self.margin), ("looks", self.looks), ("test", self.test)):
+        for name, value in (
+            ("fps", self.fps),
+            ("margin", self.margin),
+            ("looks", self.looks),
+            ("test", self.test),
+            ("min_share", self.min_share),
+        ):
             object.__setattr__(self, name, value if value is None else float(value))
+        if self.persons not in ("all", "main", None):
+            raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")
         if self.duplicates not in ("pictures", "bytes"):
             raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 
     def to_json(self) -> dict[str, Any]:
-        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
-        return {n: value for n, value in super().to_json().items() if n not in usual or value != usual[n]}
+        return {n: value for n, value in super().to_json().items() if n not in _BEFORE or value != _BEFORE[n]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """The policy of a ``store.json``, where a field that is not named means what it meant before it was there."""
+        return super().from_json({**_BEFORE, **value})

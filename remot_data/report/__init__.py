@@ -19,6 +19,7 @@ from remot_data.report.errors import ReportError
 from remot_data.report.html import join, markup
 from remot_data.report.runs import run_section
 from remot_data.report.sections import distributions, header, overview, refused, snapshots_and_layers, times
+from remot_data.report.timeline import timelines
 from remot_data.report.view import View
 from remot_data.store import Store, open_store
 from remot_data.store.files import write_whole
@@ -73,6 +74,7 @@ def write_report(
     trained = [(f"run-{i}", f"Run {Path(run).resolve().name}", run_section(Path(run))) for i, run in enumerate(runs, 1)]
     sections = [
         ("refused", "Refused", refused(view)),
+        ("persons", "Persons", timelines(view)),
         ("snapshots", "Snapshots and layers", snapshots_and_layers(view)),
         ("clips", "Clips", contact_sheet(view, most_clips)),
         ("distributions", "Distributions", distributions(view)),

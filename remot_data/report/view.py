@@ -92,8 +92,17 @@ class View:
             decoded = sum(i["frames"]["decoded"] for i in self.inputs)
         return Sums(
             videos=(len(self.inputs), len(kept), len({r.path for r in self.rejects} - kept)),
-            frames=(decoded, sum(c.frames for c in self.clips), sum(r.frames for r in self.rejects), resampled),
+            frames=(decoded, self._kept(), sum(r.frames for r in self.rejects), resampled),
         )
+
+    def _kept(self) -> int:
+        """Frames of videos that are in any clip: those of several persons count once."""
+        if not self.store.has_boxes:
+            return sum(clip.frames for clip in self.clips)
+        times: dict[str, list[np.ndarray]] = {}
+        for clip in self.clips:
+            times.setdefault(clip.video, []).append(clip.pts.array())
+        return sum(len(np.unique(np.concatenate(found))) for found in times.values())
 
     @cached_property
     def drawn(self) -> list[Kind]:

@@ -32,8 +32,8 @@ _CLIP_TYPES = {
 
 
 def clip_table(clips: Sequence[Clip]) -> pa.Table:
-    """A row a clip, sorted by shard and id."""
-    clips = sorted(clips, key=lambda c: (c.shard, c.id))
+    """A row a clip, sorted by shard and key."""
+    clips = sorted(clips, key=lambda c: c.place)
     columns = {name: [getattr(c, name) for c in clips] for name in _CLIP_TYPES if name != "pts"}
     arrays = {name: pa.array(values, _CLIP_TYPES[name]) for name, values in columns.items()}
     ends = np.cumsum([0, *(c.frames for c in clips)]).astype(np.int32)

@@ -27,7 +27,7 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
         return resized(found, size)
     if choice == "driving":
         frames = sampled(drive, eyes.size, _SAMPLED)
-        return resized(median(frames, parsing={"labels": eyes.persons(frames, eyes.pose(frames))})["image"], size)
+        return resized(median(frames, parsing={"labels": eyes.persons(frames, eyes.look(frames))})["image"], size)
     image = read_image(Path(choice)) if Path(choice).is_file() else None
     if image is None:
         raise TransferError(f"the background {choice} is no image file, nor one of source, driving, black")

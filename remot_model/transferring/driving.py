@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import bisect
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 
 from remot_data import media, persons
 from remot_data.ingest import people
+from remot_data.ingest.tracking import Track, alike, packed, track
 from remot_data.media import in_child
 from remot_data.records import HW, XYWH
+from remot_data.store.boxes import Boxes, unpack
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
 
@@ -26,7 +29,8 @@ class Driving:
     """What looking through the driving video found.
 
     `share` is the height of the person over that of the crop, `shots` the numbers of the frames that begin one,
-    `others` the share of the looks that show more than one person.
+    `others` the share of the looks that show more than one person. `looks` says who was seen where
+    (`remot_data.store.boxes.pack`), `own` which track is the person's in each shot, -1 where there is none.
     """
 
     path: Path
@@ -39,6 +43,9 @@ class Driving:
     shots: frozenset[int]
     uneven: bool
     others: float
+    time_base: tuple[int, int]
+    own: tuple[int, ...]
+    looks: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives an equal one."""
@@ -47,47 +54,164 @@ class Driving:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Driving:
         """What `to_json` wrote."""
-        tuples = {name: tuple(value[name]) for name in ("crop", "span")}
+        tuples = {name: tuple(value[name]) for name in ("crop", "span", "time_base", "own")}
         return cls(**{**value, **tuples, "path": Path(value["path"]), "shots": frozenset(value["shots"])})
+
+    def boxes(self, shot: int, pts: Sequence[int], size: HW) -> dict[str, np.ndarray]:
+        """Where the person and others are in frames of the crop at `size`, as a detector takes it.
+
+        Args:
+            shot: its number.
+            pts: of frames of that shot.
+
+        Returns:
+            `own` float32 [T, 4] and `others` float32 [T, N, 4], NaN where nobody is.
+        """
+        seen = Boxes(self.own[shot], *unpack(self.looks))
+        own, others = seen.at(np.array(pts), self.time_base)
+        x, y, width, height = self.crop
+        shift = np.array((x, y) * 2, np.float32)
+        grow = np.array((size[1] / width, size[0] / height) * 2, np.float32)
+        return {"own": (own - shift) * grow, "others": (others - shift) * grow}
 
 
 @dataclass(frozen=True)
 class Piece:
     """Consecutive driving frames uint8 [T, h, w, 3] of one shot.
 
-    `begins` tells whether the first of them begins the shot, `last_pts` is the time stamp of the last.
+    `begins` tells whether the first of them begins the shot, `last_pts` is the time stamp of the last; `boxes` is what
+    `Driving.boxes` gives for them.
     """
 
     begins: bool
     frames: np.ndarray
     last_pts: int
+    boxes: Mapping[str, np.ndarray] | None = None
 
 
-def find_driving(path: Path, size: HW, start: float | None, end: float | None, threads: int = 1) -> Driving:
-    """Look through a video for its main person and its shots, by `threads`; `TransferError` where there is nobody."""
+@dataclass(frozen=True)
+class Candidate:
+    """Somebody who may drive: her number, and a picture of her uint8 [H, W, 3] out of the video."""
+
+    number: int
+    picture: np.ndarray
+
+
+class _Found:
+    """The tracks of a video's shots, and which of them are of one person."""
+
+    def __init__(self, path: Path, probe: media.Probe, seen: people.Watched) -> None:
+        self.path, self.probe, self.seen = path, probe, seen
+        times = seen.pts * (probe.time_base[0] / probe.time_base[1])
+        self.shots = []
+        for start, stop in seen.shots:
+            looks = [i for i, at in enumerate(seen.at) if start <= at < stop]
+            found = track([seen.looks[i] for i in looks], [float(times[seen.at[i]]) for i in looks])
+            self.shots.append(found)
+        self.persons = sorted((t for found in self.shots for t in found), key=lambda t: -t.weight)
+
+    def chosen(self, number: int | None) -> list[Track | None]:
+        """The track of a person in each shot: of the main person, or of number `number`, 1 for the first of all.
+
+        In other shots than that where she stands out, she is whoever is dressed most like her.
+        """
+        if not self.persons:
+            raise TransferError(f"no person was found in the driving video {self.path}; give one that shows a person")
+        if number is None:
+            return [found[0] if found else None for found in self.shots]
+        if not 1 <= number <= len(self.persons):
+            raise TransferError(f"the driving video {self.path} shows {len(self.persons)} persons, not {number}")
+        she = self.persons[number - 1]
+        return [she if any(t is she for t in found) else alike(she, found) for found in self.shots]
+
+
+def _look_through(
+    path: Path, start: float | None, end: float | None, threads: int, finder: str | None
+) -> tuple[_Found, tuple[int | None, int | None]]:
     probe = in_child.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
     first, last = (None if t is None else round(probe.first_pts + t * second) for t in (start, end))
-    span = first, last
+    finder = finder or people.default_finder()
     try:
-        seen = people.watch(path, probe=probe, start_pts=span[0], end_pts=span[1], threads=threads, read=in_child.read)
+        seen = people.watch(
+            path,
+            probe=probe,
+            start_pts=first,
+            end_pts=last,
+            finder=None if finder == people.BLAZEPOSE else finder,
+            dense=True,
+            threads=threads,
+            read=in_child.read,
+        )
     except media.VideoError as error:
         if error.code != "no-frames":
             raise
         raise TransferError(
             f"the driving video {path} has no frame from {start or 0:g} s to {end or probe.seconds:g} s"
         ) from error
-    tracks = [persons.main_track([[p for p in look if a <= p.frame < b] for look in seen.looks]) for a, b in seen.shots]
-    boxes = [person.box for track in tracks for person in track]
-    if not boxes:
-        raise TransferError(f"no person was found in the driving video {path}; give one that shows a person")
+    return _Found(path, probe, seen), (first, last)
+
+
+def find_driving(
+    path: Path,
+    size: HW,
+    start: float | None,
+    end: float | None,
+    threads: int = 1,
+    person: int | None = None,
+    finder: str | None = None,
+) -> Driving:
+    """Look through a video for its person and its shots, by `threads`; `TransferError` where there is nobody.
+
+    Args:
+        person: number of who drives, 1 for who is seen most; None for the main person of each shot.
+        finder: what finds the persons, as for `remot_data.build`.
+    """
+    found, span = _look_through(path, start, end, threads, finder)
+    probe, seen, own = found.probe, found.seen, found.chosen(person)
+    boxes = [p.box for t in own if t for p in t.seen]
     crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN), probe)
     steps = np.diff(seen.pts)
     uneven = bool(len(steps) and np.abs(steps - steps.mean()).max() > 0.5 * steps.mean())
     share = float(np.median([persons.height(box) for box in boxes])) / crop[3]
     begins = frozenset(a for a, _ in seen.shots)
-    others = sum(len(look) > 1 for look in seen.looks) / len(seen.looks)
-    return Driving(path, probe.fps, probe.has_audio, crop, share, span, len(seen.pts), begins, uneven, others)
+    others = sum(sum(p.sure for p in look) > 1 for look in seen.looks) / len(seen.looks)
+    number = {id(p): n for n, t in enumerate(t for shot in found.shots for t in shot) for p in t.seen}
+    return Driving(
+        path=path,
+        fps=probe.fps,
+        has_audio=probe.has_audio,
+        crop=crop,
+        share=share,
+        span=span,
+        frames=len(seen.pts),
+        shots=begins,
+        uneven=uneven,
+        others=others,
+        time_base=probe.time_base,
+        own=tuple(number[id(t.seen[0])] if t else -2 for t in own),
+        looks=packed(seen.pts[seen.at], seen.looks, number),
+    )
+
+
+def candidates(path: Path, finder: str | None = None) -> list[Candidate]:
+    """Who may drive, with a picture each, in the order of their numbers.
+
+    Raises:
+        TransferError: nobody is in the video.
+    """
+    found, _ = _look_through(path, None, None, 1, finder)
+    made = []
+    for number in range(1, len(found.persons) + 1):
+        she = found.persons[number - 1]
+        best = max(she.seen, key=lambda p: p.score * (p.box[2] - p.box[0]) * persons.height(p.box))
+        crop = persons.crop([best.box], found.probe.size, 3 / 4, MARGIN)
+        pts = int(found.seen.pts[best.frame])
+        ((_, picture),) = in_child.read(path, only=[pts], crop=media.round_crop(crop, found.probe), size=(256, 192))
+        made.append(Candidate(number, picture))
+    if not made:
+        found.chosen(None)
+    return made
 
 
 def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = None) -> Generator[Piece, None, None]:
@@ -97,18 +221,25 @@ def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = Non
     time stamp `after`.
     """
     frames: list[np.ndarray] = []
-    begins, last = done == 0 or done in drive.shots, 0
+    times: list[int] = []
+    begins, starts = done == 0 or done in drive.shots, sorted(drive.shots)
+
+    def piece(end: int) -> Piece:
+        shot = bisect.bisect_right(starts, end - 1) - 1
+        return Piece(begins, np.stack(frames), times[-1], drive.boxes(shot, times, size))
+
     start = drive.span[0] if after is None else after + 1
     read = in_child.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
     with closing(read) as source:
         for number, (pts, frame) in enumerate(source, done):
             if frames and (number in drive.shots or len(frames) == _CHUNK):
-                yield Piece(begins, np.stack(frames), last)
-                frames, begins = [], number in drive.shots
+                yield piece(number)
+                frames, times, begins = [], [], number in drive.shots
             frames.append(frame)
-            last = pts
+            times.append(pts)
+            done = number + 1
     if frames:
-        yield Piece(begins, np.stack(frames), last)
+        yield piece(done)
 
 
 def sampled(drive: Driving, size: HW, count: int) -> np.ndarray:

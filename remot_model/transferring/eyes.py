@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from remot_data.detectors import base as detectors
-from remot_data.detectors.base import Detector
-from remot_data.records import HW
+from remot_data.detectors.base import Arrays, Detector
+from remot_data.records import BOXES, HW
 from remot_data.schemas import convert_keypoints, convert_labels, keypoint_set
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import TransferError
@@ -27,6 +27,10 @@ class Eyes:
     parsing: Detector
     size: HW
     schema: str
+
+    def look(self, frames: np.ndarray, boxes: Mapping[str, np.ndarray] | None = None) -> Arrays:
+        """What the pose detector finds in frames uint8 [T, h, w, 3]: of the person in the boxes, where it asks."""
+        return self.pose(frames, **_asked(self.pose, boxes))
 
     def keypoints(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Keypoints float32 [T, K, 3] in the run's schema."""
@@ -51,13 +55,17 @@ def load_eyes(run: Run, pose: str, parsing: str) -> Eyes:
     for kind, detector in found.items():
         if detector.kind != kind:
             raise TransferError(f"the detector {detector.name!r} makes {detector.kind}, not {kind}; choose another")
-    if missing := set(found["parsing"].needs) - {"pose", "boxes"}:
+    if missing := set(found["parsing"].needs) - {"pose", BOXES}:
         raise TransferError(f"the parser {parsing!r} needs {', '.join(missing)}, which a transfer does not make")
     factor = -(-(_HANDS_HEIGHT if has_hands(schema) else _DETECTOR_HEIGHT) // run.config.size[0])
     size = run.config.size[0] * factor, run.config.size[1] * factor
     eyes = Eyes(found["pose"], found["parsing"], size, schema)
     eyes.keypoints({"keypoints": np.zeros((1, len(keypoint_set(eyes.pose.schema)), 3), np.float32)})
     return eyes
+
+
+def _asked(detector: Detector, boxes: Mapping[str, np.ndarray] | None) -> dict[str, Arrays]:
+    return {BOXES: dict(boxes)} if boxes is not None and BOXES in detector.needs else {}
 
 
 def has_hands(schema: str) -> bool:

@@ -46,6 +46,8 @@ class Request:
     end: float | None = None
     pose: str = "blazepose"
     parsing: str = "pose-guided"
+    person: int | None = None
+    finder: str | None = None
 
 
 @dataclass(frozen=True)

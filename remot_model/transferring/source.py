@@ -56,7 +56,7 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
     for person in found:  # the largest may be several who stand close together
         crop = persons.crop([person.box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
         frame = cut(image, crop, eyes.size)
-        pose = eyes.pose(frame[None])
+        pose = eyes.look(frame[None])
         labels = eyes.labels(frame[None], pose)[0]
         if labels.any():
             break

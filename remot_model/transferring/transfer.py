@@ -65,6 +65,8 @@ def transfer(
     end: float | None = None,
     pose: str = "blazepose",
     parsing: str = "pose-guided",
+    person: int | None = None,
+    finder: str | None = None,
     computed: Mapping[str, bool | str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -94,6 +96,9 @@ def transfer(
         scale: the result is enlarged so many times, bicubic.
         start, end: seconds of the driving video.
         pose, parsing: detectors, as `remot_data.detectors.base.load` names them; those the run was trained on fit best.
+        person: who drives, where the video shows several: 1 for who is seen most, 2 for the next. None for the main
+            person of each shot. While she is away, the result stands still.
+        finder: what finds the persons of the driving video: ``ssd`` (the default), ``blazepose``, ...
         computed: fields of the run's configuration to change, see `remot_model.checkpoint.load_run`; not for an opened
             run.
         device: ``cpu``, ``cuda``, ... or ``auto``, which takes CUDA where there is one. An opened run has to be there.
@@ -125,6 +130,8 @@ def transfer(
         end,
         pose,
         parsing,
+        person,
+        finder,
     )
     sandbox.prepare()  # while the networks are loaded
     with clearly():
@@ -226,7 +233,8 @@ class Transfer:
         if work.progress:
             drive = Driving.from_json(work.progress["drive"])
         else:
-            drive = find_driving(request.driving, size, request.start, request.end, self._lookers())
+            spans = request.start, request.end
+            drive = find_driving(request.driving, size, *spans, self._lookers(), request.person, request.finder)
         who = find_source(request.source, self.eyes, drive.share)
         behind = find_background(request.background, who, drive, self.eyes, size)
         for region, path in request.regions.items():
@@ -303,7 +311,7 @@ class Transfer:
             "job": self.job_digest,
             "seconds": round(seconds, 2),
             "frames_per_second": round((frames - resumed) / seconds, 2),
-            "notes": _notes(who, renderer, drive, silence),
+            "notes": _notes(who, renderer, drive, silence, self.request.person),
         }
 
 
@@ -314,12 +322,13 @@ def _content(path: Path) -> Any:
     return file_sha256(path) if path.is_file() else None
 
 
-def _notes(who: Source, renderer: Renderer, drive: Driving, silence: str) -> list[str]:
+def _notes(who: Source, renderer: Renderer, drive: Driving, silence: str, person: int | None) -> list[str]:
     notes = list(who.notes)
     if drive.others >= 0.1:
-        notes.append(
-            f"the driving video shows several persons in {drive.others:.0%} of the looks; the main one is followed"
+        whom = (
+            "the main one is followed; --person N chooses another" if person is None else f"number {person} is followed"
         )
+        notes.append(f"the driving video shows several persons in {drive.others:.0%} of the looks; {whom}")
     if renderer.without_pose:
         notes.append(
             f"nobody was found in {renderer.without_pose} frames; they repeat the pose before them, if there is one"

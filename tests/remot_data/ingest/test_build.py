@@ -12,8 +12,9 @@ from remot_data import cli, media
 from remot_data.assets import fetch
 from remot_data.care.compact import compact, remove
 from remot_data.care.verify import verify
-from remot_data.ingest.build import build, plan
+from remot_data.ingest.build import build
 from remot_data.ingest.inputs import InputError, find_inputs
+from remot_data.ingest.planning import plan
 from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media.sandbox import Limits

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from remot_data.assets import fetch
 from remot_data.detectors.base import DetectorError, file_sha256
 from remot_data.ingest import people, scan
 from remot_data.ingest.duplicates import duplicates, same_content, signature
+from remot_data.ingest.judging import judge
 from remot_data.ingest.people import Moments, Watched
 from remot_data.ingest.policy import Policy
-from remot_data.ingest.scan import judge
 from remot_data.media import sandbox
 from remot_data.media.identity import content_sha256, stamp
 from remot_data.persons import Person
@@ -41,7 +42,10 @@ def watched(looks, frames=120, shots=None, every=6, cells=None):
 
 
 def codes(seen, policy=Policy()):  # noqa: B008 - frozen
-    clips, rejects, counts = judge(FOUND, seen, policy)
+    """Of a store that does not follow persons."""
+    judged = judge(FOUND, seen, dataclasses.replace(policy, persons=None))
+    clips, rejects, counts = judged.clips, judged.rejects, judged.frames
+    assert judged.persons == {}
     assert counts["decoded"] == len(seen.pts) == counts["kept"] + counts["refused"] + counts["resampled"]
     assert counts["kept"] == sum(c.frames for c in clips)
     assert counts["refused"] == sum(r.frames for r in rejects)
@@ -219,7 +223,9 @@ def test_blurred_static_and_several_persons_are_found_in_real_videos(folder, sma
     assert reasons(look(ffmpeg(folder / "still.mp4", *loop))) == {"static"}
     graph = "[0:v]fps=15,crop=500:1000:250:300,scale=250:500,split[a][b];[b]hflip[c];[a][c]hstack"
     pair = ffmpeg(folder / "pair.mp4", "-i", fetch("sample-cam02"), "-filter_complex", graph)
-    assert reasons(look(pair)) == {"several-persons"}
+    assert reasons(look(pair, persons=None)) == {"several-persons"}
+    both = look(pair)  # side by side
+    assert [clip["id"][-7:] for clip in both["clips"]] == ["-000-00", "-00-t01"] and not both["rejects"]
 
 
 @pytest.mark.slow
@@ -267,7 +273,7 @@ def test_a_failing_finder_is_a_detector_error_with_its_words(small, monkeypatch)
 
 def test_another_finder_gives_the_persons_and_its_fingerprint_is_checked(red):
     spec, path = red
-    policy = Policy(finder={"detector": "red", "weights": "WEIGHTS"})
+    policy = Policy(finder={"detector": "red", "weights": "WEIGHTS"}, persons="main")
     line = scan.scan({"path": str(path)}, policy.to_json(), finder=spec)
     (clip,) = line["clips"]
     x, _, wide, tall = clip["crop"]
@@ -465,8 +471,12 @@ def test_the_task_gives_plain_values_with_the_stamp(small):
     line = scan.scan({"path": str(small)}, Policy().to_json(), None, "as-seen")
     assert line["stamp"] == "as-seen"
     made = json.loads(json.dumps(look(small)))
-    assert {k: line[k] for k in ("video", "clips", "rejects", "frames", "signature")} == made
-    assert set(line) == {"input", "stamp", "video", "clips", "rejects", "frames", "signature", "seconds"}
+    assert {k: line[k] for k in made} == made
+    of_persons = {"shots", "tracks", "looks", "own", "person_frames"}
+    plain = {"input", "stamp", "video", "clips", "rejects", "frames", "signature", "seconds"}
+    assert set(line) == plain | of_persons
+    before = scan.scan({"path": str(small)}, Policy(persons=None).to_json(), None, "as-seen")
+    assert set(before) == plain and before["clips"] == line["clips"]
 
 
 def test_a_file_that_only_the_driver_sees_is_no_silent_reject(tmp_path):
