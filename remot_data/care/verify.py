@@ -267,8 +267,8 @@ def _mend_boxes(store: Store, problems: Sequence[Problem]) -> list[str]:
     """Make boxes again out of what the ledger keeps of the looks at each video, and of whose clips they became."""
     left = []
     found = [_BOXES.fullmatch(p.name) for p in problems if p.cure == "boxes"]
-    lines = [line for line in store.logged("videos") if "looks" in line] if found else []
-    known = {clip: (line["looks"], own) for line in lines for clip, own in line["tracks"].items()}
+    lines = [line for line in store.logged("videos") if line.get("looks")] if found else []
+    known = {clip: (line["looks"], own) for line in lines for clip, own in line["own"].items()}
     for match in filter(None, found):
         clips = store.shard_clips(int(match[1]))
         if lost := [clip.id for clip in clips if clip.id not in known]:

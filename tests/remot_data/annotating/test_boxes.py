@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data.annotating.annotate import annotate, plan_job, plan_jobs, recorded_job
+from remot_data.annotating.annotate import annotate, plan_job, plan_jobs, recorded_job, switch
+from remot_data.care.verify import verify
 from remot_data.detectors.base import BUILTIN, DEFAULTS, DetectorError, load
+from remot_data.reading.stream import stream
 from remot_data.store import Store, open_store
 from tests.remot_data.conftest import digests, give_boxes
 
@@ -165,3 +167,25 @@ def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> N
     assert {n for n in digests(one.url) if n.startswith("layers")} == {
         n for n in digests(OLD) if n.startswith("layers")
     }
+
+
+def test_the_default_layers_of_a_store_with_boxes(tmp_path: Path) -> None:
+    """All of the way: boxes, pose with others, parsing and scores from it, a filter, windows; and nothing is stale."""
+    store = give_boxes(Store(str(shutil.copytree(OLD, tmp_path / "store"))), (0.2, 0.0, 0.8, 1.0), (0.8, 0.0, 1.0, 0.9))
+    old = store.snapshot("main").layers
+    for kind in ("pose", "parsing", "scores"):
+        done = annotate(store, kind, DEFAULTS[kind], snapshot="main", workers=0)
+        assert done.id != old[kind] and not done.failed
+    store = open_store(store.url)
+    folders = store.folders(store.snapshot("main"))
+    for clip in store.clips:
+        pose = store.read_arrays(folders["pose"], "pose", clip)
+        assert pose.keys() == {"keypoints", "mask", "others"} and pose["keypoints"][..., 2].max() > 0.5
+        scores = store.read_arrays(folders["scores"], "scores", clip)
+        assert scores.keys() == {"sharpness", "visible_joints", "persons", "motion", "agreement"}
+        assert set(scores["persons"]) == {2.0} and set(scores["agreement"]) <= {0.0, 1.0}
+    switch(store, "main", {}, where="agreement>=1")
+    windows = list(stream(store, length=2, split=None))
+    assert windows and all(window.arrays["others"].shape == (2, *store.size) for window in windows)
+    assert not [str(problem) for problem in verify(store) if "stale" in str(problem)]
+    assert all(annotate(store, kind, DEFAULTS[kind], workers=0).computed == 0 for kind in ("pose", "parsing", "scores"))

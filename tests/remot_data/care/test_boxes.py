@@ -42,7 +42,7 @@ def store(own_dancers: Store, tmp_path: Path) -> Store:
         for clip in store.clips:
             boxes = store.boxes(clip)
             looks = pack(boxes.pts, boxes.look, boxes.track, boxes.box, boxes.score)
-            log.add({"clips": [clip.to_json()], "looks": looks, "tracks": {clip.id: boxes.own}})
+            log.add({"clips": [clip.to_json()], "looks": looks, "own": {clip.id: boxes.own}})
     (tmp_path / "framed.py").write_text(READER)
     annotate(store, "parsing", f"{tmp_path / 'framed.py'}:Framed", workers=0)
     return open_store(store.url)

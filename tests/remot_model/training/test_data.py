@@ -82,10 +82,11 @@ def test_a_mirrored_window_is_a_true_one(arrays):
 
 def test_mirroring_twice_is_nothing(arrays):
     window = Windows(arrays, 4).window(0)
+    window.arrays["others"] = window.arrays["labels"] == window.arrays["labels"].max()
     config = config_of(flip=1.0, colour_jitter=False)
     once = dataclasses.replace(window, arrays=changed(window, config, np.random.default_rng(0)))
     twice = changed(once, config, np.random.default_rng(0))
-    for name in ("frames", "labels", "flow", "source_labels", "confidence", "pose_map"):
+    for name in ("frames", "labels", "flow", "source_labels", "confidence", "others", "pose_map"):
         assert not np.array_equal(once.arrays[name], window.arrays[name]), name
         assert np.array_equal(twice[name], window.arrays[name]), name
 
