@@ -146,6 +146,21 @@ def crop(boxes: Sequence[XYXY], source_size: WH, aspect: float, margin: float) -
     return XYWH((float(corner[0]), float(corner[1]), float(wide), float(tall)))
 
 
+_SLACK, _FASTEST = 0.7, 4.5  # heights, heights a second: nobody moves farther
+
+
+def jumped(before: np.ndarray, after: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Whether somebody was put elsewhere between two looks, as by a cut inside a set, bool [N].
+
+    Args:
+        before, after: boxes [N, 4].
+        seconds: [N] between them.
+    """
+    way = after.reshape(-1, 2, 2).mean(1) - before.reshape(-1, 2, 2).mean(1)
+    tall = np.maximum(before[:, 3] - before[:, 1], after[:, 3] - after[:, 1])
+    return np.hypot(*way.T) > (_SLACK + _FASTEST * seconds) * tall
+
+
 _SHARPNESS_HEIGHT = 128
 
 

@@ -20,7 +20,7 @@ ROOMS = {
     ),
     "remot_data": (
         "__init__", "cli", "care", "exchange", "report", "ingest", "annotating", "reading", "synthetic",
-        "detectors", "persons", "media", "store", "render", "engine", "assets", "schemas", "records", "errors",
+        "detectors", "media", "store", "persons", "render", "engine", "assets", "schemas", "records", "errors",
     ),
 }  # fmt: skip
 PACKAGES = ("remot_model", "remot_data")  # likewise from the top down

@@ -288,7 +288,7 @@ def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str
     store.write_clips(made.clips)
     store.trim()
     if store.has_boxes:
-        for shard in {clip.shard for clip in made.clips} & {clip.shard for clip in gone}:
+        for shard in {clip.shard for clip in gone if clip.shard < store.shard_count}:
             left = {clip.id for clip in store.shard_clips(shard)}
             store.write_boxes(shard, {name: seen for name, seen in store.shard_boxes(shard).items() if name in left})
 

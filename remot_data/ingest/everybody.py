@@ -128,12 +128,8 @@ class Everybody(Shot):
             yield start, stop, t.seen[a:b]
 
     def _jumped(self, t: Track, i: int) -> bool:
-        """Whether a person was put elsewhere between two looks, as by a cut inside a set."""
-        before, after = t.seen[i - 1], t.seen[i]
-        tall = max(persons.height(before.box), persons.height(after.box))
-        (ax, ay), (bx, by) = (np.array(p.box).reshape(2, 2).mean(0) for p in (before, after))
-        passed = t.times[i] - t.times[i - 1]
-        return bool(np.hypot(bx - ax, by - ay) > (_SLACK + _FASTEST * passed) * tall)
+        before, after = (np.array([t.seen[j].box]) for j in (i - 1, i))
+        return bool(persons.jumped(before, after, np.diff(t.times[i - 1 : i + 1]))[0])
 
     def _judge_part(self, one: Followed, numbers: np.ndarray, track: Sequence[Person]) -> None:
         around = self.around(numbers, track)
@@ -204,7 +200,7 @@ class Everybody(Shot):
         at = np.array([self.seen.at[i] for i in self._looks])
         nearest = np.abs(np.arange(start, stop)[:, None] - at).argmin(1)
         taken = {id(p) for one in self.followed for p in one.track.seen}
-        loose = [any(id(p) not in taken for p in self.seen.looks[i]) for i in self._looks]
+        loose = [any(p.sure and id(p) not in taken for p in self.seen.looks[i]) for i in self._looks]
         said = ("not-followed", "somebody is found, in too few looks to be followed"), ("no-person", "nobody is found")
         return [said[0] if loose[n] else said[1] for n in nearest]
 
@@ -218,7 +214,6 @@ class Everybody(Shot):
         return sum(p.frames for one in self.followed for p in one.parts if p.clip), refused
 
 
-_SLACK, _FASTEST = 0.7, 4.5  # heights, heights a second: nobody moves farther
 _HIDES = 0.5
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from remot_data.persons import jumped
 from remot_data.records import HW, Clip, canonical_json
 from remot_data.store.shards import META, table_bytes
 
@@ -58,8 +59,9 @@ class Boxes:
     def at(self, pts: np.ndarray, time_base: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The own box float32 [T, 4] and those of others float32 [T, N, 4] at times int64 [T], NaN where nobody is.
 
-        Between two looks at a track that are at most 1 s apart a box is interpolated by time; elsewhere it holds for at
-        most 0.25 s. One in no track holds at most half the way to the next look. Each track has a column of its own.
+        Between two looks at a track that are at most 1 s apart a box is interpolated by time, unless the person was put
+        elsewhere between them; else it holds for at most 0.25 s. One in no track holds at most half the way to the next
+        look. Each track has a column of its own.
         """
         seconds = time_base[0] / time_base[1]
         times, seen = np.asarray(pts) * seconds, self.pts * seconds
@@ -98,7 +100,7 @@ def _along(times: np.ndarray, seen: np.ndarray, box: np.ndarray) -> np.ndarray:
     after = np.searchsorted(seen, times)
     b, a = after.clip(0, len(seen) - 1), (after - 1).clip(0)
     gap = seen[b] - seen[a]
-    between = (gap <= _NEAR) & (after > 0) & (after < len(seen))
+    between = (gap <= _NEAR) & (after > 0) & (after < len(seen)) & ~jumped(box[a], box[b], gap)
     share = np.where(between, (times - seen[a]) / np.where(gap > 0, gap, 1), 0).astype(np.float32)[:, None]
     nearest = np.where(np.abs(times - seen[a]) <= np.abs(seen[b] - times), a, b)
     held = np.abs(times - seen[nearest]) <= _HELD + 1e-9

@@ -27,7 +27,7 @@ from tests.remot_data.conftest import digests
 pytestmark = pytest.mark.slow
 
 build_module = sys.modules["remot_data.ingest.build"]
-SMALL = Policy(size=(128, 96), min_frames=6, shard_frames=20)
+SMALL = Policy(persons="main", size=(128, 96), min_frames=6, shard_frames=20)
 
 
 @pytest.fixture(scope="session")
@@ -322,7 +322,7 @@ def test_a_bystander_is_not_taken_for_the_main_person():
 @pytest.mark.slow
 def test_one_worker_and_two_write_the_same_bytes(person, tmp_path):
     videos = [fetch(f"sample-cam0{i}") for i in (1, 3)]
-    policy = Policy(size=(128, 96), fps=15, shard_frames=20)
+    policy = Policy(size=(128, 96), fps=15, shard_frames=20, persons="main")
     for workers in (1, 2):
         build(videos, str(tmp_path / str(workers)), policy=policy, workers=workers)
     one, two = (digests(tmp_path / str(n)) for n in (1, 2))

@@ -129,7 +129,7 @@ def test_frames_in_which_somebody_is_in_the_way_are_left_out_and_the_rest_is_kep
     ("looks", "code"),
     [
         (lambda i: [(at(300), RED)] * (i < 2), "not-followed"),
-        (lambda i: [(at(300), RED, "weak")], "not-followed"),
+        (lambda i: [(at(300), RED, "weak")], "no-person"),
         (lambda i: [(at(300, 50), RED)], "person-too-small"),
         (lambda i: [], "no-person"),
         (lambda i: [(at(300), RED)] * (6 < i < 10), "track-too-short"),
