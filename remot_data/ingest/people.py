@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from array import array
@@ -19,7 +20,7 @@ import numpy as np
 
 from remot_data import media
 from remot_data.detectors import base
-from remot_data.persons import Finder, Person, as_box, colours, height, sharpness
+from remot_data.persons import Finder, Person, as_box, colours, differ, height, overlap, share, sharpness
 from remot_data.records import WH
 
 
@@ -328,7 +329,34 @@ def _look(
     if not told:
         return found
     shrunk = np.array([image.shape[1] / size[0], image.shape[0] / size[1]] * 2)
-    return [replace(p, colours=colours(image, as_box(np.array(p.box) * shrunk))) for p in found]
+    return _once([replace(p, colours=colours(image, as_box(np.array(p.box) * shrunk))) for p in found])
+
+
+_TWICE, _ALIKE = 0.5, 0.3  # overlap and difference of colours of two boxes that are of one person
+
+
+def _once(found: Sequence[Person]) -> list[Person]:
+    """Persons without boxes of groups, and without second boxes: on a better one, with the same colours."""
+    kept: list[Person] = []
+    for one in sorted(found, key=lambda p: (not p.sure, -p.score)):
+        if not any(_is_same(one, other) for other in kept) and not _is_group(one, found):
+            kept.append(one)
+    return [p for p in found if any(p is k for k in kept)]
+
+
+def _is_group(one: Person, found: Sequence[Person]) -> bool:
+    """Whether a box goes round several persons who have boxes of their own, from side to side."""
+    inside = [p.box for p in found if p is not one and p.sure and share(p.box, one.box) > 0.8]
+    if len(inside) < 2:
+        return False
+    around = as_box((*np.min(inside, 0)[:2], *np.max(inside, 0)[2:]))
+    apart = min(overlap(a, b) for a, b in itertools.combinations(inside, 2)) < 0.3
+    return apart and overlap(around, one.box) > 0.75
+
+
+def _is_same(a: Person, b: Person) -> bool:
+    lies = max(overlap(a.box, b.box), 0.7 * share(a.box, b.box), 0.7 * share(b.box, a.box))
+    return lies > _TWICE and a.colours is not None and b.colours is not None and differ(a.colours, b.colours) < _ALIKE
 
 
 def find(image: np.ndarray, frame: int = 0, size: WH | None = None) -> list[Person]:

@@ -27,6 +27,8 @@ _GROWS = 0.7  # of the logarithm of heights, at once: who crouches
 _ALIKE = 0.3  # of `persons.differ`: below it two looks may well be of one person
 _SAME = 0.2  # and below it they are, where nobody else in view looks so
 _OTHER = 0.8  # above it they are of two, however near: one takes the other's place
+_MIXED = 0.6  # share of a box that others cover above which it may well be made of them,
+_BEHIND = 0.45  # so that colours decide sooner
 _TELLS = 0.08  # by which colours have to be nearer after a crossing to be believed
 _CLEAN = 0.15  # share of a box that others may cover where its colours count
 _SURE = 3  # looks that make a track
@@ -137,8 +139,8 @@ class _Live(Track):
             old = person.colours if self.colours is None else self.colours
             self.colours = old + 0.2 * (person.colours - old)
 
-    def cost(self, time: float, person: Person) -> float:
-        """How badly a box fits, 0 to about 3; inf where it cannot be the person."""
+    def cost(self, time: float, person: Person, hidden: float) -> float:
+        """How badly a box fits, of which others cover the share `hidden`: 0 to about 3; inf where it cannot be hers."""
         last, passed = self.seen[-1], time - self.times[-1]
         tall = max(persons.height(last.box), persons.height(person.box), 1.0)
         expected = _centre(last) + self.speed * min(passed, _COASTS)
@@ -151,7 +153,7 @@ class _Live(Track):
             return np.inf
         a, b = self.colours, person.colours
         other = persons.differ(a, b) if a is not None and b is not None else 0.0
-        if other > _OTHER:
+        if other > (_OTHER if hidden <= _MIXED else _BEHIND):
             return np.inf
         return away / reach + 0.5 * grown + 2.0 * other - 0.5 * persons.overlap(last.box, person.box)
 
@@ -165,25 +167,28 @@ def _linked(looks: Sequence[Sequence[Person]], times: Sequence[float]) -> list[T
     live: list[_Live] = []
     done: list[_Live] = []
     for time, look in zip(times, looks, strict=True):
+        hidden = _covered([look])
         done += [t for t in live if time - t.times[-1] > LOST]
         live = [t for t in live if time - t.times[-1] <= LOST]
         left = list(look)
         waiting = list(live)
         for sure in (True, False):
             chosen = [p for p in left if p.sure == sure]
-            for t, p in _assigned(waiting, chosen, time):
-                t.add(time, p, _share_covered(p, look) <= _CLEAN)
+            for t, p in _assigned(waiting, chosen, time, hidden):
+                t.add(time, p, hidden[id(p)] <= _CLEAN)
                 waiting = [w for w in waiting if w is not t]
                 left = [q for q in left if q is not p]
         live += [_Live(time, p) for p in left if p.sure]
     return [*done, *live]
 
 
-def _assigned(tracks: Sequence[_Live], found: Sequence[Person], time: float) -> list[tuple[_Live, Person]]:
+def _assigned(
+    tracks: Sequence[_Live], found: Sequence[Person], time: float, hidden: Mapping[int, float]
+) -> list[tuple[_Live, Person]]:
     """Each box with the track that it fits, so that the costs of all are least."""
     if not tracks or not found:
         return []
-    costs = np.array([[t.cost(time, p) for p in found] for t in tracks])
+    costs = np.array([[t.cost(time, p, hidden[id(p)]) for p in found] for t in tracks])
     return [(tracks[i], found[j]) for i, j in _least(costs)]
 
 

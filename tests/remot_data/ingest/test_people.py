@@ -147,3 +147,26 @@ def test_an_error_of_a_thread_that_looks_comes_out(alone, monkeypatch, tmp_path)
     for threads in (1, 3):
         with pytest.raises(base.DetectorError, match="finding persons in frame 0 failed: RuntimeError: no memory"):
             people.watch(path, threads=threads)
+
+
+def dressed(look, *boxes):
+    """Persons in boxes, each with the colours of `look`'s clothes named beside it."""
+    return [Person(0, box, score, colours=look[wears]) for box, wears, score in boxes]
+
+
+def test_a_second_box_of_one_person_and_the_box_of_a_group_are_left_out():
+    from tests.remot_data.ingest.test_tracking import BLUE, RED
+
+    look = {"red": RED, "blue": BLUE}
+    left, right = (100.0, 100.0, 180.0, 300.0), (170.0, 110.0, 250.0, 300.0)
+    half, round_both = (105.0, 100.0, 175.0, 220.0), (98.0, 98.0, 252.0, 302.0)
+    pair = dressed(look, (left, "red", 0.9), (right, "blue", 0.8))
+    assert people._once(pair) == pair
+    assert people._once([*dressed(look, (half, "red", 0.5)), *pair]) == pair
+    # Somebody else's clothes: she stands behind.
+    behind = dressed(look, (half, "blue", 0.5))
+    assert people._once([*behind, *pair]) == [*behind, *pair]
+    assert people._once([*pair, *dressed(look, (round_both, "red", 0.95))]) == pair
+    # Two far behind one who is near are no group.
+    near = dressed(look, ((90.0, 0.0, 400.0, 700.0), "red", 0.9))
+    assert people._once([*near, *pair[1:], *dressed(look, ((300.0, 100.0, 330.0, 180.0), "blue", 0.7))])[0] is near[0]
