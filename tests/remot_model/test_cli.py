@@ -108,6 +108,8 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
         "save": ("layout", "mask"),
         "png": True,
         "stages": None,
+        "person": None,
+        "finder": None,
         "gam": "steady",
         "regions": {"top": "d.png", "head": "e.png"},
         "scale": 2,

@@ -16,6 +16,7 @@ from remot_data.records import Clip
 from remot_data.store import open_store
 from remot_data.store.layers import kind
 
+POLICY = Policy(size=(128, 96), min_frames=6, persons="main")
 CLIP = Clip("a", "a", "a.mp4", "", 0, range(5), (1, 30), 30.0, (1920, 1080), (0.0, 0.0, 600.0, 800.0), "p", "train")
 
 
@@ -23,7 +24,7 @@ CLIP = Clip("a", "a", "a.mp4", "", 0, range(5), (1, 30), 30.0, (1920, 1080), (0.
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("native")
     media.cut(fetch("sample-cam02"), folder / "a.mp4", 0.0, 0.3)
-    build(folder / "a.mp4", str(folder / "s"), policy=Policy(size=(128, 96), min_frames=6), layers={}, workers=0)
+    build(folder / "a.mp4", str(folder / "s"), policy=POLICY, layers={}, workers=0)
     return open_store(str(folder / "s"))
 
 

@@ -288,7 +288,6 @@ def test_the_fingerprint_names_all_weights_and_thresholds(true: SSDFinder, ssd: 
 def test_finders_are_known_by_name_and_go_through_a_video(ssd: Path) -> None:
     assert {"ssd", "ultralytics"} == set(FINDERS)
     assert isinstance(load_finder("ssd"), SSDFinder) and load_finder("ssd").longest == 1280
-    assert load_finder("blazepose").longest == 640
     seen = people.watch(assets.fetch("sample-cam02"), rate=3.0, finder="ssd")
     assert len(seen.looks) == 5 and all(any(p.sure for p in look) for look in seen.looks)
 
