@@ -43,7 +43,11 @@ _STAGES = {
 _OF_WHOLE = {"mask": "background mask", "weight": "weight of the raw image"}
 _SAMPLES = (("sample-cam01", "sample-cam02"), ("sample-cam03", "sample-cam04"))
 _HOUR = 3600
-_CSS = "video { object-fit: contain !important } .stage video { image-rendering: pixelated }"
+_CSS = """
+video { object-fit: contain !important } .stage video { image-rendering: pixelated }
+#who .grid-container { grid-template-columns: repeat(auto-fill, 7.5rem) !important; padding-top: 1.5rem }
+#who .grid-container button { height: 10rem }
+"""
 
 
 def samples(folder: Path) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("gradio", reason='the page needs gradio: pip install "remot[app]"')
 
 from remot_model import app  # noqa: E402
+from remot_model.transferring.driving import Candidate  # noqa: E402
 from remot_model.transferring.request import TransferError  # noqa: E402
 from tests.remot_model.red_people import picture, write_image, write_video  # noqa: E402
 
@@ -102,6 +104,35 @@ def test_a_video_that_brings_its_decoder_down_is_a_message_and_the_page_goes_on(
             client.predict(*given, api_name="/make")
     decoder("nothing", "")
     assert "21 frames at 12.5 a second" in client.predict(*given, api_name="/make")[1]
+
+
+@pytest.mark.slow
+def test_who_drives_is_chosen_by_her_picture_where_there_are_several(browser, served, monkeypatch):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    two = [Candidate(n, picture(40 * n)) for n in (1, 2)]
+    monkeypatch.setattr(app, "candidates", lambda path: two)
+    asked = []
+    real = app.transfer
+    monkeypatch.setattr(
+        app,
+        "transfer",
+        lambda *a, **options: asked.append(options["person"]) or real(*a, **{**options, "person": None}),
+    )
+    wait = WebDriverWait(browser, 60)
+    browser.get(served)
+    wait.until(lambda b: b.find_element(By.ID, "transfer"))
+    browser.find_element(By.CSS_SELECTOR, ".gallery-item, tbody tr, [class*=gallery] button").click()
+    pictures = wait.until(
+        lambda b: (found := b.find_elements(By.CSS_SELECTOR, "#who button img")) and len(found) == 2 and found
+    )
+    photograph(browser, "several")
+    pictures[1].click()
+    time.sleep(1)
+    browser.find_element(By.ID, "transfer").click()
+    wait.until(lambda b: "9 frames at 12.5 a second" in b.find_element(By.ID, "notes").text)
+    assert asked == [2]
 
 
 def requested(browser) -> list[str]:

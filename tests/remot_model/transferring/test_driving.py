@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from remot_model.transferring import driving  # noqa: E402
 from remot_model.transferring.request import TransferError  # noqa: E402
+from tests.remot_data.conftest import red  # noqa: E402, F401
 from tests.remot_model.red_people import CONFIG, picture, write_video  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seers")
@@ -51,3 +52,34 @@ def test_reading_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_what_was_found_in_a_video_survives_being_written_down(files):
     drive = driving.find_driving(files.driving, CONFIG.size, 0.2, None)
     assert driving.Driving.from_json(json.loads(json.dumps(drive.to_json()))) == drive
+
+
+def test_the_person_who_is_asked_for_drives_and_the_others_are_told(red):  # noqa: F811
+    finder, path = red
+    tall, small = (driving.find_driving(path, CONFIG.size, None, None, person=n, finder=finder) for n in (1, 2))
+    assert driving.find_driving(path, CONFIG.size, None, None, finder=finder) == tall
+    assert tall.crop[0] < 110 < 220 < small.crop[0] + small.crop[2] and tall.others == 1.0
+    for drive in (tall, small):
+        piece = next(driving.read_pieces(drive, (64, 48)))
+        own, others = piece.boxes["own"], piece.boxes["others"]
+        assert own.shape == (40, 4) and others.shape == (40, 1, 4) and np.isfinite(own).all()
+        x0, y0, x1, y1 = own[0].round().astype(int).clip(0)
+        inside = piece.frames[0][y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
+        assert (inside[..., 0] > 150).mean() > 0.9  # she is where she is said to be
+    with pytest.raises(TransferError, match="shows 2 persons, not 3"):
+        driving.find_driving(path, CONFIG.size, None, None, person=3, finder=finder)
+
+
+def test_candidates_come_with_a_picture_of_each(red):  # noqa: F811
+    finder, path = red
+    found = driving.candidates(path, finder)
+    assert [one.number for one in found] == [1, 2]
+    assert all(one.picture.shape == (256, 192, 3) and (one.picture[128, 96, 0] > 150) for one in found)
+
+
+def test_while_she_is_away_nobody_is_said_to_be_there(tmp_path):
+    away = [picture(40 + t) for t in range(12)] + [picture(person=False)] * 30 + [picture(40 + t) for t in range(12)]
+    drive = driving.find_driving(write_video(tmp_path / "away.mp4", away), CONFIG.size, None, None)
+    (piece,) = driving.read_pieces(drive, (64, 48))
+    there = np.isfinite(piece.boxes["own"]).all(1)
+    assert there[:12].all() and there[-12:].all() and not there[17:37].any()
