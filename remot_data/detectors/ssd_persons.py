@@ -180,7 +180,7 @@ def covered(box: XYXY, by: Sequence[XYXY]) -> float:
 
 
 class SSDFinder:
-    """Finds everybody in pictures of a longest side of up to 1280 pixels (`remot_data.persons.Finder`).
+    """Finds everybody in pictures of a longest side of up to 960 pixels (`remot_data.persons.Finder`).
 
     A person whom BlazePose finds and its landmark network confirms has the box of her landmarks, as where BlazePose is
     the finder; another has that of the SSD. What BlazePose finds and the landmark network denies is nobody by itself.
@@ -195,7 +195,7 @@ class SSDFinder:
 
     name = "ssd"
     version = "1"
-    longest = 1280
+    longest = 960
 
     def __init__(self, weights: str | Path | None = None, *, threads: int = 1, sure: float = 0.45, least: float = 0.3):
         self._ssd, self._blazepose = PersonNetwork(weights, threads), BlazePose(threads=threads)
