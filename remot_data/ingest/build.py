@@ -127,7 +127,7 @@ def build(
     bounds = (limits or sandbox.Limits()).to_json()
     with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
         store = create_store(out, config)
-        store.sweep("", "ledger", "frames")
+        store.sweep("", "ledger", "frames", BOXES)
         jobs = _jobs(store, snapshot, layers, instead)  # before anything is decoded, for what cannot be done
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -394,9 +395,11 @@ def default_finder() -> str:
     return os.environ.get("REMOT_FINDER") or SSD
 
 
-@lru_cache(maxsize=1)
+_opened = threading.local()
+
+
 def open_finder(spec: str) -> Finder:
-    """What finds persons in place of BlazePose alone.
+    """What finds persons in place of BlazePose alone; one for each thread, since a network is for one at a time.
 
     Args:
         spec: ``ssd``, ``ultralytics``, ``ultralytics:yolo11m``, ``ultralytics:FILE.pt`` or ``file.py:Class``.
@@ -404,7 +407,11 @@ def open_finder(spec: str) -> Finder:
     Raises:
         DetectorError: it cannot be had.
     """
-    return base.load_finder(spec)
+    known: dict[str, Finder] = _opened.__dict__
+    if spec not in known:
+        known.clear()
+        known[spec] = base.load_finder(spec)
+    return known[spec]
 
 
 # Persons are found as well in pictures of this longest side, and shots need no more.

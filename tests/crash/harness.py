@@ -32,7 +32,7 @@ from remot_data.store import open_store
 from tests.remot_data.conftest import digests
 
 PYTHON = [sys.executable, "-c", "from remot_data.cli import main; main()"]
-TINY = "--size 64x48 --min-frames 4 --max-frames 8 --shard-frames 8".split()
+TINY = "--size 64x48 --min-frames 4 --max-frames 8 --shard-frames 8 --persons main".split()
 _LOOKING = threading.Lock()
 _SOURCES = (("sample-cam01", 0.0), ("sample-cam02", 0.0), ("sample-cam01", 0.9))
 

@@ -69,7 +69,7 @@ def test_a_task_done_again_tells_the_same_as_the_first_time(complete, copy):
 def half_removed(clips, tmp_path) -> Path:
     """One shard with two clips, of which one was removed, frames and flow."""
     out = tmp_path / "store"
-    policy = {"size": (64, 48), "min_frames": 4, "max_frames": 8, "shard_frames": 16}
+    policy = {"size": (64, 48), "min_frames": 4, "max_frames": 8, "shard_frames": 16, "persons": "main"}
     build(clips[:2], str(out), policy=policy_of(policy), layers={"flow": "dis"}, workers=0)
     remove(open_store(str(out)), [open_store(str(out)).clips[0].id])
     return out

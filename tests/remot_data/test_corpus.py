@@ -20,7 +20,7 @@ from tests.corpus import Case
 
 # A person as small as the smallest picture holds, and clips as short as the shortest good file. All files show the
 # same person, so only the same bytes are a duplicate.
-POLICY = Policy(size=(128, 96), min_frames=6, min_height=48, duplicates="bytes")
+POLICY = Policy(size=(128, 96), min_frames=6, min_height=48, duplicates="bytes", persons="main")
 
 
 # --- the numbers in the pictures

@@ -14,7 +14,7 @@ from remot_data.store import Store
 from remot_data.store.files import Files
 from remot_data.synthetic.store import build_synthetic
 
-POLICY = Policy(size=(128, 96), fps=12.0, min_frames=4, max_frames=8, shard_frames=8)
+POLICY = Policy(size=(128, 96), fps=12.0, min_frames=4, max_frames=8, shard_frames=8, persons="main")
 LAYERS = {"pose": "blazepose", "scores": "basic-scores"}
 
 
