@@ -116,8 +116,8 @@ class Everybody(Shot):
 
     def _runs(self, t: Track) -> Iterator[tuple[int, int, list[Person]]]:
         """Spans of frames in which the person of a track is away for no longer than she may be, and her boxes there."""
-        cuts = [i for i in range(1, len(t.seen)) if t.times[i] - t.times[i - 1] > LOST or self._jumped(t, i)]
         at = [self.seen.at[i] for i in self._looks]
+        cuts = [i for i in range(1, len(t.seen)) if self._was_away(t, i, at) or self._jumped(t, i)]
         first, last = span_of(t.seen, self.span, at)
         for a, b in itertools.pairwise([0, *cuts, len(t.seen)]):
             start = t.seen[a].frame if a else first
@@ -126,6 +126,12 @@ class Everybody(Shot):
             if b in cuts and self._jumped(t, b):
                 stop = t.seen[b].frame
             yield start, stop, t.seen[a:b]
+
+    @staticmethod
+    def _was_away(t: Track, i: int, at: Sequence[int]) -> bool:
+        """Whether looks missed the person between two of hers for too long; a gap of the recording is none of hers."""
+        missed = np.searchsorted(at, t.seen[i].frame) - np.searchsorted(at, t.seen[i - 1].frame) > 1
+        return bool(missed) and t.times[i] - t.times[i - 1] > LOST
 
     def _jumped(self, t: Track, i: int) -> bool:
         before, after = (np.array([t.seen[j].box]) for j in (i - 1, i))
