@@ -510,6 +510,11 @@ class _Keeper:
                 self._idle.append(child)
 
     def end_all(self) -> None:
+        with self._lock:
+            coming = self._coming
+        if coming is not None:  # its process may be there already, and it not among the others yet
+            with suppress(Exception):
+                coming.result(10.0)
         for child in (*self._idle, *self._busy):
             child.end()
 
