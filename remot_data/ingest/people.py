@@ -269,6 +269,8 @@ class _Dense(_Even):
         self._between, self._last = [], time
 
     def _is_worth(self, time: float, before: Sequence[Person], after: Sequence[Person]) -> bool:
+        if any(p.track is not None for p in after):
+            return False  # the finder follows them itself, from look to look
         if _has_moved(before, after):
             return True
         came = sum(p.sure for p in before) != sum(p.sure for p in after)

@@ -170,3 +170,27 @@ def test_a_second_box_of_one_person_and_the_box_of_a_group_are_left_out():
     # Two far behind one who is near are no group.
     near = dressed(look, ((90.0, 0.0, 400.0, 700.0), "red", 0.9))
     assert people._once([*near, *pair[1:], *dressed(look, ((300.0, 100.0, 330.0, 180.0), "blue", 0.7))])[0] is near[0]
+
+
+def looks_of(monkeypatch, tmp_path, find):
+    """Frames of the looks at a video of two seconds at 30 frames a second, whose persons `find(frame)` gives."""
+    with media.VideoWriter(tmp_path / "v.mp4", 30, (64, 64)) as writer:
+        for _ in range(60):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setattr(people, "find", lambda image, frame, size: find(frame))
+    return people.watch(tmp_path / "v.mp4", dense=True).at
+
+
+def test_looks_are_denser_where_somebody_runs_and_where_she_comes(tmp_path, monkeypatch):
+    def at(frame, x, **more):
+        return [Person(frame, (x, 0.0, x + 10.0, 30.0), 0.9, **more)]
+
+    even = list(range(0, 60, 6))
+    assert looks_of(monkeypatch, tmp_path, lambda frame: at(frame, 5.0)) == even
+    runs = looks_of(monkeypatch, tmp_path, lambda frame: at(frame, 5.0 if frame < 24 else 5.0 + 2 * (frame - 24)))
+    assert set(even) < set(runs) and min(set(runs) - set(even)) > 23 and max(np.diff(runs)) <= 6
+    comes = looks_of(monkeypatch, tmp_path, lambda frame: at(frame, 5.0) if frame >= 33 else [])
+    assert set(comes) - set(even) and all(30 < n < 36 for n in set(comes) - set(even))
+    # A finder that follows them itself sees the looks in their order.
+    own = looks_of(monkeypatch, tmp_path, lambda frame: at(frame, 5.0 + 3 * frame, track=1))
+    assert own == even
