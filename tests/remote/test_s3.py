@@ -32,7 +32,7 @@ from tests.remote.conftest import LAYERS, POLICY, content, copied, videos
 from tests.remote.servers import Proxy, Request, s3_server
 
 pytestmark = pytest.mark.slow
-OPTIONS = "--size 128x96 --fps 12 --min-frames 4 --max-frames 8 --shard-frames 8 --no-layers".split()
+OPTIONS = "--size 128x96 --fps 12 --min-frames 4 --max-frames 8 --shard-frames 8 --persons main --no-layers".split()
 RUN = "from remot_data.cli import main; main()"
 
 
