@@ -8,7 +8,7 @@ are put right, and pieces of one person's track are joined. All limits are in se
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ _SAME = 0.2  # and below it they are, where nobody else in view looks so
 _OTHER = 0.8  # above it they are of two, however near: one takes the other's place
 _MIXED = 0.6  # share of a box that others cover above which it may well be made of them,
 _BEHIND = 0.45  # so that colours decide sooner
+_MEETS = 0.8  # heights between the middles of two who may be mixed up
 _TELLS = 0.08  # by which colours have to be nearer after a crossing to be believed
 _CLEAN = 0.15  # share of a box that others may cover where its colours count
 _SURE = 3  # looks that make a track
@@ -223,40 +224,59 @@ def _wears(people: Sequence[Person], covered: dict[int, float]) -> np.ndarray | 
 def _put_right(pieces: list[Track], covered: dict[int, float]) -> None:
     """Exchange the rest of two tracks from where they met, if their colours say that they were mixed up there."""
     for a, b in itertools.combinations(pieces, 2):
-        for time in _meetings(a, b):
-            _exchange(a, b, time, covered)
+        for run in _meetings(a, b):
+            _exchange(a, b, run, covered)
 
 
-def _meetings(a: Track, b: Track) -> list[float]:
-    """Seconds in the middle of each time that two tracks were so near that they could be mixed up."""
+def _meetings(a: Track, b: Track) -> list[list[float]]:
+    """Seconds of the looks at each time that two tracks were so near that they could be mixed up."""
     met: list[list[float]] = []
     at = dict(zip(b.times, b.seen, strict=True))
     for time, person in zip(a.times, a.seen, strict=True):
         other = at.get(time)
-        tall = persons.height(person.box)
-        if other is not None and np.hypot(*(_centre(person) - _centre(other))) < 0.35 * tall:
+        if other is not None and np.hypot(*(_centre(person) - _centre(other))) < _MEETS * persons.height(person.box):
             if met and time - met[-1][-1] < LOST:
                 met[-1].append(time)
             else:
                 met.append([time])
-    return [(run[0] + run[-1]) / 2 for run in met]
+    return met
 
 
-def _exchange(a: Track, b: Track, time: float, covered: dict[int, float]) -> None:
-    parts = [
-        [[p for t, p in zip(x.times, x.seen, strict=True) if (t > time) == later] for later in (0, 1)] for x in (a, b)
-    ]
-    wears = [[_wears(part, covered) for part in both] for both in parts]
-    (a0, a1), (b0, b1) = wears
+def _exchange(a: Track, b: Track, run: Sequence[float], covered: dict[int, float]) -> None:
+    """Exchange what comes after the look of a meeting at which the colours change places, if they do."""
+    (a0, a1), (b0, b1) = (
+        [_wears([p for t, p in zip(x.times, x.seen, strict=True) if when(t)], covered) for when in _around(run)]
+        for x in (a, b)
+    )
     if a0 is None or a1 is None or b0 is None or b1 is None:
         return
     stay = persons.differ(a0, a1) + persons.differ(b0, b1)
     change = persons.differ(a0, b1) + persons.differ(b0, a1)
-    if change < stay - 2 * _TELLS:
-        cut = [int(np.searchsorted(x.times, time, side="right")) for x in (a, b)]
-        tails = [(x.seen[n:], x.times[n:]) for x, n in zip((a, b), cut, strict=True)]
-        for x, n, (seen, times) in zip((a, b), cut, reversed(tails), strict=True):
-            x.seen[n:], x.times[n:] = seen, times
+    if change >= stay - 2 * _TELLS:
+        return
+    # At each look: by how much they look exchanged. The cut has the looks that do behind it.
+    seen_at = [dict(zip(x.times, x.seen, strict=True)) for x in (a, b)]
+    told = [_looks_exchanged(seen_at[0].get(t), seen_at[1].get(t), a0, b0) for t in run]
+    behind = [sum(told[n:]) - sum(told[:n]) for n in range(len(run) + 1)]
+    first = int(np.argmax(behind))
+    time = run[first] if first < len(run) else np.nextafter(run[-1], np.inf)
+    cut = [int(np.searchsorted(x.times, time, side="left")) for x in (a, b)]
+    tails = [(x.seen[n:], x.times[n:]) for x, n in zip((a, b), cut, strict=True)]
+    for x, n, (seen, times) in zip((a, b), cut, reversed(tails), strict=True):
+        x.seen[n:], x.times[n:] = seen, times
+
+
+def _around(run: Sequence[float]) -> tuple[Callable[[float], bool], Callable[[float], bool]]:
+    return lambda t: t < run[0], lambda t: t > run[-1]
+
+
+def _looks_exchanged(a: Person | None, b: Person | None, a0: np.ndarray, b0: np.ndarray) -> float:
+    """By how much two persons wear rather what the other wore before, below 0 where rather their own."""
+    told = 0.0
+    for person, own, other in ((a, a0, b0), (b, b0, a0)):
+        if person is not None and person.colours is not None:
+            told += persons.differ(person.colours, own) - persons.differ(person.colours, other)
+    return told
 
 
 # Joining

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remot_data.ingest.tracking import track
+from remot_data.ingest.tracking import Track, _put_right, track
 from remot_data.persons import Person, as_box, colours, differ
 
 STEP = 0.2  # seconds between looks
@@ -70,13 +70,26 @@ def test_three_who_cross_keep_their_names():
     assert sorted(wearing(tracked(looks))) == ["b" * 21, "g" * 21, "r" * 21]
 
 
-def test_who_turns_round_at_the_meeting_is_told_by_her_clothes():
+@pytest.mark.parametrize("apart", [10, 40])
+def test_who_turns_round_at_the_meeting_is_told_by_her_clothes(apart):
     """By their ways alone the two went past each other."""
     looks = []
     for i in range(21):
         near = 500 - 40 * abs(i - 10)
-        looks.append([person(i, near - 10, RED), person(i, 1000 - near + 10, BLUE)])
+        looks.append([person(i, near - apart, RED), person(i, 1000 - near + apart, BLUE)])
     assert sorted(wearing(tracked(looks))) == ["b" * 21, "r" * 21]
+
+
+def test_tracks_that_were_mixed_up_are_exchanged_at_the_look_at_which_they_were():
+    """Boxes on the wrong tracks from the eighth look on, which is one of the meeting."""
+    ways = [(100 + 40 * i, 420 - 4 * i) for i in range(16)]
+    left, right = Track(), Track()
+    for i, (a, b) in enumerate(ways):
+        mine, hers = person(i, a, RED), person(i, b, BLUE)
+        for piece, one in zip((left, right), (mine, hers) if i < 8 else (hers, mine), strict=True):
+            piece.add(i * STEP, one)
+    _put_right([left, right], {})
+    assert wearing([left, right]) == ["r" * 16, "b" * 16]
 
 
 def test_who_leaves_and_comes_back_is_the_same():
