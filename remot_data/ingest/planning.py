@@ -11,7 +11,7 @@ from typing import Any
 from remot_data.ingest.duplicates import duplicates
 from remot_data.ingest.policy import Policy
 from remot_data.records import BOXES, Clip, Reject, Video
-from remot_data.store import Store, boxes
+from remot_data.store import Store, StoreError, boxes
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,11 @@ def write_boxes(store: Store, lines: Sequence[Mapping[str, Any]]) -> None:
     of_video = {line["video"]["id"]: line for line in lines if line["video"] and line.get("looks")}
     for shard in missing:
         clips = store.shard_clips(shard)
+        if unknown := sorted({clip.video for clip in clips} - of_video.keys()):
+            raise StoreError(
+                f"{store.url} has lost who was seen where in shard {shard}, and its ledger does not know the video "
+                f"{unknown[0]}: put a copy of the ledger or of boxes/ back, or build it anew"
+            )
         known = {clip.video: boxes.unpack(of_video[clip.video]["looks"]) for clip in clips}
         own = {clip.id: of_video[clip.video]["own"][clip.id] for clip in clips}
         store.write_boxes(shard, {c.id: boxes.of_clip(known[c.video], c, own[c.id]) for c in clips})

@@ -8,7 +8,7 @@ are put right, and pieces of one person's track are joined. All limits are in se
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,10 +46,6 @@ class Track:
     def weight(self) -> float:
         """By which the main person is told: the sum of score times the area of the box."""
         return sum(p.score * (p.box[2] - p.box[0]) * persons.height(p.box) for p in self.seen)
-
-    @property
-    def is_sure(self) -> bool:
-        return sum(p.sure for p in self.seen) >= _SURE
 
     def add(self, time: float, person: Person) -> None:
         self.seen.append(person)
@@ -244,10 +240,8 @@ def _meetings(a: Track, b: Track) -> list[list[float]]:
 
 def _exchange(a: Track, b: Track, run: Sequence[float], covered: dict[int, float]) -> None:
     """Exchange what comes after the look of a meeting at which the colours change places, if they do."""
-    (a0, a1), (b0, b1) = (
-        [_wears([p for t, p in zip(x.times, x.seen, strict=True) if when(t)], covered) for when in _around(run)]
-        for x in (a, b)
-    )
+    a0, b0 = (_wears([p for t, p in zip(x.times, x.seen, strict=True) if t < run[0]], covered) for x in (a, b))
+    a1, b1 = (_wears([p for t, p in zip(x.times, x.seen, strict=True) if t > run[-1]], covered) for x in (a, b))
     if a0 is None or a1 is None or b0 is None or b1 is None:
         return
     stay = persons.differ(a0, a1) + persons.differ(b0, b1)
@@ -264,10 +258,6 @@ def _exchange(a: Track, b: Track, run: Sequence[float], covered: dict[int, float
     tails = [(x.seen[n:], x.times[n:]) for x, n in zip((a, b), cut, strict=True)]
     for x, n, (seen, times) in zip((a, b), cut, reversed(tails), strict=True):
         x.seen[n:], x.times[n:] = seen, times
-
-
-def _around(run: Sequence[float]) -> tuple[Callable[[float], bool], Callable[[float], bool]]:
-    return lambda t: t < run[0], lambda t: t > run[-1]
 
 
 def _looks_exchanged(a: Person | None, b: Person | None, a0: np.ndarray, b0: np.ndarray) -> float:

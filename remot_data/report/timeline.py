@@ -55,8 +55,8 @@ def _video(view: View, line: Mapping[str, Any]) -> Html:
         rows.append(_row(label, _face(view, shown), parts, frames))
     if hidden := len(line["tracks"]) - _MOST_TRACKS:
         rows += [_row(f"and {hidden} more", None, [], frames)] if hidden > 0 else []
-    lost = [found for r in line["rejects"] if (found := _SPAN.fullmatch(r["detail"]))]
-    refused = [(int(m[1]), int(m[2]) + 1, r["code"], m[3]) for m, r in zip(lost, _spans(line), strict=True)]
+    lost = [(r["code"], _SPAN.fullmatch(r["detail"])) for r in line["rejects"]]
+    refused = [(int(m[1]), int(m[2]) + 1, code, m[3]) for code, m in lost if m]
     bars = [(a, b, "refused faint", f"frames {a} to {b - 1}: {code} ({why})") for a, b, code, why in refused]
     rows.append(_row("in no clip", None, bars, frames))
     words = [
@@ -77,10 +77,6 @@ def _video(view: View, line: Mapping[str, Any]) -> Html:
         _axis(seconds),
         reasons if words else markup(""),
     )
-
-
-def _spans(line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [r for r in line["rejects"] if _SPAN.fullmatch(r["detail"])]
 
 
 def _part(part: Sequence[Any], clips: Mapping[str, Clip]) -> tuple[int, int, str, str]:
