@@ -9,7 +9,6 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -162,7 +161,6 @@ def watching(
     probe: media.Probe | None = None,
     finder: str | None = None,
     dense: bool = False,
-    threads: int = 1,
     read: Callable[..., Generator[tuple[int, np.ndarray], None, None]] = media.read,
 ) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
@@ -175,7 +173,6 @@ def watching(
         finder: what finds the persons, see `open_finder`; None for the detector of BlazePose.
         dense: look up to four times as often where persons move fast, come or go, and tell what they wear: what
             `tracking.track` needs.
-        threads: that look for persons at once, beside the one that reads; where looks do not depend on each other.
         read: what reads the video; `media.in_child.read` for a process that has to live on.
 
     Raises:
@@ -188,7 +185,7 @@ def watching(
     scale = min(1.0, getattr(chosen, "longest", _LONGEST) / max(probe.size))
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
     look = partial(_look, path, chosen.follow() if chosen else find, probe.size, dense)
-    looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate, 1 if chosen else threads)
+    looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate)
     shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
     pts = array("q")
     with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps)) as frames:
@@ -209,12 +206,10 @@ _Looked = tuple[int, list[Person], np.ndarray]  # frame, persons, cells
 
 
 class _Even:
-    """Looks at even distances in time: made at once, or by several threads."""
+    """Looks at even distances in time."""
 
-    def __init__(self, look: Callable[[np.ndarray, int], list[Person]], step: float, threads: int) -> None:
+    def __init__(self, look: Callable[[np.ndarray, int], list[Person]], step: float) -> None:
         self._look, self._step, self._next = look, step, -math.inf
-        self._pool = ThreadPoolExecutor(threads, "remot-look") if threads > 1 else None
-        self._most, self._coming = 2 * threads, deque[Future[_Looked]]()
         self._done: list[_Looked] = []
 
     def see(self, time: float, number: int, frame: np.ndarray) -> None:
@@ -222,12 +217,7 @@ class _Even:
         if time < self._next:
             return
         self._next = time + self._step - 1e-6
-        if self._pool is None:
-            self._done.append(self._looked(number, frame))
-            return
-        self._coming.append(self._pool.submit(self._looked, number, frame))
-        if len(self._coming) > self._most:  # each holds a picture
-            self._done.append(self._coming.popleft().result())
+        self._done.append(self._looked(number, frame))
 
     def _looked(self, number: int, frame: np.ndarray) -> _Looked:
         cells = _cells(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _CELLS).round().astype(np.uint8)
@@ -235,9 +225,6 @@ class _Even:
 
     def done(self) -> tuple[list[int], list[list[Person]], np.ndarray]:
         """Frame, persons and cells of each look, after the last frame."""
-        self._done += [future.result() for future in self._coming]
-        if self._pool:
-            self._pool.shutdown()
         numbers, found, cells = zip(*sorted(self._done, key=lambda looked: looked[0]), strict=True)
         return list(numbers), list(found), np.stack(cells)
 
@@ -251,7 +238,7 @@ class _Dense(_Even):
     """Looks at even distances, and between two of them where persons moved far, came or went."""
 
     def __init__(self, look: Callable[[np.ndarray, int], list[Person]], step: float) -> None:
-        super().__init__(look, step, 1)
+        super().__init__(look, step)
         self._between: list[tuple[float, int, np.ndarray]] = []
         self._last = -math.inf
         self._came = -math.inf

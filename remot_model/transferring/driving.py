@@ -126,7 +126,7 @@ class _Found:
 
 
 def _look_through(
-    path: Path, start: float | None, end: float | None, threads: int, finder: str | None
+    path: Path, start: float | None, end: float | None, finder: str | None
 ) -> tuple[_Found, tuple[int | None, int | None]]:
     probe = in_child.probe(path)
     second = probe.time_base[1] / probe.time_base[0]
@@ -140,7 +140,6 @@ def _look_through(
             end_pts=last,
             finder=None if finder == people.BLAZEPOSE else finder,
             dense=True,
-            threads=threads,
             read=in_child.read,
         )
     except media.VideoError as error:
@@ -157,17 +156,16 @@ def find_driving(
     size: HW,
     start: float | None,
     end: float | None,
-    threads: int = 1,
     person: int | None = None,
     finder: str | None = None,
 ) -> Driving:
-    """Look through a video for its person and its shots, by `threads`; `TransferError` where there is nobody.
+    """Look through a video for its person and its shots; `TransferError` where there is nobody.
 
     Args:
         person: number of who drives, 1 for who is seen most; None for the main person of each shot.
         finder: what finds the persons, as for `remot_data.build`.
     """
-    found, span = _look_through(path, start, end, threads, finder)
+    found, span = _look_through(path, start, end, finder)
     probe, seen, own = found.probe, found.seen, found.chosen(person)
     boxes = [p.box for t in own if t for p in t.seen]
     crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN), probe)
@@ -200,7 +198,7 @@ def candidates(path: Path, finder: str | None = None) -> list[Candidate]:
     Raises:
         TransferError: nobody is in the video.
     """
-    found, _ = _look_through(path, None, None, 1, finder)
+    found, _ = _look_through(path, None, None, finder)
     made = []
     for number in range(1, len(found.persons) + 1):
         she = found.persons[number - 1]

@@ -233,8 +233,8 @@ class Transfer:
         if work.progress:
             drive = Driving.from_json(work.progress["drive"])
         else:
-            spans = request.start, request.end
-            drive = find_driving(request.driving, size, *spans, self._lookers(), request.person, request.finder)
+            span = request.start, request.end
+            drive = find_driving(request.driving, size, *span, request.person, request.finder)
         who = find_source(request.source, self.eyes, drive.share)
         behind = find_background(request.background, who, drive, self.eyes, size)
         for region, path in request.regions.items():

@@ -124,17 +124,7 @@ def test_each_thread_that_looks_for_people_has_a_detector_of_its_own(alone):
     assert 1 <= len(alone) <= 4
 
 
-def test_several_threads_see_what_one_sees(alone, tmp_path):
-    path = tmp_path / "grey.mp4"
-    with media.VideoWriter(path, 10, (32, 24)) as out:
-        for t in range(60):
-            out.write(np.full((32, 24, 3), 4 * t, np.uint8))
-    one, four = people.watch(path), people.watch(path, threads=4)
-    assert four.looks == one.looks and len(one.looks) == 30
-    assert (four.at, four.shots) == (one.at, one.shots) and len(alone) > 1
-
-
-def test_an_error_of_a_thread_that_looks_comes_out(alone, monkeypatch, tmp_path):
+def test_an_error_of_a_look_comes_out(alone, monkeypatch, tmp_path):
     path = tmp_path / "grey.mp4"
     with media.VideoWriter(path, 10, (32, 24)) as out:
         for t in range(20):
@@ -144,9 +134,9 @@ def test_an_error_of_a_thread_that_looks_comes_out(alone, monkeypatch, tmp_path)
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(Alone, "body_boxes", fails)
-    for threads in (1, 3):
+    for dense in (False, True):
         with pytest.raises(base.DetectorError, match="finding persons in frame 0 failed: RuntimeError: no memory"):
-            people.watch(path, threads=threads)
+            people.watch(path, dense=dense)
 
 
 def dressed(look, *boxes):
