@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -96,5 +97,7 @@ def test_a_video_that_spoils_the_reader_costs_its_clips_alone(tmp_path, film, pi
     write_pose(tmp_path / "all/dance", names, [[p] for p in scene.keypoints])
     write_pose(tmp_path / "all/a film.v2", names, [[p] for p in scene.keypoints])
     done = import_layer(store, "pose", tmp_path / "all", form="openpose", workers=0)
-    assert done.failed == dict.fromkeys(("clip-1", "clip-2"), f"{film} cannot be read for its times: {spoilt_decoder}")
+    assert list(done.failed) == ["clip-1", "clip-2"]
+    for reason in done.failed.values():
+        assert re.fullmatch(f"{re.escape(str(film))} cannot be read for its times: {spoilt_decoder}", reason)
     assert done.frames == FRAMES
