@@ -377,9 +377,8 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
     decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
     wanted = found.pts.array().tolist()
     written, encode = 0, layer_kinds.kind("frames").encode
-    for pts, frame in media.read(
-        found.path, only=wanted, crop=found.crop, size=rules.size, decoder=decoder, passing=True
-    ):
+    shown: dict[str, Any] = {"crop": found.crop, "size": rules.size, "outside": rules.outside}
+    for pts, frame in media.read(found.path, only=wanted, decoder=decoder, passing=True, **shown):
         if not frame.size:
             yield {}, b""
             continue

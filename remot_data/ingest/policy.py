@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remot_data.records import HW, Record
+from remot_data.records import HW, OUTSIDE, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0}
+_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0, "outside": None}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Policy(Record):
         persons: ``all`` for clips of everybody who is in view long enough, ``main`` for the main person of each shot.
             None, as in stores from before persons were followed: the main person, linked from look to look by the
             overlap of boxes alone.
+        outside: what a frame shows where its crop reaches out of the picture, as it only does where the person does not
+            fit into a crop of that shape inside: ``black``, ``blur`` or ``smear`` (see `media.read`). None, as in older
+            stores: the crop reaches out wherever it has room to leave round the person, and the border is smeared.
     """
 
     size: HW = (256, 192)
@@ -67,6 +70,7 @@ class Policy(Record):
     decoder: str = "pyav"
     finder: Mapping[str, Any] | None = None
     persons: str | None = "all"
+    outside: str | None = "black"
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
@@ -80,6 +84,8 @@ class Policy(Record):
             object.__setattr__(self, name, value if value is None else float(value))
         if self.persons not in ("all", "main", None):
             raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")
+        if self.outside not in (*OUTSIDE, None):
+            raise ValueError(f"outside is {', '.join(OUTSIDE)} or None, not {self.outside!r}")
         if self.duplicates not in ("pictures", "bytes"):
             raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 

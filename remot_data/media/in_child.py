@@ -67,6 +67,7 @@ def read(
     crop: XYWH | None = None,
     size: HW | None = None,
     fps: float | None = None,
+    outside: str | None = None,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """As `media.read`, with the default decoder. Closed early, it kills the child.
 
@@ -74,8 +75,8 @@ def read(
         VideoError: as `media.read`.
         ChildError: as `probe`.
     """
-    options = {"start_pts": start_pts, "end_pts": end_pts, "only": only, "crop": crop, "size": size, "fps": fps}
-    arguments = {"path": str(path), **options, "only": None if only is None else list(only)}
+    span = {"start_pts": start_pts, "end_pts": end_pts, "only": None if only is None else list(only)}
+    arguments = {"path": str(path), **span, "crop": crop, "size": size, "fps": fps, "outside": outside}
     with closing(_called(path, "frames", arguments, READING)) as messages:
         for pts, frame in received(messages):
             yield pts, frame.copy()
