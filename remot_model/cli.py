@@ -84,10 +84,12 @@ def train(
     On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
     """
     with _reported(), _together() as first:
+        from remot_model import devices
         from remot_model.training.reading import read_only
         from remot_model.training.train import train as run_training
 
-        config = _config(out, preset, {"perceptual": features}, batch, settings or [])
+        devices.pick(device)  # before a store is opened, for its sentence
+        config = _config(stores, out, preset, {"perceptual": features}, batch, settings or [])
         reading: dict[str, Any] = {
             "snapshot": snapshot,
             "split": split,
@@ -294,16 +296,29 @@ def app(
 
 
 def _config(
-    out: Path | None, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]
+    stores: list[str],
+    out: Path | None,
+    preset: str | None,
+    fields: dict[str, Any],
+    batch: int | None,
+    settings: list[str],
 ) -> Config:
-    """The configuration: of the run that is there where no preset is named, changed by the options."""
+    """The configuration: of the run that is there where no preset is named, changed by the options.
+
+    A preset is of the run's size, or for a new run of the shape of the first store's frames.
+    """
     from remot_model import checkpoint
     from remot_model import config as configs
+    from remot_model.training.data import shown
 
-    if preset is None and out is not None and (out / "config.json").is_file():
-        plain = checkpoint.read_info(out)["config"]
+    made = checkpoint.read_info(out)["config"] if out is not None and (out / "config.json").is_file() else None
+    if preset is None and made:
+        plain = made
     else:
-        plain = configs.preset(preset or "small").to_json()
+        chosen = configs.preset(preset or "small")
+        if configs.PORTRAIT not in chosen.name.split(":"):
+            chosen = configs.fitted(chosen, made["size"] if made else shown(stores)[0].size)
+        plain = chosen.to_json()
     plain |= {name: value for name, value in fields.items() if value is not None}
     for setting in settings:
         name, value = _assigned(setting, "--set takes FIELD=VALUE")

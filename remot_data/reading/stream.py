@@ -141,7 +141,7 @@ class Plan:
         open_shards: shards that are shuffled together; see `sampling.Order`.
         raw: leave out what is derived at load; see `Window`.
         cache: where the bytes of remote shards are kept (`remot_data.store.cache.Cache`).
-        among: kinds that may be read where `layers` does not say which; any by default.
+        among: kinds that may be read where `layers` does not say which, and ``valid``; any by default.
 
     Raises:
         StoreError: see `stream`.
@@ -294,7 +294,7 @@ def _common(stores: Sequence[Store], snapshot: str, among: Sequence[str] | None)
         lost = [kind for kind in layers if kind not in common]
         if lost:
             log.warning("%s: the %s layer is not read, because another store has none", store.url, ", ".join(lost))
-    told = (among is None or VALID in among) and all(store.outside is not None for store in stores)
+    told = all(store.outside is not None for store in stores) if among is None else VALID in among
     return [*common, *([VALID] if told else [])]
 
 

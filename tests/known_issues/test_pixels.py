@@ -8,14 +8,17 @@ policy says), and windows, scores, layers, losses and metrics know which they ar
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +35,17 @@ from remot_data.persons import Person
 from remot_data.reading.stream import Plan, to_torch
 from remot_data.records import Clip
 from remot_data.store import Store, open_store
+from remot_model import networks
+from remot_model.config import STAGES, Config, StagePlan
+from remot_model.evaluating.evaluate import Sample, Tally
+from remot_model.evaluating.metrics import Learned
+from remot_model.training.data import augmented
+from remot_model.training.feeding import converted
+from remot_model.training.stages import Setting, needed_generators
+from remot_model.training.train import train
+from remot_model.training.trainer import Trainer
+from tests.remot_model.training.test_trainer import Blurred
+from tests.remot_model.windows import Windows, clip_arrays, small_config
 
 SIZE, FRAMES = (64, 48), 24
 RED = (220, 30, 30)
@@ -273,6 +287,118 @@ def test_rounding_does_not_step_over_the_border(width, height, turns, mirrored, 
     x, y, w, h = geometry.even_box(crop, inside=True)
     assert x >= 0 and y >= 0 and x + w <= width and y + h <= height and min(w, h) >= 2
     assert np.abs(np.array(geometry.to_displayed((x, y, w, h))) - crop).max() <= 3
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small lose far more to a second thread on a busy machine than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _batch(valid: np.ndarray | None, outside: int = 0) -> dict[str, torch.Tensor]:
+    """A window of a drawn dancer; `outside` is a seed of what is invented where pixels are not valid."""
+    window = Windows(clip_arrays(8), 8).window(0)
+    if valid is not None:
+        chance = np.random.default_rng(outside)
+        for name, most in (("frames", 256), ("labels", 11)):
+            invented = chance.integers(0, most, window.arrays[name].shape).astype(np.uint8)
+            shape = valid[..., None] if name == "frames" else valid
+            window.arrays[name] = np.where(shape, window.arrays[name], invented)
+        window.arrays["valid"] = valid
+    return {name: x[None] for name, x in to_torch(window).items()}
+
+
+def _step(stage: str, batch: dict[str, torch.Tensor]) -> tuple[dict[str, float], list[torch.Tensor]]:
+    """Losses and weights of a step; face crops and temporal judges, which look at the frames too, among them."""
+    config = small_config(lambda_per=1.0, **{stage: StagePlan(1, 1, length=8, chunk=8, lr=1e-3)})
+    earlier = {n: networks.generator(n, config).requires_grad_(False) for n in needed_generators(stage, config)}
+    torch.manual_seed(0)
+    for net in earlier.values():
+        for parameter in net.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+    trainer = Trainer(stage, Setting(config, Blurred(), earlier), torch.device("cpu"), 0)
+    losses = dict(trainer.step(batch, 1e-3))
+    return losses, [*trainer.net.parameters(), *trainer.judges.parameters()]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("stage", ("layout", "region", "whole"))
+def test_losses_do_not_see_what_is_outside(stage):
+    everything, part = np.ones((32, 24), bool), np.ones((32, 24), bool)
+    part[:, 14:] = False
+    plain, ones = _step(stage, _batch(None)), _step(stage, _batch(everything))
+    assert plain[0] == ones[0]
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], ones[1], strict=True))
+    one, other = (_step(stage, _batch(part, seed)) for seed in (1, 2))
+    assert one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+    assert one[0] != plain[0]
+    unmasked = [_step(stage, {n: x for n, x in _batch(part, seed).items() if n != "valid"})[0] for seed in (1, 2)]
+    assert unmasked[0] != unmasked[1]
+
+
+def test_a_mirrored_window_is_mirrored_with_its_mask():
+    part = np.ones((32, 24), bool)
+    part[:, 14:] = False
+    arrays = Windows(clip_arrays(8), 8).window(0).arrays | {"valid": part.copy()}
+    augmented(arrays, small_config(flip=1.0, colour_jitter=False), "body25", np.random.default_rng(0))
+    np.testing.assert_array_equal(arrays["valid"], part[:, ::-1])
+    batch = {"valid": torch.from_numpy(arrays["valid"])}
+    np.testing.assert_array_equal(converted("valid", batch["valid"]), to_torch(arrays)["valid"])
+
+
+def test_metrics_do_not_see_what_is_outside():
+    part = np.ones((32, 24), bool)
+    part[:, 14:] = False
+    arrays = clip_arrays(8)
+    made = np.random.default_rng(0).integers(0, 256, arrays["frames"].shape).astype(np.uint8)
+
+    def rows(valid: np.ndarray | None, made: np.ndarray) -> list[dict[str, float]]:
+        given = {**arrays, **({} if valid is None else {"valid": valid})}
+        tally = Tally(Learned("cpu"))
+        tally.learned.update = lambda real, made: None
+        return tally.add(Sample("clip", 0, 0, given, {"model": made}, False), made)
+
+    assert rows(None, made) == rows(np.ones((32, 24), bool), made)
+    other = np.where(part[..., None], made, 255 - made)
+    assert rows(part, made) == rows(part, other) != rows(None, made)
+    assert rows(None, made) != rows(None, other)
+    right = np.where(part[..., None], arrays["frames"], made)
+    assert {row["psnr"] for row in rows(part, right)} == {100.0}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_new_runs_on_new_stores_leave_it_out_and_old_ones_do_not(tmp_path, tall):
+    def config_of(name: str) -> dict[str, object]:
+        return json.loads((tmp_path / name / "config.json").read_text())
+
+    store, snapshot = open_store(tall.url), tall.snapshot("main")
+    for kind, detector in (("parsing", "pose-guided"), ("flow", "dis")):
+        annotate(store, kind, detector, snapshot="main", workers=0)
+    plan = {s: StagePlan(1, 1, length=4, chunk=4) for s in STAGES}
+    config = small_config(**plan)
+    assert config.valid == "auto" and Config(name="of before").valid is False
+    said: list[str] = []
+    train(store.url, tmp_path / "new", config=config, stages=["layout"], split=None, device="cpu", say=said.append)
+    assert config_of("new")["config"]["valid"] is True and config_of("new")["outside"] == "black"
+    assert any("valid=true" in line for line in said)
+    shutil.copytree(store.url, tmp_path / "store")
+    for name in ("store.json", "ledger/store.json"):
+        old = json.loads((tmp_path / "store" / name).read_text())
+        del old["policy"]["outside"], old["seal"]
+        Store(str(tmp_path / "store")).write_json(name, old)
+    train(str(tmp_path / "store"), tmp_path / "old", config=config, stages=["layout"], split=None, device="cpu")
+    assert config_of("old")["config"]["valid"] is False and config_of("old")["outside"] is None
+    # A run from before is resumed as it was, also on a store that could tell.
+    info = config_of("new")
+    del info["config"]["valid"], info["outside"]
+    (tmp_path / "new" / "config.json").write_text(json.dumps(info))
+    asked = dataclasses.replace(config, layout=dataclasses.replace(plan["layout"], steps=2))
+    train(store.url, tmp_path / "new", config=asked, stages=["layout"], split=None, device="cpu", resume=True)
+    assert config_of("new")["config"]["valid"] is False and config_of("new")["outside"] is None
+    assert snapshot.layers.keys() < store.snapshot("main").layers.keys()
 
 
 def test_the_command_takes_it_and_says_what_it_takes(tmp_path, capsys):

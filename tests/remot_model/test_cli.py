@@ -16,6 +16,13 @@ for command in (cli.train, cli.transfer, cli.evaluate, cli.app):
     app.command()(command)
 
 
+@pytest.fixture(autouse=True)
+def stores(monkeypatch):
+    """Stores that are only named have frames of 256x192."""
+    data = pytest.importorskip("remot_model.training.data")
+    monkeypatch.setattr(data, "shown", lambda stores: [data.Shown(url, (256, 192), None) for url in stores])
+
+
 def invoke(*words: str):
     return CliRunner().invoke(app, list(words))
 
