@@ -307,9 +307,9 @@ def _config(
 
     A preset is of the run's size, or for a new run of the shape of the first store's frames.
     """
+    from remot_data.store import open_store
     from remot_model import checkpoint
     from remot_model import config as configs
-    from remot_model.training.data import shown
 
     made = checkpoint.read_info(out)["config"] if out is not None and (out / "config.json").is_file() else None
     if preset is None and made:
@@ -317,7 +317,7 @@ def _config(
     else:
         chosen = configs.preset(preset or "small")
         if configs.PORTRAIT not in chosen.name.split(":"):
-            chosen = configs.fitted(chosen, made["size"] if made else shown(stores)[0].size)
+            chosen = configs.fitted(chosen, made["size"] if made else open_store(stores[0]).size)
         plain = chosen.to_json()
     plain |= {name: value for name, value in fields.items() if value is not None}
     for setting in settings:

@@ -86,8 +86,8 @@ def train(
     check_plan(config, stages, processes.num_processes)
     if processes.num_processes > 1:
         place = processes.device
-    asked, config = config, _resolved(run, stores, config, place, processes.num_processes)
     count = readers(workers, stages, place)
+    asked, config = config, _resolved(run, stores, config, place, processes.num_processes)
     schemas = data.schemas(stores, snapshot)
     read = _read(stores, config, snapshot, split, say if processes.is_main_process else _quiet)
     _check_run(run, config, schemas, read, stages, resume)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -19,8 +20,7 @@ for command in (cli.train, cli.transfer, cli.evaluate, cli.app):
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
     """Stores that are only named have frames of 256x192."""
-    data = pytest.importorskip("remot_model.training.data")
-    monkeypatch.setattr(data, "shown", lambda stores: [data.Shown(url, (256, 192), None) for url in stores])
+    monkeypatch.setattr("remot_data.store.open_store", lambda url: SimpleNamespace(url=url, size=(256, 192)))
 
 
 def invoke(*words: str):
