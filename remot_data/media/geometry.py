@@ -147,7 +147,10 @@ def fill_outside(picture: np.ndarray, outside: str, crop: XYWH, displayed: WH) -
     real = slice(above, height - below), slice(left, width - right)
     kept = picture[real].copy()
     if outside == "blur":
-        picture[:] = cv2.GaussianBlur(picture, (0, 0), _BLUR * height, borderType=cv2.BORDER_REPLICATE)
+        few = max(width // 4, 1), max(height // 4, 1)  # so wide a blur needs no more pixels
+        small = cv2.resize(picture, few, interpolation=cv2.INTER_AREA)
+        small = cv2.GaussianBlur(small, (0, 0), _BLUR * few[1], borderType=cv2.BORDER_REPLICATE)
+        picture[:] = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     else:
         picture[:] = 0
     picture[real] = kept

@@ -57,7 +57,8 @@ class Driving:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Driving:
         """What `to_json` wrote."""
-        tuples = {name: tuple(value[name]) for name in ("crop", "span", "time_base", "own", "picture")}
+        names = ("crop", "span", "time_base", "own", "picture")
+        tuples = {name: tuple(value[name]) for name in names if name in value}
         return cls(**{**value, **tuples, "path": Path(value["path"]), "shots": frozenset(value["shots"])})
 
     def valid(self, size: HW) -> np.ndarray | None:

@@ -198,6 +198,7 @@ class Transfer:
             "detectors": [self.eyes.pose.fingerprint(), self.eyes.parsing.fingerprint()],
             "device": device,
             "versions": versions(),
+            **({} if run.outside is None else {"outside": run.outside}),
         }
         self.job = json.loads(json.dumps(self.job, default=str))
         self.job_digest = digest(self.job)
