@@ -151,6 +151,10 @@ def import_files(
     form: Annotated[str | None, typer.Option(help="openpose, labels, flo-backward or flo-forward.")] = None,
     schema: Annotated[str | None, typer.Option(help="Label or keypoint set of the files.")] = None,
     first: Annotated[int | None, typer.Option(help="Number of the first frame in the file names, 0 or 1.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of what the files were made from.")] = None,
+    missing: Annotated[
+        str, typer.Option(help="'none': nobody is in frames after the last file. 'refuse': such a video is refused.")
+    ] = "refuse",
     name: Annotated[str | None, typer.Option(help="What the layer's id begins with.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
     snapshot: Annotated[str | None, typer.Option(help="Switch this snapshot to the new layers.")] = None,
@@ -164,18 +168,21 @@ def import_files(
     from remot_data.store import open_store
 
     run: dict[str, Any] = {"snapshot": snapshot, "wait": wait, "workers": workers, "scheduler": scheduler}
+    run |= {"first": first, "fps": fps, "missing": missing}
     with progress_bars() as progress:
         if source.suffix in (".yaml", ".yml"):
             done = import_manifest(open_store(store), source, root, progress=progress, **run)
         elif layer and form:
-            told: dict[str, Any] = {"form": form, "schema": schema, "first": first, "name": name}
+            told: dict[str, Any] = {"form": form, "schema": schema, "name": name}
             done = [import_layer(open_store(store), layer, source, progress=progress, **told, **run)]
         else:
             raise typer.BadParameter("a folder needs --layer and --form")
     for summary in done:
-        missing = f", {summary.absent} frames without a file" if summary.absent else ""
-        out.print(f"{summary.layer} layer {summary.id}: {summary.frames} frames{missing}")
+        nobody = f", {summary.nobody} of them with nobody ({summary.absent} without a file)" if summary.nobody else ""
+        out.print(f"{summary.layer} layer {summary.id}: {summary.frames} frames{nobody}")
         print_failed({summary.layer: summary.failed})
+        if summary.refused and snapshot:
+            out.print(f"snapshot {snapshot} stays as it is: files of {len(summary.refused)} clips do not fit")
     finish({"layers": [d.to_json() for d in done]}, as_json, 1 if any(d.failed for d in done) else 0)
 
 
