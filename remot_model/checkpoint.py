@@ -31,7 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from remot_data.errors import RemotError
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model import networks
 from remot_model.config import STAGES, Config, ConfigError
 from remot_model.devices import resolved

@@ -72,14 +72,15 @@ def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) ->
 
 
 def doctor(
-    to: Annotated[str | None, typer.Option("--out", help="A store, or where one is to be made.")] = None,
+    store: Annotated[str | None, typer.Argument(help="A store, or where one is to be made.")] = None,
+    to: Annotated[str | None, typer.Option("--out", help="The same.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: ffmpeg, codecs, decoders, disk, memory, GPUs, dask, detectors and their weights."""
     from remot_data.care.doctor import diagnose
 
     colours = {"ok": "green", "warn": "yellow", "bad": "red"}
-    found = diagnose(to)
+    found = diagnose(store or to)
     for finding in found:
         line = f"[{colours[finding.state]}]{finding.state:>4}[/] {escape(finding.what)}: {escape(finding.detail)}"
         out.print(line + (f" [dim]{escape(finding.remedy)}[/dim]" if finding.remedy else ""))

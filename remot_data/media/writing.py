@@ -22,6 +22,7 @@ from remot_data.errors import RemotError
 from remot_data.media.container import SEEKABLE, open_container, video_stream
 from remot_data.media.probing import Probe, probe
 from remot_data.records import HW
+from remot_data.store.disk import into_place
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class _Encoding:
             raise self._failed() from error
         if self._process.wait():
             raise self._failed()
-        os.replace(self._part, self._out)
+        into_place(self._part, self._out)
 
     def close(self) -> None:
         """Stop ffmpeg if it still runs and remove what is not finished."""

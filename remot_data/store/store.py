@@ -40,7 +40,8 @@ from remot_data.store import shards
 from remot_data.store.boxes import Boxes, file_bytes, of_table
 from remot_data.store.cache import Cache
 from remot_data.store.clips_table import CLIP_GROUP, clip_table, clips_of
-from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError
+from remot_data.store.disk import TEMPORARY, FilesError
+from remot_data.store.files import LOCK, Files
 from remot_data.store.index import (
     DamagedError,
     Index,

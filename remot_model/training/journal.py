@@ -16,7 +16,7 @@ from torch import Tensor
 
 from remot_data import render
 from remot_data.media import VideoWriter
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model.generating.rollout import to_uint8
 
 _SAMPLED_FRAMES = 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import CONTAINERS, Request, TransferError
 from remot_model.transferring.transfer import Progress, Transfer, clearly, opened

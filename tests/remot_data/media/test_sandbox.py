@@ -26,7 +26,7 @@ from remot_data.detectors.base import DetectorError
 from remot_data.media import VideoError
 from remot_data.media.sandbox import ChildError, Limits, Message, _the_keeper, call, prepare
 from remot_data.store import StoreError
-from remot_data.store.files import FilesError
+from remot_data.store.disk import FilesError
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does this")
 posix_only = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no such signals")
