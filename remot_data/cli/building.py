@@ -22,6 +22,7 @@ from remot_data.cli.options import (
     size_of,
 )
 from remot_data.detectors._torch import only_gpus
+from remot_data.records import PASSING
 
 
 def build(
@@ -205,4 +206,9 @@ def _print_build(summary: Any) -> None:
         )
     for reject in summary.rejects:
         out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
+    codes = {reject["code"] for reject in summary.rejects}
+    if again := sorted(codes & {"crashed", "timeout", "out-of-memory"}):
+        out.print(f"to try again what was refused for it: the same command with --retry {','.join(again)}")
+    if codes & PASSING:
+        out.print("what was unavailable is tried again by the same command")
     print_failed(summary.failed)

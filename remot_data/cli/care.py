@@ -61,6 +61,24 @@ def remove(
     out.print(f"{len(gone)} clips with {sum(clip.frames for clip in gone)} frames are removed")
 
 
+def relocate(
+    store: str,
+    moves: Annotated[list[str], typer.Argument(metavar="OLD=NEW...", help="A file or folder, and where it is now.")],
+) -> None:
+    """Tell a store where its source videos lie now; nothing is decoded."""
+    from remot_data.care.relocate import relocate as run
+    from remot_data.store import open_store
+
+    opened, absent = open_store(store), []
+    for move in moves:
+        changed, gone = run(opened, move)
+        absent += gone
+        out.print(f"{move}: {len({clip.path for clip in changed})} videos, {len(changed)} clips")
+    for path in absent:
+        err.print(f"[yellow]absent[/yellow] {escape(path)}")
+    finish(None, False, 1 if absent else 0)
+
+
 def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) -> None:
     """Rewrite the shards that hold removed clips without them; nothing is decoded or detected again."""
     from remot_data.care.compact import compact as run

@@ -62,6 +62,7 @@ _BETWEEN, _AT_ONCE = 4096, 1 << 20  # bytes between members that are read along,
 _INDEXES, _OPEN_FILES, _BOXES = 256, 128, 8  # indexes (a third of a megabyte each), tars, boxes that a process keeps
 
 T = TypeVar("T")
+Line = dict[str, Any]
 
 
 class Store:
@@ -438,13 +439,13 @@ class Store:
         records, _ = read_lines(self.files, f"ledger/{name}")
         return [*self._compacted(name), *records]
 
-    def compact_log(self, name: str, key: Callable[[dict[str, Any]], Any]) -> None:
-        """Put the lines of a log into one Parquet file: of records with one key, the last."""
+    def compact_log(self, name: str, key: Callable[[Line], Any], change: Callable[[Line], Line] = dict) -> None:
+        """Put the lines of a log into one Parquet file: of records with one key, the last. `change` gives new ones."""
         records, names = read_lines(self.files, f"ledger/{name}")
-        if not names:
+        if not names and change is dict:
             return
         kept: dict[Any, str] = {}
-        for record in [*self._compacted(name), *records]:
+        for record in map(change, [*self._compacted(name), *records]):
             kept.pop(key(record), None)  # the order is that of the last writing
             kept[key(record)] = canonical_json(record)
         self.files.write(f"ledger/{name}.parquet", shards.table_bytes(pa.table({"record": list(kept.values())})))
