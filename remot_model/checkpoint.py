@@ -91,7 +91,7 @@ def read_info(run: Path) -> dict[str, Any]:
     """The content of ``config.json``; `CheckpointError` if it is not there or not JSON."""
     path = run / "config.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{run} is no run folder: {path.name} is missing; make one with `remot train`") from None
     except ValueError as error:

@@ -85,7 +85,7 @@ def build(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if fps is not None:
-        given["fps"] = None if fps == "source" else float(fps)
+        given["fps"] = None if fps == "source" else _rate(fps)
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
@@ -124,6 +124,7 @@ def build(
             progress=progress,
         )
     _print_build(summary)
+    say_where_all_clips_are(to)
     finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)
 
 
@@ -185,6 +186,27 @@ def import_files(
         if summary.refused and snapshot:
             out.print(f"snapshot {snapshot} stays as it is: files of {len(summary.refused)} clips do not fit")
     finish({"layers": [d.to_json() for d in done]}, as_json, 1 if any(d.failed for d in done) else 0)
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--fps is a number or 'source', not {text!r}") from None
+
+
+def say_where_all_clips_are(url: str, snapshot: str = "main") -> None:
+    """Say it where every clip is in the split that training does not read, and what changes that."""
+    from remot_data.store import open_store
+
+    store = open_store(url)
+    splits = {clip.split for clip in store.clips}
+    if splits == {"test"} and (snapshot not in store.snapshots or store.snapshot(snapshot).split == "column"):
+        out.print(
+            "all clips are in the split test, into which a share of the videos is drawn (--test, for new stores): "
+            "train on them by `remot train --split test`, or divide each by time: "
+            f"`remot snapshot {escape(url)} {escape(snapshot)} --split time:0.1`"
+        )
 
 
 def _print_build(summary: Any) -> None:

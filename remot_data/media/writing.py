@@ -240,7 +240,7 @@ def join(parts: Sequence[str | Path], out: str | Path) -> None:
     names = [Path(part).name for part in parts]
     listing = Path(parts[0]).with_name(f".{uuid.uuid4().hex[:12]}.txt")
     try:
-        listing.write_text("".join(f"file '{name}'\n" for name in names))
+        listing.write_text("".join(f"file '{name}'\n" for name in names), encoding="utf-8")
         source = ffmpeg.input("file:" + os.path.abspath(listing), format="concat", protocol_whitelist="file")
         _encode(out, [source["v:0"]], {"vcodec": "copy", "movflags": "+faststart"})
     finally:

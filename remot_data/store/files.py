@@ -60,7 +60,9 @@ class Files:
 
     def __init__(self, url: str) -> None:
         self.url = os.fspath(url)
-        self._protocol = fsspec.utils.get_protocol(self.url)
+        # What begins as a path is one, whatever comes after: "::" would chain file systems, "://" name one.
+        self._path = self.url.startswith(("/", "./", "../", "~"))
+        self._protocol = "file" if self._path else fsspec.utils.get_protocol(self.url)
         self.local = self._protocol in ("file", "local")
         self._moves = not self.local and self._protocol not in _OBJECT_STORES
         self._trouble: tuple[float, float] | None = None  # when the store was first and last seen failing
@@ -69,7 +71,11 @@ class Files:
     def _connect(self) -> None:
         options = {} if self.local else {"use_listings_cache": False}
         try:
-            self._fs, self.root = fsspec.core.url_to_fs(self.url, **options)
+            if self._path:
+                self._fs = fsspec.filesystem("file")
+                self.root = os.path.abspath(os.path.expanduser(self.url))
+            else:
+                self._fs, self.root = fsspec.core.url_to_fs(self.url, **options)
         except (ImportError, ValueError) as error:
             extra = _EXTRAS.get(self._protocol)
             cure = f'pip install "remot[{extra}]"' if extra else "install the fsspec package for such URLs"

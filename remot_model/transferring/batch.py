@@ -133,7 +133,7 @@ def _requests(pairs: Sequence[tuple[Path, Path]], out: Path, options: Mapping[st
 def _made_before(record: Path) -> dict[str, dict[str, Any]]:
     """Output -> record of the pairs that an earlier call made."""
     try:
-        report = json.loads(record.read_text())
+        report = json.loads(record.read_text(encoding="utf-8"))
         return {pair["out"]: pair for pair in (*report["done"], *report["kept"])}
     except FileNotFoundError:
         return {}

@@ -83,7 +83,9 @@ class Work:
 
     def _holds_the_job(self) -> bool:
         job = self.folder / "job.json"
-        return job.is_file() and job.read_text() == self._job and (self.folder / "progress.pt").is_file()
+        return (
+            job.is_file() and job.read_text(encoding="utf-8") == self._job and (self.folder / "progress.pt").is_file()
+        )
 
     def _empty(self) -> None:
         if (self.folder / "progress.pt").is_file():
