@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from remot_data.ingest.duplicates import duplicates
 from remot_data.ingest.policy import Policy
 from remot_data.records import BOXES, Clip, Reject, Video
 from remot_data.store import Store, StoreError, boxes
 from remot_data.store.shards import table_bytes
+from remot_data.store.tables import read_table
 
 REJECTS = "ledger/rejects.parquet"
 
@@ -159,7 +158,7 @@ def read_rejects(store: Store) -> list[Reject]:
     """What the store has noted as refused."""
     if not store.files.exists(REJECTS):
         return []
-    return [Reject.from_json(row) for row in pq.read_table(io.BytesIO(store.files.read(REJECTS))).to_pylist()]
+    return [Reject.from_json(row) for row in read_table(store.files.read(REJECTS)).to_pylist()]
 
 
 def write_rejects(store: Store, rejects: Iterable[Reject]) -> None:
