@@ -26,14 +26,14 @@ from remot_data.records import HW, XYWH
 READING = sandbox.Limits(total=math.inf)
 
 
-def probe(path: str | Path, fps: float | None = None) -> Probe:
+def probe(path: str | Path, fps: float | None = None, times: str | None = "continued") -> Probe:
     """As `media.probe`.
 
     Raises:
         VideoError: as `media.probe`.
         ChildError: it hung, crashed or took too much memory; like those of all functions here, it names the file.
     """
-    header, _ = _made(path, "probe", {"path": str(path), "fps": fps})
+    header, _ = _made(path, "probe", {"path": str(path), "fps": fps, "times": times})
     return Probe.from_json(header["made"])
 
 
@@ -67,6 +67,7 @@ def read(
     crop: XYWH | None = None,
     size: HW | None = None,
     fps: float | None = None,
+    times: str | None = "continued",
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """As `media.read`, with the default decoder. Closed early, it kills the child.
 
@@ -74,7 +75,7 @@ def read(
         VideoError: as `media.read`.
         ChildError: as `probe`.
     """
-    options = {"start_pts": start_pts, "end_pts": end_pts, "only": only, "crop": crop, "size": size, "fps": fps}
+    options = {"start_pts": start_pts, "end_pts": end_pts, "crop": crop, "size": size, "fps": fps, "times": times}
     arguments = {"path": str(path), **options, "only": None if only is None else list(only)}
     with closing(_called(path, "frames", arguments, READING)) as messages:
         for pts, frame in received(messages):
