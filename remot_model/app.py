@@ -128,7 +128,10 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
             f"Run `{run.path.name}`, {run.config.name}, {height}x{width}."
         )
         with gr.Row():
-            source = gr.Image(label="Source: who appears", type="filepath", sources=["upload"], height=320)
+            # Without a mode the file comes as it is; in RGB what is transparent would be any colour.
+            source = gr.Image(
+                label="Source: who appears", type="filepath", sources=["upload"], image_mode=None, height=320
+            )
             driving = gr.Video(label="Driving: who moves", sources=["upload"], height=320)
             result = gr.Video(
                 label="Result", autoplay=True, loop=True, height=320, elem_classes="stage", elem_id="result"

@@ -14,11 +14,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from remot_data.media import probing, reading, sandbox, writing
+from remot_data.media import pictures, probing, reading, sandbox, writing
 from remot_data.media.container import VideoError
+from remot_data.media.pictures import Picture
 from remot_data.media.probing import Probe
 from remot_data.records import HW, XYWH
 
@@ -37,15 +37,15 @@ def probe(path: str | Path, fps: float | None = None, times: str | None = "conti
     return Probe.from_json(header["made"])
 
 
-def image(path: str | Path) -> np.ndarray | None:
-    """An image file as uint8 [H, W, 3] RGB, turned as its EXIF tag says; None if it is no image.
+def image(path: str | Path) -> Picture | None:
+    """As `pictures.picture`: an image file as it is to be seen; None if it is no image.
 
     Raises:
-        VideoError: ``unreadable``: a damaged image.
+        VideoError: as `pictures.picture`.
         ChildError: as `probe`.
     """
     header, payload = _made(path, "image", {"path": str(path)})
-    return _picture(header, payload) if "shape" in header else None
+    return Picture(_picture(header, payload), tuple(header["notes"])) if "shape" in header else None
 
 
 def first_frame(path: str | Path) -> np.ndarray:
@@ -161,18 +161,12 @@ def working(work: str, arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str,
     with _kept() as said:
         made = _WORK[work](**arguments)
     if isinstance(made, np.ndarray):
-        yield {"said": said, "shape": made.shape}, np.ascontiguousarray(made)
+        made = Picture(made)
+    if isinstance(made, Picture):
+        header = {"said": said, "shape": made.pixels.shape, "notes": list(made.notes)}
+        yield header, np.ascontiguousarray(made.pixels)
     else:
         yield {"said": said, "made": made.to_json() if made else None}, b""
-
-
-def _image(path: str) -> np.ndarray | None:
-    if not cv2.haveImageReader(path):
-        return None
-    found = cv2.imread(path, cv2.IMREAD_COLOR)
-    if found is None:
-        raise VideoError("unreadable", f"{path} is a damaged image")
-    return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
 
 
 def _first_frame(path: str) -> np.ndarray:
@@ -183,7 +177,7 @@ def _first_frame(path: str) -> np.ndarray:
 
 _WORK: dict[str, Callable[..., Any]] = {
     "probe": probing.probe,
-    "image": _image,
+    "image": pictures.picture,
     "first_frame": _first_frame,
     "cut": writing.cut,
     "mux_audio": writing.mux_audio,
