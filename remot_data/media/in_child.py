@@ -92,14 +92,14 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     _made(path, "cut", {"path": str(path), "out": str(out), "start": start, "end": end}, _writing(60 * end))
 
 
-def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> None:
+def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path, start: float = 0.0) -> None:
     """As `media.mux_audio`.
 
     Raises:
         VideoError, EncodeError: as `media.mux_audio`.
         ChildError: as `probe`; also where `sound_from` has no sound.
     """
-    arguments = {"video": str(video), "sound_from": str(sound_from), "out": str(out)}
+    arguments = {"video": str(video), "sound_from": str(sound_from), "out": str(out), "start": start}
     _made(sound_from, "mux_audio", arguments, _writing(os.path.getsize(sound_from) / 1e5))
 
 
