@@ -75,6 +75,10 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
         device: where the run is.
         given: pairs of a source image and a driving video to choose from.
     """
+    with suppress(ImportError):  # so that gradio takes HEIC for a picture
+        from pi_heif import register_heif_opener
+
+        register_heif_opener()
     stages = {**_STAGES, **(_OF_WHOLE if run.config.use_wcn else {})}
     height, width = run.config.size
     scale = -(-256 // height)

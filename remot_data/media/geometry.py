@@ -33,7 +33,7 @@ class Geometry:
     def of(cls, frame: av.VideoFrame, aspect: Fraction | None) -> Geometry:
         """From a decoded frame and the width of a pixel over its height (None or 0: square)."""
         width = round(frame.width * aspect) if aspect else frame.width
-        return cls((frame.width, frame.height), (max(width, 1), frame.height), *_orientation(frame))
+        return cls((frame.width, frame.height), (max(width, 1), frame.height), *orientation(frame))
 
     @property
     def displayed(self) -> WH:
@@ -100,7 +100,7 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """Quarter turns counter-clockwise for display, and whether the picture is mirrored left to right before them.
 
     The first two rows of the matrix say where the right and the lower neighbour of a pixel are shown.

@@ -6,6 +6,7 @@ What a file is, its first bytes say. Pillow decodes it, with pi-heif where it is
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 from collections.abc import Callable
@@ -66,6 +67,17 @@ def kind_of(path: str | Path) -> str | None:
     return next((name for name, begins in {**_READ, **_NOT_READ}.items() if begins(head)), None)
 
 
+def lacking() -> dict[str, str]:
+    """What of this machine's libraries is missing to read pictures, Pillow itself or a format, and how to get it."""
+    if importlib.util.find_spec("PIL") is None:
+        return {"Pillow": "pip install pillow"}
+    from PIL import features
+
+    avif = {} if features.check("avif") else {"AVIF": "pip install -U pillow"}
+    heic = {} if importlib.util.find_spec("pi_heif") else {"HEIC": "pip install pi-heif"}
+    return {**avif, **heic}
+
+
 def _brands(head: bytes) -> list[bytes]:
     """The brands of an ISO media file, the major one first."""
     if head[4:8] != b"ftyp":
@@ -102,20 +114,16 @@ def _convert(path: str | Path) -> str:
 
 
 def _pillow(path: str | Path, kind: str) -> Any:
-    try:
-        from PIL import Image, features
-    except ImportError as error:
-        raise VideoError("unreadable", f"{path} is a picture, which Pillow reads: pip install pillow") from error
-    if kind == "AVIF" and not features.check("avif"):
+    what, lacks = "HEIC" if kind == "HEIF" else kind, lacking()
+    if how := lacks.get("Pillow") or lacks.get(what):
         raise VideoError(
-            "unreadable", f"{path} is AVIF, which Pillow reads from 11.3 on; update it, or {_convert(path)}"
+            "unreadable", f"{path} is {what}, which is not read on this machine: {how}, or {_convert(path)}"
         )
+    from PIL import Image
+
     if kind == "HEIF":
-        try:
-            from pi_heif import register_heif_opener
-        except ImportError as error:
-            how = f"pip install pi-heif, or {_convert(path)}"
-            raise VideoError("unreadable", f"{path} is HEIC, which is not read without pi-heif: {how}") from error
+        from pi_heif import register_heif_opener
+
         register_heif_opener()
     return Image
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from remot_data.media.container import VideoError, frame_time, open_container, scan, time_base, video_stream
 from remot_data.media.folders import decode_picture, folder_rate, frame_names
 from remot_data.media.frames import frames_from
-from remot_data.media.geometry import Geometry
+from remot_data.media.geometry import Geometry, orientation
 from remot_data.records import WH, XYWH, Record
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def probe(path: str | Path, fps: float | None = None, times: str | None = "conti
 def _probe_folder(folder: str | Path, fps: float | None) -> Probe:
     names, rate = frame_names(folder), folder_rate(fps)
     frame = decode_picture(os.path.join(folder, names[0]))
+    if orientation(frame) != (0, False):
+        log.warning("%s: the EXIF orientation of its pictures is not followed; turn them before", folder)
     return Probe(
         size=(frame.width, frame.height),
         stored_size=(frame.width, frame.height),

@@ -330,7 +330,7 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     if not 0 <= start < min(end, found.seconds):
         raise ValueError(f"{path} of {found.seconds:.2f} s has no part from {start} s to {end} s")
     with open_container(path) as container:
-        sought = container.format.name.startswith(SEEKABLE[:2])
+        sought = container.format.name.startswith(SEEKABLE[:2]) and in_order(path)
         first = start + max(float(_before_the_first_frame(container, found)), 0.0)
         shown = str(video_stream(container, path).index)
     # By the clock: a duration (-t) would begin to count at the first frame of the part. Where a seek may land behind

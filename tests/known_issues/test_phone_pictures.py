@@ -7,8 +7,8 @@ changed; or a sentence that says how to convert it.
 
 from __future__ import annotations
 
+import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from remot_data.care.check_video import CHECKS
 from remot_data.media import VideoError, in_child
 from remot_data.media.pictures import is_picture, picture
 from tests.known_issues.test_side_data import SHOWN
@@ -143,10 +144,16 @@ def test_what_is_not_read_says_how_to_convert_it(tmp_path: Path, name: str) -> N
 
 
 def test_heic_without_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pi_heif", None)
-    says = r"tiles.heic is HEIC, .* without pi-heif: pip install pi-heif, or convert it .* magick tiles.heic tiles.png"
+    """By whoever meets such a picture, and by the doctor."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "pi_heif" else found(name, *more)
+    )
+    says = r"tiles.heic is HEIC, which is not read .* pip install pi-heif, or convert it .* magick tiles.heic tiles.png"
     with pytest.raises(VideoError, match=says):
         picture(DATA / "tiles.heic")
+    (finding,) = CHECKS["pictures"][0](None)
+    assert (finding.state, finding.remedy) == ("warn", "HEIC: pip install pi-heif") and "not read" in finding.detail
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif", "gif", "jp2"])

@@ -92,6 +92,18 @@ def test_frames_with_exif_come_turned(tmp_path: Path, suffix: str, orientation: 
     assert np.abs(cut.astype(int) - shown[0][y : y + h, x : x + w]).mean() < 6
 
 
+def test_a_folder_of_turned_pictures_says_that_it_stays_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        jpeg = cv2.imencode(".jpg", picture(number)[..., ::-1])[1].tobytes()
+        (tmp_path / f"{number}.jpg").write_bytes(with_exif(jpeg, 6))
+    assert in_child.probe(tmp_path).size == media.probe(tmp_path).size == (WIDTH, HEIGHT)
+    assert [r.getMessage().partition(": ")[2] for r in caplog.records] == [
+        "the EXIF orientation of its pictures is not followed; turn them before"
+    ] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_build_keeps_every_frame(tmp_path: Path, orientation: int) -> None:

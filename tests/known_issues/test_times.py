@@ -151,6 +151,10 @@ def test_two_recordings_in_one_file(tmp_path: Path, b_frames: int) -> None:
     second = shown[60][0]
     assert [number(frame) for _, frame in media.read(path, only=[second])] == [60]
     assert not media.decord_agrees(path)
+    for start, end, first in ((0.5, 1.0, 15), (1.2, 2.0, 36), (2.0, 2.5, 60)):
+        media.cut(path, tmp_path / "part.mp4", start, end)
+        part = [number(frame) for _, frame in media.read(tmp_path / "part.mp4")]
+        assert part == list(range(first, round(30 * end)))
 
 
 def dancer(n: int) -> np.ndarray:
