@@ -105,6 +105,10 @@ def build(
     if no_layers and instead:
         raise typer.BadParameter("--no-layers makes none: leave it or --layer out")
     stored = stored_policy(to)
+    try:
+        policy = dataclasses.replace(stored or Policy(), **given)
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"--rule: {error}") from error
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
     with only_gpus(gpus), progress_bars() as progress:
@@ -114,7 +118,7 @@ def build(
         summary = run(
             videos,
             to,
-            policy=dataclasses.replace(stored or Policy(), **given),
+            policy=policy,
             layers={} if no_layers else None,
             instead=instead,
             split=split,

@@ -233,6 +233,13 @@ def test_a_clip_ends_where_the_recording_pauses(tmp_path: Path, red: str) -> Non
     assert rejected(summary) == [("time-gap", 6)] and summary.frames["kept"] == 54
 
 
+def test_an_outlier_at_the_end_is_refused_with_a_code(tmp_path: Path, red: str) -> None:
+    """No frame comes after it to tell it from a pause."""
+    store, summary = made(tmp_path, [*grid(59), FAR], red)
+    assert [stored(store, clip) for clip in store.clips] == [list(range(59))]
+    assert rejected(summary) == [("time-gap", 1)] and store.clips[0].fps == 30
+
+
 def test_a_short_pause_or_a_low_rate_is_none(tmp_path: Path, red: str) -> None:
     short = grid(30) + grid(30, 10 * STEP + 44 * STEP)  # 0.5 s from frame to frame
     (clip,) = made(tmp_path, short, red)[0].clips
@@ -261,3 +268,6 @@ def test_the_option(tmp_path: Path, red: str, capsys: pytest.CaptureFixture[str]
         assert len(open_store(str(tmp_path / gap)).clips) == clips
     assert cli.run(["build", str(path), "--out", str(tmp_path / "bad"), "--max-gap", "soon", *options]) == 2
     assert "--max-gap takes seconds" in capsys.readouterr().err
+    for rule, says in (("max_gap=0", "max_gap has to be positive"), ("times=old", "times are 'continued' or None")):
+        assert cli.run(["build", str(path), "--out", str(tmp_path / "bad"), "--rule", rule, *options]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
