@@ -107,6 +107,8 @@ def _probe_folder(folder: str | Path, fps: float | None) -> Probe:
     frame = decode_picture(os.path.join(folder, names[0]))
     if orientation(frame) != (0, False):
         log.warning("%s: the EXIF orientation of its pictures is not followed; turn them before", folder)
+    if any(part.is_alpha for part in frame.format.components) and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
+        log.warning("%s: its pictures are transparent in parts, which is dropped; lay them on a background", folder)
     return Probe(
         size=(frame.width, frame.height),
         stored_size=(frame.width, frame.height),

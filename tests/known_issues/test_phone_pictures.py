@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,38 @@ def test_tiles_are_put_together() -> None:
     assert whole.shape == (640, 384, 3) and near(path, whole) == ()
 
 
+def transformed(data: bytes, box: bytes) -> bytes:
+    """`tiles.heic` with a property more of its grid, the item 5: a box of 9 bytes that turns it, as phones do."""
+    found = bytearray(data)
+    items = found.index(b"iloc") + 12  # of method 0 the offset is that in the file
+    for at in range(items, items + 5 * 16, 16):
+        if found[at + 3] == 0:
+            struct.pack_into(">I", found, at + 8, struct.unpack_from(">I", found, at + 8)[0] + 10)
+    for name, more in ((b"meta", 10), (b"iprp", 10), (b"ipco", 9), (b"ipma", 1)):
+        size = found.index(name) - 4
+        struct.pack_into(">I", found, size, struct.unpack_from(">I", found, size)[0] + more)
+    entry = found.index(bytes((0, 5, 1, 3)), found.index(b"ipma"))
+    found[entry : entry + 4] = bytes((0, 5, 2, 3, 0x84))
+    found[found.index(b"ipma") - 4 : found.index(b"ipma") - 4] = box
+    return bytes(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "turn"),
+    [
+        *((b"irot", angle, lambda p, angle=angle: np.rot90(p, angle)) for angle in (1, 2, 3)),
+        (b"imir", 0, np.flipud),
+        (b"imir", 1, np.fliplr),
+    ],
+)
+def test_heic_is_turned_and_mirrored(tmp_path: Path, name: bytes, value: int, turn: Any) -> None:
+    pytest.importorskip("pi_heif", reason="pip install pi-heif")
+    path = tmp_path / "turned.heic"
+    path.write_bytes(transformed((DATA / "tiles.heic").read_bytes(), struct.pack(">I4sB", 9, name, value)))
+    plain = in_child.image(DATA / "tiles.heic")
+    assert plain is not None and near(path, turn(plain.pixels), 1) == ()
+
+
 @pytest.mark.parametrize(
     ("name", "mode"),
     [("a.png", "RGBA"), ("a.webp", "RGBA"), ("a.png", "LA"), ("a.png", "P"), ("a.avif", "RGBA"), ("a.gif", "P")],
@@ -97,6 +130,20 @@ def test_what_is_transparent_is_white(tmp_path: Path, name: str, mode: str) -> N
         expected = np.where(clear[..., None], 255, shown)
     (note,) = near(tmp_path / name, expected)
     assert note.endswith("a" + name[1:] + " is transparent in parts; these are white")
+
+
+@pytest.mark.parametrize(("alpha", "warns"), [(255, False), (0, True)])
+def test_a_folder_of_transparent_pictures_says_what_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, alpha: int, warns: bool
+) -> None:
+    clear = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    clear[:8] = alpha
+    for n in range(3):
+        saved(tmp_path / f"{n}.png", np.dstack([drawn(), clear]))
+    assert in_child.probe(tmp_path).frames == 3
+    assert [record.getMessage() for record in caplog.records if "transparent in parts" in record.getMessage()] == [
+        f"{tmp_path}: its pictures are transparent in parts, which is dropped; lay them on a background"
+    ] * warns
 
 
 def test_an_alpha_channel_that_hides_nothing_is_not_spoken_of(tmp_path: Path) -> None:
