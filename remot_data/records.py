@@ -27,6 +27,7 @@ HW = tuple[int, int]  # of arrays, and of what is made of them
 WH = tuple[int, int]  # of videos, and of what OpenCV takes
 
 REASONS = {
+    "unavailable": "this machine could not read it (absent, a disk or process failed); the next run tries again",
     "unreadable": "the file is not a video that FFmpeg can open",
     "truncated": "the file ends before its index says it should",
     "no-video-stream": "the file has no video stream",
@@ -53,6 +54,10 @@ REASONS = {
     "removed": "it was removed by hand",
     "detector-failed": "a detector raised an error on these frames",
 }
+
+
+# Failures of a machine, which say nothing of the data: every run tries again once what was refused for them.
+PASSING = frozenset(("unavailable",))
 
 
 def canonical_json(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -10,7 +10,7 @@ import numpy as np
 
 from remot_data import media
 from remot_data.media import in_child, sandbox
-from remot_data.media.identity import content_sha256, stamp
+from remot_data.media.identity import checked, content_sha256, stamp
 from remot_data.records import HW, Clip
 
 
@@ -27,7 +27,8 @@ def read_native(clip: Clip, size: HW, times: str | None, limits: sandbox.Limits 
     """The frames of a clip from its source video, uint8 [T, H, W, 3] of `size`; `times` as in the store's policy.
 
     Raises:
-        VideoError: ``changed`` where the video is gone or is not the one the store was built from; as `media.read`.
+        VideoError: ``changed`` where the video is not the one the store was built from, ``unavailable`` where this
+            machine cannot read it; as `media.read`.
         ChildError: reading hung, crashed or took too much memory.
     """
     frames = np.empty((clip.frames, *size, 3), np.uint8)
@@ -41,6 +42,10 @@ def read_native(clip: Clip, size: HW, times: str | None, limits: sandbox.Limits 
 def reading(clip: Mapping[str, Any], size: HW, times: str | None) -> Iterator[tuple[dict[str, Any], Any]]:
     """What the child does: every frame of a clip, in order, as bytes; and signs of life."""
     cv2.setNumThreads(1)
+    yield from checked(clip["path"], _reading(clip, size, times), ({}, b""))
+
+
+def _reading(clip: Mapping[str, Any], size: HW, times: str | None) -> Generator[tuple[dict[str, Any], Any], None, None]:
     found = Clip.from_json(clip)
     if stamp(found.path) == "absent" or content_sha256(found.path) != found.sha256:
         raise media.VideoError("changed", f"{found.path} is gone, or not what it was when the store was built")

@@ -28,7 +28,7 @@ from remot_data.records import BOXES, Clip, Receipt, layer_folder
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.boxes import boxes_at_size
-from remot_data.store.currency import is_current, metas, saw
+from remot_data.store.currency import is_current, may_pass, metas, saw
 from remot_data.store.shards import Sample, encoded
 
 if TYPE_CHECKING:
@@ -482,4 +482,5 @@ class _Rows:
 
 
 def _current(store: Store, job: Job, shard: int) -> bool:
-    return is_current(store.meta(job.folder, shard), metas(store, job.inputs, shard))
+    meta = store.meta(job.folder, shard)
+    return is_current(meta, metas(store, job.inputs, shard)) and not (meta and may_pass(meta))

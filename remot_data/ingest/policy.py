@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from remot_data.errors import RemotError
 from remot_data.records import HW, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
 _BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0, "times": None, "max_gap": None}
+
+
+def _is_sane(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+class PolicyError(RemotError, ValueError):
+    """A rule with a value that means nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +96,20 @@ class Policy(Record):
             ("min_share", self.min_share),
             ("max_gap", self.max_gap),
         ):
-            object.__setattr__(self, name, value if value is None else float(value))
+            try:
+                object.__setattr__(self, name, value if value is None else float(value))
+            except (TypeError, ValueError):
+                raise PolicyError(f"the policy's {name} is no number: {value!r}") from None
+        if bad := [f.name for f in dataclasses.fields(self) if not _is_sane(getattr(self, f.name))]:
+            raise PolicyError(f"the policy's {bad[0]} is no finite number: {getattr(self, bad[0])}")
         if self.persons not in ("all", "main", None):
-            raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")
+            raise PolicyError(f"persons are 'all' or 'main', not {self.persons!r}")
         if self.times not in ("continued", None):
-            raise ValueError(f"times are 'continued' or None, not {self.times!r}")
-        if self.max_gap is not None and not 0 < self.max_gap < math.inf:
-            raise ValueError(f"max_gap has to be positive, not {self.max_gap}")
+            raise PolicyError(f"times are 'continued' or None, not {self.times!r}")
+        if self.max_gap is not None and not self.max_gap > 0:
+            raise PolicyError(f"max_gap has to be positive, not {self.max_gap}")
         if self.duplicates not in ("pictures", "bytes"):
-            raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+            raise PolicyError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {n: value for n, value in super().to_json().items() if n not in _BEFORE or value != _BEFORE[n]}

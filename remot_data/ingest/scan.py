@@ -24,7 +24,7 @@ from remot_data.ingest.inputs import Input
 from remot_data.ingest.judging import judge
 from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
-from remot_data.media.identity import hashing, stamp
+from remot_data.media.identity import checked, hashing, stamp
 from remot_data.records import Reject, Video
 
 # The task and its child
@@ -110,7 +110,8 @@ def looking(
         VideoError, DetectorError: what the video is refused for.
     """
     cv2.setNumThreads(1)
-    steps = _look_through(Input.from_json(item), Policy.from_json(policy), finder)
+    source = Input.from_json(item)
+    steps = checked(source.path, _look_through(source, Policy.from_json(policy), finder), 0)
     while True:
         try:
             yield {"frames": next(steps)}, b""
@@ -137,7 +138,7 @@ def _look_through(source: Input, policy: Policy, finder: str | None = None) -> G
     try:
         sha = yield from hashing(source.path)
     except OSError as error:
-        raise media.VideoError("unreadable", f"{source.path}: {error}") from error
+        raise media.VideoError("unavailable", f"{source.path}: {error}") from error
     found = _describe(source, seen, sha)
     judged = judge(found, seen, policy)
     return {

@@ -101,9 +101,11 @@ class Shot:
         return f"{len(numbers)} frames, {self.policy.min_frames} asked for"
 
     def too_small(self, track: Sequence[Person]) -> str:
-        """Why a person is too small; empty where she is not."""
-        tall = float(np.median([persons.height(p.box) for p in track]))
-        return f"{tall:.0f} pixels high, {self.policy.min_height} asked for" if tall < self.policy.min_height else ""
+        """Why a person is too small; empty where she is not. Who lies, or bends, is as long as she is wide."""
+        old = self.policy.persons is None
+        long = float(np.median([persons.height(p.box) if old else persons.extent(p.box) for p in track]))
+        named = "high" if old else "long"
+        return f"{long:.0f} pixels {named}, {self.policy.min_height} asked for" if long < self.policy.min_height else ""
 
     def refuse(self, code: str, span: tuple[int, int], detail: str, lost: int | None = None) -> None:
         """Note the picked frames of a span, or `lost` of them, as refused."""

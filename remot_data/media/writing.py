@@ -22,6 +22,7 @@ from remot_data.errors import RemotError
 from remot_data.media.container import SEEKABLE, in_order, open_container, video_stream
 from remot_data.media.probing import Probe, probe
 from remot_data.records import HW
+from remot_data.store.disk import into_place
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class _Encoding:
             raise self._failed() from error
         if self._process.wait():
             raise self._failed()
-        os.replace(self._part, self._out)
+        into_place(self._part, self._out)
 
     def close(self) -> None:
         """Stop ffmpeg if it still runs and remove what is not finished."""
@@ -239,7 +240,7 @@ def join(parts: Sequence[str | Path], out: str | Path) -> None:
     names = [Path(part).name for part in parts]
     listing = Path(parts[0]).with_name(f".{uuid.uuid4().hex[:12]}.txt")
     try:
-        listing.write_text("".join(f"file '{name}'\n" for name in names))
+        listing.write_text("".join(f"file '{name}'\n" for name in names), encoding="utf-8")
         source = ffmpeg.input("file:" + os.path.abspath(listing), format="concat", protocol_whitelist="file")
         _encode(out, [source["v:0"]], {"vcodec": "copy", "movflags": "+faststart"})
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 from remot_data.ingest.inputs import InputError, find_inputs
 from remot_data.media import VideoError, frame_names
 from remot_data.media.pictures import is_picture
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import CONTAINERS, Request, TransferError
 from remot_model.transferring.transfer import Progress, Transfer, clearly, opened
@@ -163,7 +163,7 @@ def _requests(pairs: Sequence[tuple[Path, Path]], out: Path, options: Mapping[st
 def _made_before(record: Path) -> dict[str, dict[str, Any]]:
     """Output -> record of the pairs that an earlier call made."""
     try:
-        report = json.loads(record.read_text())
+        report = json.loads(record.read_text(encoding="utf-8"))
         return {pair["out"]: pair for pair in (*report["done"], *report["kept"])}
     except FileNotFoundError:
         return {}

@@ -28,7 +28,8 @@ import torch
 from remot_data import media
 from remot_data.media import in_child
 from remot_data.media.sandbox import ChildError
-from remot_data.store.files import Files, write_whole
+from remot_data.store.disk import into_place, write_whole
+from remot_data.store.files import Files
 from remot_data.store.lock import Busy, Lock
 from remot_model.transferring.driving import Driving
 from remot_model.transferring.pictures import resized
@@ -82,7 +83,9 @@ class Work:
 
     def _holds_the_job(self) -> bool:
         job = self.folder / "job.json"
-        return job.is_file() and job.read_text() == self._job and (self.folder / "progress.pt").is_file()
+        return (
+            job.is_file() and job.read_text(encoding="utf-8") == self._job and (self.folder / "progress.pt").is_file()
+        )
 
     def _empty(self) -> None:
         if (self.folder / "progress.pt").is_file():
@@ -137,7 +140,7 @@ class Work:
             silence = _add_sound(joined, drive) or silence
             made.append(joined)
         for path, output in zip(made, self.outputs, strict=True):
-            os.replace(path, output.path)
+            into_place(path, output.path)
         return silence
 
     def remove(self) -> None:

@@ -26,7 +26,7 @@ from remot_data.media import sandbox
 from remot_data.media.sandbox import ChildError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
-from remot_data.store.files import FilesError
+from remot_data.store.disk import FilesError
 from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, versions
 from remot_model.generating.inference import Runner
