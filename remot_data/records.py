@@ -46,6 +46,7 @@ REASONS = {
     "not-main": "others than the main person are in view, and only she is asked for",
     "not-followed": "somebody was found, in too few looks to be followed",
     "track-too-short": "a person is in view for fewer frames than the shortest clip asked for",
+    "time-gap": "fewer frames than the shortest clip asked for lie between pauses of the recording",
     "person-too-small": "the person is smaller than the smallest height asked for",
     "occluded": "the person is hidden too often",
     "blurred": "the person is too blurred",

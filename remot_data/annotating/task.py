@@ -339,7 +339,11 @@ def _read(store: Store, part: _Part, clip: Clip, source: int) -> np.ndarray:
         if not clip.path:
             raise base.DetectorError("this clip has no source video to read again")
         try:
-            return source_frames.read_native(clip, source_frames.native_size(clip, store.size, source))
+            size, times = (
+                source_frames.native_size(clip, store.size, source),
+                store.config.get("policy", {}).get("times"),
+            )
+            return source_frames.read_native(clip, size, times)
         except (VideoError, ChildError) as error:
             raise base.DetectorError(f"its source cannot be read again: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,9 @@ def build(
     min_frames: Annotated[int | None, typer.Option(help="A shorter shot is refused; 16.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="A longer shot becomes several clips; 600.")] = None,
     min_height: Annotated[int | None, typer.Option(help="Least height of the person in source pixels; 64.")] = None,
+    max_gap: Annotated[
+        str | None, typer.Option(help="Seconds; where the recording pauses longer a clip is split, or 'none'; 0.5.")
+    ] = None,
     shard_frames: Annotated[int | None, typer.Option(help="Frames after which a shard is full; 4096.")] = None,
     test: Annotated[float | None, typer.Option(help="Share of the videos whose split is 'test'; 0.1.")] = None,
     decoder: Annotated[str | None, typer.Option(help="pyav, or decord where it was proved to agree.")] = None,
@@ -86,6 +90,8 @@ def build(
     given = {name: value for name, value in given.items() if value is not None}
     if fps is not None:
         given["fps"] = None if fps == "source" else _rate(fps)
+    if max_gap is not None:
+        given["max_gap"] = None if max_gap == "none" else _seconds("--max-gap", max_gap)
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
@@ -126,6 +132,16 @@ def build(
     _print_build(summary)
     say_where_all_clips_are(to)
     finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{option} takes seconds, more than 0, not {text!r}")
+    return value
 
 
 def synthetic(

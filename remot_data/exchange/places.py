@@ -334,4 +334,4 @@ def _times(path: str, seen: str) -> np.ndarray:
 
 def reading_times(path: str) -> Iterator[tuple[dict[str, Any], Any]]:
     """What the child does: the PTS of a video file."""
-    yield {}, np.array(media.container.scan(path).pts, np.int64)
+    yield {}, np.array(media.frames.all_times(path), np.int64)

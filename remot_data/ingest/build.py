@@ -367,9 +367,8 @@ def _decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Generator[s
     decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
     wanted = found.pts.array().tolist()
     written, encode = 0, layer_kinds.kind("frames").encode
-    for pts, frame in media.read(
-        found.path, only=wanted, crop=found.crop, size=rules.size, decoder=decoder, passing=True
-    ):
+    options: dict[str, Any] = {"size": rules.size, "decoder": decoder, "times": rules.times}
+    for pts, frame in media.read(found.path, only=wanted, crop=found.crop, passing=True, **options):
         if not frame.size:
             yield {}, b""
             continue

@@ -13,7 +13,7 @@ from remot_data.records import HW, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0}
+_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0, "times": None, "max_gap": None}
 
 
 def _is_sane(value: Any) -> bool:
@@ -58,6 +58,11 @@ class Policy(Record):
         persons: ``all`` for clips of everybody who is in view long enough, ``main`` for the main person of each shot.
             None, as in stores from before persons were followed: the main person, linked from look to look by the
             overlap of boxes alone.
+        times: ``continued`` to mend time stamps that jump, see `media.read`, and for a clip's frame rate to be that of
+            its median step. None, as in stores from before: only stamps that do not increase are mended, and a clip's
+            frame rate is its mean.
+        max_gap: seconds. A clip is split where the recording pauses: where two frames that the frame rate leaves lie
+            more than this apart, and more than 3 median steps. None for no splits, as in stores from before.
     """
 
     size: HW = (256, 192)
@@ -78,6 +83,8 @@ class Policy(Record):
     decoder: str = "pyav"
     finder: Mapping[str, Any] | None = None
     persons: str | None = "all"
+    times: str | None = "continued"
+    max_gap: float | None = 0.5
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
@@ -87,12 +94,20 @@ class Policy(Record):
             ("looks", self.looks),
             ("test", self.test),
             ("min_share", self.min_share),
+            ("max_gap", self.max_gap),
         ):
-            object.__setattr__(self, name, value if value is None else float(value))
+            try:
+                object.__setattr__(self, name, value if value is None else float(value))
+            except (TypeError, ValueError):
+                raise PolicyError(f"the policy's {name} is no number: {value!r}") from None
         if bad := [f.name for f in dataclasses.fields(self) if not _is_sane(getattr(self, f.name))]:
             raise PolicyError(f"the policy's {bad[0]} is no finite number: {getattr(self, bad[0])}")
         if self.persons not in ("all", "main", None):
             raise PolicyError(f"persons are 'all' or 'main', not {self.persons!r}")
+        if self.times not in ("continued", None):
+            raise PolicyError(f"times are 'continued' or None, not {self.times!r}")
+        if self.max_gap is not None and not self.max_gap > 0:
+            raise PolicyError(f"max_gap has to be positive, not {self.max_gap}")
         if self.duplicates not in ("pictures", "bytes"):
             raise PolicyError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 

@@ -121,13 +121,19 @@ def looking(
 
 
 def _look_through(source: Input, policy: Policy, finder: str | None = None) -> Generator[int, None, dict[str, Any]]:
-    probe = media.probe(source.path, source.fps)
+    probe = media.probe(source.path, source.fps, policy.times)
     yield 0
     if probe.size[1] < policy.min_height:
         detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
         raise media.VideoError("too-small", detail)
     seen = yield from people.watching(
-        source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder, dense=policy.persons is not None
+        source.path,
+        probe=probe,
+        rate=policy.looks,
+        fps=source.fps,
+        finder=finder,
+        dense=policy.persons is not None,
+        times=policy.times,
     )
     try:
         sha = yield from hashing(source.path)

@@ -15,7 +15,7 @@ from remot_data import media, persons
 from remot_data.ingest import people
 from remot_data.ingest.tracking import Track, alike, packed, track
 from remot_data.media import in_child
-from remot_data.records import HW, XYWH
+from remot_data.records import HW, XYWH, Times
 from remot_data.store.boxes import Boxes, unpack
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
@@ -28,9 +28,10 @@ _CHUNK = 64
 class Driving:
     """What looking through the driving video found.
 
-    `share` is the height of the person over that of the crop, `shots` the numbers of the frames that begin one,
-    `others` the share of the looks that show more than one person. `looks` says who was seen where
-    (`remot_data.store.boxes.pack`), `own` which track is the person's in each shot, -1 where there is none.
+    `share` is the height of the person over that of the crop, `pts` are the times of the frames in `time_base`,
+    `uneven` says whether they are half a frame or more off those of a constant rate `fps`. `shots` are the numbers of
+    the frames that begin one, `others` is the share of the looks that show more than one person. `looks` says who was
+    seen where (`remot_data.store.boxes.pack`), `own` which track is the person's in each shot, -1 where there is none.
     """
 
     path: Path
@@ -39,7 +40,7 @@ class Driving:
     crop: XYWH
     share: float
     span: tuple[int | None, int | None]
-    frames: int
+    pts: Times
     shots: frozenset[int]
     uneven: bool
     others: float
@@ -47,15 +48,24 @@ class Driving:
     own: tuple[int, ...]
     looks: str
 
+    @property
+    def frames(self) -> int:
+        return len(self.pts)
+
+    def seconds(self, pts: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Times as seconds, float64 [N]."""
+        return np.asarray(pts) * (self.time_base[0] / self.time_base[1])
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives an equal one."""
-        return {**asdict(self), "path": str(self.path), "shots": sorted(self.shots)}
+        return {**asdict(self), "path": str(self.path), "shots": sorted(self.shots), "pts": self.pts.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Driving:
         """What `to_json` wrote."""
         tuples = {name: tuple(value[name]) for name in ("crop", "span", "time_base", "own")}
-        return cls(**{**value, **tuples, "path": Path(value["path"]), "shots": frozenset(value["shots"])})
+        others = {"path": Path(value["path"]), "shots": frozenset(value["shots"]), "pts": Times.from_json(value["pts"])}
+        return cls(**{**value, **tuples, **others})
 
     def boxes(self, shot: int, pts: Sequence[int], size: HW) -> dict[str, np.ndarray]:
         """Where the person and others are in frames of the crop at `size`, as a detector takes it.
@@ -80,13 +90,14 @@ class Piece:
     """Consecutive driving frames uint8 [T, h, w, 3] of one shot.
 
     `begins` tells whether the first of them begins the shot, `last_pts` is the time stamp of the last; `boxes` is what
-    `Driving.boxes` gives for them.
+    `Driving.boxes` gives for them, `seconds` float64 [T] when they are shown.
     """
 
     begins: bool
     frames: np.ndarray
     last_pts: int
     boxes: Mapping[str, np.ndarray] | None = None
+    seconds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -169,20 +180,19 @@ def find_driving(
     probe, seen, own = found.probe, found.seen, found.chosen(person)
     boxes = [p.box for t in own if t for p in t.seen]
     crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN), probe)
-    steps = np.diff(seen.pts)
-    uneven = bool(len(steps) and np.abs(steps - steps.mean()).max() > 0.5 * steps.mean())
+    fps, uneven = _rate(seen.pts, probe)
     share = float(np.median([persons.height(box) for box in boxes])) / crop[3]
     begins = frozenset(a for a, _ in seen.shots)
     others = sum(sum(p.sure for p in look) > 1 for look in seen.looks) / len(seen.looks)
     number = {id(p): n for n, t in enumerate(t for shot in found.shots for t in shot) for p in t.seen}
     return Driving(
         path=path,
-        fps=probe.fps,
+        fps=fps,
         has_audio=probe.has_audio,
         crop=crop,
         share=share,
         span=span,
-        frames=len(seen.pts),
+        pts=Times(seen.pts),
         shots=begins,
         uneven=uneven,
         others=others,
@@ -190,6 +200,16 @@ def find_driving(
         own=tuple(number[id(t.seen[0])] if t else -2 for t in own),
         looks=packed(seen.pts[seen.at], seen.looks, number),
     )
+
+
+def _rate(pts: np.ndarray, probe: media.Probe) -> tuple[float, bool]:
+    """Frames a second, and whether their times are half a frame or more off those of any constant rate."""
+    times = (pts - pts[0]) * (probe.time_base[0] / probe.time_base[1])
+    mean = (len(pts) - 1) / times[-1] if len(pts) > 1 else probe.fps
+    for fps in (probe.fps, mean):
+        if fps > 0 and np.abs(times * fps - np.arange(len(pts))).max() < 0.5:
+            return float(fps), False
+    return float(mean), True
 
 
 def candidates(path: Path, finder: str | None = None) -> list[Candidate]:
@@ -224,7 +244,7 @@ def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = Non
 
     def piece(end: int) -> Piece:
         shot = bisect.bisect_right(starts, end - 1) - 1
-        return Piece(begins, np.stack(frames), times[-1], drive.boxes(shot, times, size))
+        return Piece(begins, np.stack(frames), times[-1], drive.boxes(shot, times, size), drive.seconds(times))
 
     start = drive.span[0] if after is None else after + 1
     read = in_child.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)

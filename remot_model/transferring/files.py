@@ -134,6 +134,9 @@ class Work:
             joined = self.folder / f"{number}{output.path.suffix}"
             parts = [self._place(number) / f"{segment:05d}.mp4" for segment in range(self._segments)]
             media.join(parts, joined)
+            if drive.uneven:
+                pts = drive.pts.array()
+                media.retime(joined, joined, (pts - pts[0]).tolist(), drive.time_base)
             silence = _add_sound(joined, drive) or silence
             made.append(joined)
         for path, output in zip(made, self.outputs, strict=True):
@@ -158,15 +161,10 @@ def _add_sound(part: Path, drive: Driving) -> str:
     """Give the video the driving video's sound; the reason where that fails."""
     if not drive.has_audio:
         return ""
-    loud, span = part.with_name(f"sound{part.suffix}"), part.with_name(f"span{part.suffix}")
+    loud = part.with_name(f"sound{part.suffix}")
     try:
-        source = drive.path
-        if drive.span[0] is not None:
-            probe = in_child.probe(drive.path)
-            start = (drive.span[0] - probe.first_pts) * probe.time_base[0] / probe.time_base[1]
-            in_child.cut(drive.path, span, start, start + drive.frames / drive.fps + 1)
-            source = span
-        in_child.mux_audio(part, source, loud)
+        first = 0 if drive.span[0] is None else drive.pts[0] - in_child.probe(drive.path).first_pts
+        in_child.mux_audio(part, drive.path, loud, first * drive.time_base[0] / drive.time_base[1])
     except (media.EncodeError, media.VideoError, ChildError, OSError) as error:
         return " ".join(str(error).split())
     os.replace(loud, part)
