@@ -71,6 +71,11 @@ def share(box: XYXY, within: XYXY) -> float:
     return width * height / area if width > 0 and height > 0 else 0.0
 
 
+def extent(box: XYXY) -> float:
+    """The longer side of a box: how long somebody is, standing or lying."""
+    return max(box[2] - box[0], box[3] - box[1])
+
+
 def height(box: XYXY) -> float:
     return box[3] - box[1]
 

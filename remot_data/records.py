@@ -31,6 +31,7 @@ HW = tuple[int, int]  # of arrays, and of what is made of them
 WH = tuple[int, int]  # of videos, and of what OpenCV takes
 
 REASONS = {
+    "unavailable": "this machine could not read it (absent, a disk or process failed); the next run tries again",
     "unreadable": "the file is not a video that FFmpeg can open",
     "truncated": "the file ends before its index says it should",
     "no-video-stream": "the file has no video stream",
@@ -49,6 +50,7 @@ REASONS = {
     "not-main": "others than the main person are in view, and only she is asked for",
     "not-followed": "somebody was found, in too few looks to be followed",
     "track-too-short": "a person is in view for fewer frames than the shortest clip asked for",
+    "time-gap": "fewer frames than the shortest clip asked for lie between pauses of the recording",
     "person-too-small": "the person is smaller than the smallest height asked for",
     "occluded": "the person is hidden too often",
     "blurred": "the person is too blurred",
@@ -56,6 +58,10 @@ REASONS = {
     "removed": "it was removed by hand",
     "detector-failed": "a detector raised an error on these frames",
 }
+
+
+# Failures of a machine, which say nothing of the data: every run tries again once what was refused for them.
+PASSING = frozenset(("unavailable",))
 
 
 def canonical_json(value: Any) -> str:

@@ -75,6 +75,10 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
         device: where the run is.
         given: pairs of a source image and a driving video to choose from.
     """
+    with suppress(ImportError):  # so that gradio takes HEIC for a picture
+        from pi_heif import register_heif_opener
+
+        register_heif_opener()
     stages = {**_STAGES, **(_OF_WHOLE if run.config.use_wcn else {})}
     height, width = run.config.size
     scale = -(-256 // height)
@@ -128,7 +132,10 @@ def page(run: Run, device: str = "cpu", given: list[list[str]] | None = None) ->
             f"Run `{run.path.name}`, {run.config.name}, {height}x{width}."
         )
         with gr.Row():
-            source = gr.Image(label="Source: who appears", type="filepath", sources=["upload"], height=320)
+            # Without a mode the file comes as it is; in RGB what is transparent would be any colour.
+            source = gr.Image(
+                label="Source: who appears", type="filepath", sources=["upload"], image_mode=None, height=320
+            )
             driving = gr.Video(label="Driving: who moves", sources=["upload"], height=320)
             result = gr.Video(
                 label="Result", autoplay=True, loop=True, height=320, elem_classes="stage", elem_id="result"

@@ -31,7 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from remot_data.errors import RemotError
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model import networks
 from remot_model.config import STAGES, Config, ConfigError
 from remot_model.devices import resolved
@@ -96,7 +96,7 @@ def read_info(run: Path) -> dict[str, Any]:
     """The content of ``config.json``; `CheckpointError` if it is not there or not JSON."""
     path = run / "config.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{run} is no run folder: {path.name} is missing; make one with `remot train`") from None
     except ValueError as error:

@@ -42,9 +42,16 @@ Stores = Annotated[list[str], typer.Argument(metavar="STORE...", help="One store
 
 
 def train(
-    stores: Stores,
+    stores: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STORE...", help="One store or several, at any fsspec URL; with --resume those of before."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
-    stage: Annotated[Stage, typer.Option(help="What to train; `all` goes through them in order.")] = Stage.all,
+    stage: Annotated[
+        Stage | None, typer.Option(help="What to train; `all`, the default, goes through them in order.")
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -64,11 +71,13 @@ def train(
         str | None,
         typer.Option(help="Perceptual features: auto, vgg19, vgg19:FILE or efficientnet-lite0."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
-    snapshot: Annotated[str, typer.Option(help="The snapshot to read.")] = "main",
-    split: Annotated[str, typer.Option(help="The split to read.")] = "train",
-    save_every: Annotated[int, typer.Option(min=1, help="Steps from one save to the next.")] = 250,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last save, with all that was asked for before.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation; 0.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="The snapshot to read; main.")] = None,
+    split: Annotated[str | None, typer.Option(help="The split to read; train.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps from one save to the next; 250.")] = None,
     workers: Annotated[
         str, typer.Option(help="Processes that read; 0 for threads, auto for what a GPU needs, or threads on a CPU.")
     ] = "auto",
@@ -84,21 +93,24 @@ def train(
     On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
     """
     with _reported(), _together() as first:
+        from remot_data.cli.console import when_stopped
         from remot_model import devices
+        from remot_model.training import resuming
         from remot_model.training.reading import read_only
         from remot_model.training.train import train as run_training
 
+        stages = None if stage is None else [] if stage is Stage.all else [stage.value]
+        given: dict[str, Any] = {"stores": stores, "stages": stages, "snapshot": snapshot, "split": split}
+        given |= {"steps": steps, "minutes": minutes, "save_every": save_every, "seed": seed}
+        asked = resuming.asked(out if resume else None, given)
+        if not (stores := asked.pop("stores")):
+            _refuse("name a store to train from; only --resume knows which it was")
         devices.pick(device)  # before a store is opened, for its sentence
         config = _config(stores, out, preset, {"perceptual": features}, batch, settings or [])
-        reading: dict[str, Any] = {
-            "snapshot": snapshot,
-            "split": split,
-            "device": device,
-            "seed": seed,
-            "workers": _readers(workers),
-        }
+        reading: dict[str, Any] = {name: asked.pop(name) for name in ("snapshot", "split", "seed")}
+        reading |= {"device": device, "workers": _readers(workers)}
         if only_read is not None:
-            names = config.stages if stage is Stage.all else (stage.value,)
+            names = asked["stages"] or config.stages
             rates = [read_only(stores, config=config, stage=name, seconds=only_read, **reading) for name in names]
             if first:
                 _finish({"preset": config.name, "stages": rates}, as_json, "\n".join(map(_rate, rates)))
@@ -107,19 +119,17 @@ def train(
             _refuse("training needs a run folder to write: give --out; only --only-read needs none")
         line = _Line() if sys.stderr.isatty() else None
         try:
-            results = run_training(
-                stores,
-                out,
-                config=config,
-                stages=None if stage is Stage.all else (stage.value,),
-                steps=steps,
-                minutes=minutes,
-                resume=resume,
-                save_every=save_every,
-                **reading,
-                say=line.say if line else partial(typer.echo, err=True),
-                show=line.show if line else None,
-            )
+            with when_stopped(partial(resuming.how_to_resume, out)):
+                results = run_training(
+                    stores,
+                    out,
+                    config=config,
+                    resume=resume,
+                    **asked,
+                    **reading,
+                    say=line.say if line else partial(typer.echo, err=True),
+                    show=line.show if line else None,
+                )
         finally:
             if line:
                 line.end()
@@ -374,9 +384,13 @@ def _set(plain: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except ValueError:
         return text
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)
 
 
 def _measured(report: dict[str, Any]) -> str:
@@ -389,7 +403,9 @@ def _measured(report: dict[str, Any]) -> str:
 
 
 def _finish(summary: dict[str, Any], as_json: bool, words: str) -> None:
-    typer.echo(json.dumps(summary, ensure_ascii=False) if as_json else words)
+    from remot_data.cli.console import as_line
+
+    typer.echo(as_line(summary) if as_json else words)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from remot_data.engine import Engine, Progress, Spoilt, cpus, open_engine
 from remot_data.records import BOXES, NO_LAYERS, LayerInfo, Receipt, Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
-from remot_data.store.currency import is_current, shards_of
+from remot_data.store.currency import is_current, may_pass, shards_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def annotate(
             but at most so many rows; what the detector finds is mapped back. 0 for the stored frames.
         snapshot: name of a snapshot to make or to switch to the new layer, once it is complete. A new one starts as
             a copy of ``main``.
-        retry: try again the clips that the detector failed on before.
+        retry: try again the clips that the detector failed on before; those that a machine was to blame for always are.
         wait: if somebody else is making this layer, wait until they are done.
         workers: local worker processes for a detector that runs on CPUs, one each by default. One that runs on
             a GPU gets a worker for each GPU of ``CUDA_VISIBLE_DEVICES``, or of this machine. 0: everything runs in
@@ -321,7 +321,7 @@ class _State:
     def is_current(self, job: Job, shard: int, retry: bool) -> bool:
         meta = self.metas[job.folder].get(shard)
         now = {kind: self.metas[folder].get(shard) for kind, folder in job.reads.items()}
-        return is_current(meta, now) and not (retry and meta and meta["failed"])
+        return is_current(meta, now) and not (meta and (may_pass(meta) or retry and meta["failed"]))
 
     def add(self, receipt: Receipt) -> None:
         for folder, meta in receipt.made.items():

@@ -29,7 +29,7 @@ from remot_data.records import BOXES, VALID, Clip, Receipt, layer_folder
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.boxes import boxes_at_size
-from remot_data.store.currency import is_current, metas, saw
+from remot_data.store.currency import is_current, may_pass, metas, saw
 from remot_data.store.shards import Sample, encoded
 
 if TYPE_CHECKING:
@@ -343,7 +343,10 @@ def _read(store: Store, part: _Part, clip: Clip, source: int) -> np.ndarray:
         if not clip.path:
             raise base.DetectorError("this clip has no source video to read again")
         try:
-            return source_frames.read_native(clip, source_frames.native_size(clip, store.size, source), store.outside)
+            size = source_frames.native_size(clip, store.size, source)
+            return source_frames.read_native(
+                clip, size, times=store.config.get("policy", {}).get("times"), outside=store.outside
+            )
         except (VideoError, ChildError) as error:
             raise base.DetectorError(f"its source cannot be read again: {error}") from error
 
@@ -482,4 +485,5 @@ class _Rows:
 
 
 def _current(store: Store, job: Job, shard: int) -> bool:
-    return is_current(store.meta(job.folder, shard), metas(store, job.inputs, shard))
+    meta = store.meta(job.folder, shard)
+    return is_current(meta, metas(store, job.inputs, shard)) and not (meta and may_pass(meta))

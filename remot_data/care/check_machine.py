@@ -93,7 +93,8 @@ def _files(out: str | None) -> Iterator[Finding]:
 
 
 def _disk(out: str | None) -> Iterator[Finding]:
-    from remot_data.store.files import Files, FilesError
+    from remot_data.store.disk import FilesError
+    from remot_data.store.files import Files
 
     url = out or os.getcwd()
     try:
@@ -107,6 +108,7 @@ def _disk(out: str | None) -> Iterator[Finding]:
             folder = folder.parent
         files = Files(str(folder))
         yield _space(folder)
+        yield from _abilities(files.root)
     yield _written(files)
 
 
@@ -144,6 +146,21 @@ def _written(files: Files) -> Finding:
     if speed < (20 if files.local else 2):
         return Finding("disk", "warn", detail, f"the workers will wait for it: {_OTHER_OUT}, if there is a faster one")
     return Finding("disk", "ok", detail)
+
+
+def _abilities(folder: str) -> Iterator[Finding]:
+    """What the disk lacks; nothing where it lacks nothing."""
+    from remot_data.store.disk import LINKS, REPLACING, lacks
+
+    try:
+        missing = lacks(folder)
+    except OSError:
+        return  # the check of writing says why
+    if REPLACING in missing:
+        yield Finding("disk", "bad", f"{folder} does not know {REPLACING}: no store can be written there", _OTHER_OUT)
+    if LINKS in missing:
+        detail = f"{folder} does not know {LINKS}: builds are kept apart by files that are created exclusively"
+        yield Finding("disk", "warn", detail, "let one machine at a time build there, if several see this folder")
 
 
 def _seconds(call: Callable[..., Any], *arguments: Any) -> float:

@@ -194,9 +194,26 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _pictures(out: str | None) -> Iterator[Finding]:
+    """The formats of pictures that are read, as sources of a transfer."""
+    from remot_data.media.pictures import lacking
+
+    lacks = lacking()
+    if "Pillow" in lacks:
+        yield Finding("pictures", "ok", "Pillow is not installed, and only the sources of a transfer need it")
+        return
+    detail = f"Pillow {importlib.metadata.version('pillow')}"
+    if lacks:
+        remedy = "; ".join(f"{kind}: {how}" for kind, how in lacks.items())
+        yield Finding("pictures", "warn", f"{detail}; {' and '.join(lacks)} are not read", remedy)
+        return
+    yield Finding("pictures", "ok", f"{detail} and pi-heif {importlib.metadata.version('pi-heif')}")
+
+
 # Each check, and what to do where the check itself crashes, hangs or fails.
 CHECKS: dict[str, tuple[Check, str]] = {
     "ffmpeg": (_ffmpeg, _FFMPEG_REMEDY),
     "writing video": (_writing, _PYAV_REMEDY),
     "decoding": (_decoders, _PYAV_REMEDY),
+    "pictures": (_pictures, 'pip install --force-reinstall "remot[train]"'),
 }

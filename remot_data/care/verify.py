@@ -23,7 +23,7 @@ from remot_data.store import Store, StoreError, index_name, open_store, shard_na
 from remot_data.store import layers as layer_kinds
 from remot_data.store.boxes import of_clip, unpack
 from remot_data.store.currency import changed, in_order, metas, shards_of
-from remot_data.store.files import TEMPORARY
+from remot_data.store.disk import TEMPORARY
 from remot_data.synthetic.store import check_version, draw_missing
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from remot_data.cli.options import (
     size_of,
 )
 from remot_data.detectors._torch import only_gpus
+from remot_data.records import PASSING
 
 
 def build(
@@ -33,6 +35,9 @@ def build(
     min_frames: Annotated[int | None, typer.Option(help="A shorter shot is refused; 16.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="A longer shot becomes several clips; 600.")] = None,
     min_height: Annotated[int | None, typer.Option(help="Least height of the person in source pixels; 64.")] = None,
+    max_gap: Annotated[
+        str | None, typer.Option(help="Seconds; where the recording pauses longer a clip is split, or 'none'; 0.5.")
+    ] = None,
     shard_frames: Annotated[int | None, typer.Option(help="Frames after which a shard is full; 4096.")] = None,
     test: Annotated[float | None, typer.Option(help="Share of the videos whose split is 'test'; 0.1.")] = None,
     decoder: Annotated[str | None, typer.Option(help="pyav, or decord where it was proved to agree.")] = None,
@@ -89,7 +94,9 @@ def build(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if fps is not None:
-        given["fps"] = None if fps == "source" else float(fps)
+        given["fps"] = None if fps == "source" else _rate(fps)
+    if max_gap is not None:
+        given["max_gap"] = None if max_gap == "none" else _seconds("--max-gap", max_gap)
     unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
@@ -130,7 +137,18 @@ def build(
             progress=progress,
         )
     _print_build(summary)
+    say_where_all_clips_are(to)
     finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{option} takes seconds, more than 0, not {text!r}")
+    return value
 
 
 def synthetic(
@@ -158,6 +176,10 @@ def import_files(
     form: Annotated[str | None, typer.Option(help="openpose, labels, flo-backward or flo-forward.")] = None,
     schema: Annotated[str | None, typer.Option(help="Label or keypoint set of the files.")] = None,
     first: Annotated[int | None, typer.Option(help="Number of the first frame in the file names, 0 or 1.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of what the files were made from.")] = None,
+    missing: Annotated[
+        str, typer.Option(help="'none': nobody is in frames after the last file. 'refuse': such a video is refused.")
+    ] = "refuse",
     name: Annotated[str | None, typer.Option(help="What the layer's id begins with.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
     snapshot: Annotated[str | None, typer.Option(help="Switch this snapshot to the new layers.")] = None,
@@ -171,19 +193,43 @@ def import_files(
     from remot_data.store import open_store
 
     run: dict[str, Any] = {"snapshot": snapshot, "wait": wait, "workers": workers, "scheduler": scheduler}
+    run |= {"first": first, "fps": fps, "missing": missing}
     with progress_bars() as progress:
         if source.suffix in (".yaml", ".yml"):
             done = import_manifest(open_store(store), source, root, progress=progress, **run)
         elif layer and form:
-            told: dict[str, Any] = {"form": form, "schema": schema, "first": first, "name": name}
+            told: dict[str, Any] = {"form": form, "schema": schema, "name": name}
             done = [import_layer(open_store(store), layer, source, progress=progress, **told, **run)]
         else:
             raise typer.BadParameter("a folder needs --layer and --form")
     for summary in done:
-        missing = f", {summary.absent} frames without a file" if summary.absent else ""
-        out.print(f"{summary.layer} layer {summary.id}: {summary.frames} frames{missing}")
+        nobody = f", {summary.nobody} of them with nobody ({summary.absent} without a file)" if summary.nobody else ""
+        out.print(f"{summary.layer} layer {summary.id}: {summary.frames} frames{nobody}")
         print_failed({summary.layer: summary.failed})
+        if summary.refused and snapshot:
+            out.print(f"snapshot {snapshot} stays as it is: files of {len(summary.refused)} clips do not fit")
     finish({"layers": [d.to_json() for d in done]}, as_json, 1 if any(d.failed for d in done) else 0)
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--fps is a number or 'source', not {text!r}") from None
+
+
+def say_where_all_clips_are(url: str, snapshot: str = "main") -> None:
+    """Say it where every clip is in the split that training does not read, and what changes that."""
+    from remot_data.store import open_store
+
+    store = open_store(url)
+    splits = {clip.split for clip in store.clips}
+    if splits == {"test"} and (snapshot not in store.snapshots or store.snapshot(snapshot).split == "column"):
+        out.print(
+            "all clips are in the split test, into which a share of the videos is drawn (--test, for new stores): "
+            "train on them by `remot train --split test`, or divide each by time: "
+            f"`remot snapshot {escape(url)} {escape(snapshot)} --split time:0.1`"
+        )
 
 
 def _print_build(summary: Any) -> None:
@@ -205,4 +251,9 @@ def _print_build(summary: Any) -> None:
         )
     for reject in summary.rejects:
         out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
+    codes = {reject["code"] for reject in summary.rejects}
+    if again := sorted(codes & {"crashed", "timeout", "out-of-memory"}):
+        out.print(f"to try again what was refused for it: the same command with --retry {','.join(again)}")
+    if codes & PASSING:
+        out.print("what was unavailable is tried again by the same command")
     print_failed(summary.failed)

@@ -61,6 +61,24 @@ def remove(
     out.print(f"{len(gone)} clips with {sum(clip.frames for clip in gone)} frames are removed")
 
 
+def relocate(
+    store: str,
+    moves: Annotated[list[str], typer.Argument(metavar="OLD=NEW...", help="A file or folder, and where it is now.")],
+) -> None:
+    """Tell a store where its source videos lie now; nothing is decoded."""
+    from remot_data.care.relocate import relocate as run
+    from remot_data.store import open_store
+
+    opened, absent = open_store(store), []
+    for move in moves:
+        changed, gone = run(opened, move)
+        absent += gone
+        out.print(f"{move}: {len({clip.path for clip in changed})} videos, {len(changed)} clips")
+    for path in absent:
+        err.print(f"[yellow]absent[/yellow] {escape(path)}")
+    finish(None, False, 1 if absent else 0)
+
+
 def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) -> None:
     """Rewrite the shards that hold removed clips without them; nothing is decoded or detected again."""
     from remot_data.care.compact import compact as run
@@ -72,14 +90,15 @@ def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) ->
 
 
 def doctor(
-    to: Annotated[str | None, typer.Option("--out", help="A store, or where one is to be made.")] = None,
+    store: Annotated[str | None, typer.Argument(help="A store, or where one is to be made.")] = None,
+    to: Annotated[str | None, typer.Option("--out", help="The same.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: ffmpeg, codecs, decoders, disk, memory, GPUs, dask, detectors and their weights."""
     from remot_data.care.doctor import diagnose
 
     colours = {"ok": "green", "warn": "yellow", "bad": "red"}
-    found = diagnose(to)
+    found = diagnose(store or to)
     for finding in found:
         line = f"[{colours[finding.state]}]{finding.state:>4}[/] {escape(finding.what)}: {escape(finding.detail)}"
         out.print(line + (f" [dim]{escape(finding.remedy)}[/dim]" if finding.remedy else ""))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Callable
+from functools import wraps
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -12,7 +15,7 @@ from rich.markup import escape
 
 from remot_data import assets
 from remot_data.cli import building, care, layers, reading
-from remot_data.cli.console import err, reported
+from remot_data.cli.console import err, reported, stopped
 from remot_data.engine import EngineError
 from remot_data.store import StoreError
 
@@ -29,6 +32,7 @@ app.command()(layers.snapshot)
 app.command()(layers.compare)
 app.command()(care.remove)
 app.command()(care.compact)
+app.command()(care.relocate)
 app.command()(care.verify)
 app.command("import")(building.import_files)
 app.command()(reading.export)
@@ -50,7 +54,7 @@ def run_recipe(
     import yaml
 
     try:
-        content = yaml.safe_load(recipe.read_text())
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         steps, values = list(content["steps"]), dict(content.get("settings") or {})
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise StoreError(f"{recipe} is no recipe with a list of 'steps' ({error})") from error
@@ -90,7 +94,7 @@ def invoke(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        err.print("stopped; what is finished is kept: run the same command again to resume")
+        stopped()
     return code if isinstance(code, int) else 0
 
 
@@ -104,6 +108,22 @@ def _add_commands() -> None:
             except ImportError as error:
                 command = _unavailable(point.name, error)
             app.command(point.name)(command)
+    for known in app.registered_commands:
+        if known.callback and not hasattr(known.callback, "__wrapped__"):
+            known.callback = _with_finite_numbers(known.callback)
+
+
+def _with_finite_numbers(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that refuses ``nan`` and ``inf`` for every number, which typer takes."""
+
+    @wraps(command)
+    def checked(**options: Any) -> Any:
+        for name, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise typer.BadParameter(f"{value} is no number that can be meant", param_hint=f"--{name}")
+        return command(**options)
+
+    return checked
 
 
 def _unavailable(name: str, error: ImportError) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +48,25 @@ def reported() -> Iterator[None]:
         raise typer.Exit(status) from error
 
 
+_AGAIN = "what is finished is kept: run the same command again to resume"
+_stopped: list[str] = []
+
+
+@contextmanager
+def when_stopped(words: Callable[[], str]) -> Iterator[None]:
+    """What `stopped` says, where Ctrl-C ends the block and the same command would not resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stopped[:] = [words()]
+        raise
+
+
+def stopped() -> None:
+    """Say that Ctrl-C was heard, and how to go on."""
+    err.print(f"stopped; {_stopped.pop() if _stopped else _AGAIN}", markup=False)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Any]:
     columns = (
@@ -76,8 +96,13 @@ def print_failed(failed: dict[str, dict[str, str]]) -> None:
             out.print(escape(f"no {kind} for clip {clip}: {why}"))
 
 
+def as_line(value: Any) -> str:
+    """A value as JSON that stdout has letters for."""
+    return json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
+
+
 def finish(value: Any, as_json: bool, status: int = 0) -> None:
     if as_json:
-        print(json.dumps(value, ensure_ascii=False))
+        print(as_line(value))
     if status:
         raise typer.Exit(status)

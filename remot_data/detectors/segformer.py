@@ -187,7 +187,7 @@ def _weights_file(given: Path) -> tuple[Path, Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DetectorError(f"segformer: {path} cannot be read as JSON ({error}); give {_EXPECTED}") from error
     if not isinstance(content, dict):

@@ -75,6 +75,8 @@ def export(
             folder that holds something, or a filter that lets nothing through.
     """
     store = store if isinstance(store, Store) else open_store(store)
+    if not store.clips:
+        raise StoreError(f"{store.url} has no clips to export" + ", all were removed" * bool(store.removed))
     chosen, target, started = store.snapshot(snapshot), Path(out).absolute(), time.monotonic()
     _check(store, chosen, to, target)
     part = target.with_name(f"{target.name}.unfinished")

@@ -21,7 +21,7 @@ from remot_data.annotating.annotate import switch
 from remot_data.detectors.dis import one_opencv_thread
 from remot_data.engine import Progress, open_engine
 from remot_data.exchange import flo, labels, openpose
-from remot_data.exchange.places import FORMS, Place, Unusable, clip_files, find_places, look_anew
+from remot_data.exchange.places import FORMS, Misfit, Numbering, Place, Unusable, clip_files, find_places, look_anew
 from remot_data.ingest.inputs import load_manifest
 from remot_data.media import sandbox
 from remot_data.records import Clip, LayerInfo, Receipt, Record, digest
@@ -47,8 +47,9 @@ IMPORT_VERSION = "1"
 class ImportSummary(Record):
     """What `import_layer` did.
 
-    `absent` counts frames without a file of keypoints, where nobody was found; `failed` are clips the layer could not
-    be made for, each with the reason.
+    `absent` counts frames without a file of keypoints, and `nobody` all in which nobody is, those among them; `failed`
+    are clips the layer could not be made for, each with the reason, and `refused` those of them whose files are of
+    other frames than those of the video. Where there are any, no snapshot was switched.
     """
 
     store: str
@@ -60,6 +61,8 @@ class ImportSummary(Record):
     absent: int
     seconds: float
     failed: dict[str, str] = field(default_factory=dict)
+    nobody: int = 0
+    refused: list[str] = field(default_factory=list)
 
 
 def import_layer(
@@ -71,6 +74,8 @@ def import_layer(
     name: str | None = None,
     schema: str | None = None,
     first: int | None = None,
+    fps: float | None = None,
+    missing: str = "refuse",
     snapshot: str | None = None,
     wait: bool = False,
     workers: int | None = None,
@@ -91,8 +96,8 @@ def import_layer(
         name: first part of the layer's id, the form by default.
         schema: the label set of ``labels``; of keypoints ``body25``, ``coco18`` or ``coco17`` is told by their number,
             ``openpose137`` and ``wholebody133`` take hands and face too.
-        first: number of the first frame in the names of the files of a video, 0 or 1, where they do not show it.
-        snapshot: name of a snapshot to make or to switch to the new layer.
+        first, fps, missing: see `Numbering`. With `fps`, each frame takes the file that is next to it in time.
+        snapshot: name of a snapshot to make or to switch to the new layer, unless the files of a video do not fit it.
         wait: if somebody else is making this layer, wait until they are done.
 
     Raises:
@@ -100,32 +105,46 @@ def import_layer(
     """
     store = store if isinstance(store, Store) else open_store(store)
     started = time.monotonic()
-    _check_arguments(kind, form, schema, first)
+    _check_arguments(kind, form, schema)
+    numbering = Numbering(first, fps, missing)
     look_anew()
     places, lost = find_places(store, folder, form)
     with open_engine(workers, scheduler) as engine:
         if engine.here:
             sandbox.prepare()
         tasks = [
-            {"url": store.url, "shard": shard, "form": form, "places": found, "first": first}
+            {"url": store.url, "shard": shard, "form": form, "places": found, "numbering": numbering.to_json()}
             for shard in range(store.shard_count)
             if (found := {clip.id: places[clip.id] for clip in store.shard_clips(shard) if clip.id in places})
         ]
         looked = list(engine.map(look_at_files, tasks, "look at files", progress=progress))
-        made = _Import(store, kind, form, _schema(kind, schema, looked), name or form, first, looked, lost)
+        refused = _refused_videos(store, looked)
+        made = _Import(
+            store, kind, form, _schema(kind, schema, looked), name or form, numbering, looked, {**lost, **refused}
+        )
         with store.lock(made.info.id, wait), store.log("receipts") as log:
             store.files.sweep(made.folder)
             todo = [s for s in range(store.shard_count) if not made.is_current(s)]
             tasks = [made.task(shard, places) for shard in todo]
             _ = list(engine.map(import_shard, tasks, f"import {kind}", log=log, progress=progress))
             failed = made.finish()
-    if snapshot is not None:
+    if snapshot is not None and not refused:
         switch(store, snapshot, {kind: made.info.id})
     frames = sum(clip.frames for clip in store.planned if clip.id not in failed)
-    absent = sum(result["absent"] for result in looked)
+    absent, nobody = (sum(result[name] for result in looked) for name in ("absent", "nobody"))
     seconds = round(time.monotonic() - started, 3)
     return ImportSummary(
-        store.url, kind, made.info.id, store.shard_count, len(todo), frames, absent, seconds, dict(failed)
+        store.url,
+        kind,
+        made.info.id,
+        store.shard_count,
+        len(todo),
+        frames,
+        absent,
+        seconds,
+        failed,
+        nobody,
+        sorted(refused),
     )
 
 
@@ -150,7 +169,7 @@ def import_manifest(
     ]
 
 
-def _check_arguments(kind: str, form: str, schema: str | None, first: int | None) -> None:
+def _check_arguments(kind: str, form: str, schema: str | None) -> None:
     if form not in FORMS or FORMS[form][0] != kind:
         known = ", ".join(f"{form} ({k})" for form, (k, _) in FORMS.items())
         raise StoreError(f"{kind!r} is not imported from {form!r}; known forms are {known}")
@@ -160,8 +179,6 @@ def _check_arguments(kind: str, form: str, schema: str | None, first: int | None
         label_set(schema)
     elif kind == "pose" and schema is not None:
         keypoint_set(schema)
-    if first not in (None, 0, 1):
-        raise StoreError(f"the first frame is number 0 or 1 in the names of files, not {first}")
 
 
 def _schema(kind: str, schema: str | None, looked: Sequence[Mapping[str, Any]]) -> str:
@@ -171,6 +188,13 @@ def _schema(kind: str, schema: str | None, looked: Sequence[Mapping[str, Any]]) 
     if kind == "parsing":
         return str(schema)
     return openpose.schema_of(sorted({count for result in looked for count in result["points"]}), schema)
+
+
+def _refused_videos(store: Store, looked: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """All clips of videos whose files are of other frames, each with the reason."""
+    reasons = {clip: result["failed"][clip] for result in looked for clip in result["misfits"]}
+    of_video = {clip.video: reasons[clip.id] for clip in reversed(store.planned) if clip.id in reasons}
+    return {clip.id: of_video[clip.video] for clip in store.planned if clip.video in of_video}
 
 
 class _Import:
@@ -183,13 +207,13 @@ class _Import:
         form: str,
         schema: str,
         name: str,
-        first: int | None,
+        numbering: Numbering,
         looked: Sequence[Mapping[str, Any]],
         lost: Mapping[str, str],
     ) -> None:
-        self.store, self.first = store, first
+        self.store, self.numbering = store, numbering
         self.lost = {**lost, **{clip: why for result in looked for clip, why in result["failed"].items()}}
-        self.digests = {clip: sha for result in looked for clip, sha in result["digests"].items()}
+        self.digests = {c: sha for result in looked for c, sha in result["digests"].items() if c not in self.lost}
         if not self.digests:
             clip, why = next(iter(sorted(self.lost.items())), ("", "the store has no clips"))
             raise StoreError(f"no clip of {store.url} has what it needs; {clip}: {why}")
@@ -212,7 +236,7 @@ class _Import:
             "places": {clip: places[clip] for clip in clips if clip not in self.lost},
             "digests": {clip: self.digests[clip] for clip in clips if clip not in self.lost},
             "lost": {clip: self.lost[clip] for clip in clips if clip in self.lost},
-            "first": self.first,
+            "numbering": self.numbering.to_json(),
         }
 
     def finish(self) -> dict[str, str]:
@@ -232,26 +256,30 @@ class _Import:
 
 
 def look_at_files(
-    url: str, shard: int, form: str, places: Mapping[str, Sequence[str]], first: int | None
+    url: str, shard: int, form: str, places: Mapping[str, Sequence[str]], numbering: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The task: digests of the files of each clip of a shard, and what is missing.
 
-    Returns plain values: `digests` and `failed` by clip, `absent` frames without a file, `points` a person.
+    Returns plain values: `digests` and `failed` by clip, `misfits` among those, `absent` frames without a file,
+    `nobody` frames without a person, `points` a person.
     """
-    out: dict[str, Any] = {"digests": {}, "failed": {}, "absent": 0, "points": []}
+    out: dict[str, Any] = {"digests": {}, "failed": {}, "misfits": [], "absent": 0, "nobody": 0, "points": []}
     points: set[int] = set()
     look_anew()
     for clip in Store(url).shard_clips(shard):
         if clip.id not in places:
             continue
         try:
-            files = clip_files(clip, places[clip.id], form, first)
+            files = clip_files(clip, places[clip.id], form, Numbering.from_json(numbering))
             if form == "openpose":
-                points |= openpose.body_sizes(files)
+                sizes, nobody = openpose.look(clip, files)
+                points |= sizes
+                out["nobody"] += nobody
             out["digests"][clip.id] = _digest_of(files)
             out["absent"] += files.count(None)
         except (Unusable, OSError, media.VideoError) as error:
             out["failed"][clip.id] = str(error)
+            out["misfits"] += [clip.id] * isinstance(error, Misfit)
     out["points"] = sorted(points)
     return out
 
@@ -272,7 +300,7 @@ def import_shard(
     places: Mapping[str, Sequence[str]],
     digests: Mapping[str, str],
     lost: Mapping[str, str],
-    first: int | None,
+    numbering: Mapping[str, Any],
 ) -> Receipt:
     """The task: make one shard of an imported layer. Harmless to run twice."""
     store, kind = Store(url), FORMS[form][0]
@@ -286,7 +314,7 @@ def import_shard(
             if clip.id in failed:
                 continue
             try:
-                files = clip_files(clip, places[clip.id], form, first)
+                files = clip_files(clip, places[clip.id], form, Numbering.from_json(numbering))
                 if _digest_of(files) != digests[clip.id]:
                     raise Unusable("its files changed while they were imported; run the import again")
                 arrays = _ARRAYS[form](store, clip, files, schema)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from remot_data import persons
-from remot_data.exchange.places import Unusable
+from remot_data.exchange.places import Misfit, Unusable
 from remot_data.records import XYXY, Clip
 from remot_data.schemas import convert_keypoints, keypoint_set
 from remot_data.store import Store, StoreError
@@ -34,22 +34,44 @@ def schema_of(counts: Sequence[int], schema: str | None) -> str:
     return schema or _BY_COUNT[counts[0] if counts else 25]
 
 
-def body_sizes(files: Sequence[str | None]) -> set[int]:
-    """How many points the bodies in the files have."""
-    return {len(p["body"]) for path in files if path for p in _persons(path)}
+def look(clip: Clip, files: Sequence[str | None]) -> tuple[set[int], int]:
+    """How many points the bodies in the files of a clip have, and the number of frames in which nobody is chosen.
+
+    Raises:
+        Misfit: if the keypoints are of other pictures than those of the clip.
+    """
+    found = _found(files)
+    bodies = [p["body"] for persons in found for p in persons]
+    chosen = _main_person([[p["body"] for p in persons] for persons in found], clip.crop)
+    if bodies:
+        _check_pictures(np.concatenate(bodies), clip, next(filter(None, files)))
+        if not any(number is not None for number in chosen):
+            raise Misfit("not one of the persons in its files is in the clip's part of the picture")
+    return {len(body) for body in bodies}, chosen.count(None)
+
+
+def _check_pictures(points: np.ndarray, clip: Clip, path: str | None) -> None:
+    places = points[points[:, 2] > 0, :2]
+    if 0 < places.max(initial=0) <= 1:
+        raise Misfit(f"the keypoints of {path} are no pixels; have them written unscaled")
+    width, height = clip.source_size
+    # Limbs out of the picture may be guessed a little beyond its border.
+    inside = ((places >= -1) & (places <= (width, height))).all(1)
+    if len(places) and inside.mean() < 0.5:
+        raise Misfit(
+            f"{1 - inside.mean():.0%} of the keypoints of its files lie outside the picture of {width}x{height}: "
+            "were they made of pictures of another size?"
+        )
 
 
 def arrays(store: Store, clip: Clip, files: Sequence[str | None], schema: str) -> dict[str, np.ndarray]:
     """Keypoints float32 [T, K, 3] of the person that the crop was made for."""
-    found = [_persons(path) if path else [] for path in files]
+    found = _found(files)
     chosen = _main_person([[p["body"] for p in persons] for persons in found], clip.crop)
     points = np.zeros((clip.frames, len(keypoint_set(schema)), 3), np.float32)
     for t, number in enumerate(chosen):
         if number is not None:
             points[t] = _whole_body(found[t][number], schema) if schema in _WHOLE else found[t][number]["body"]
-    extent = max((p["body"][:, :2].max() for persons in found for p in persons), default=0.0)
-    if 0 < extent <= 1:
-        raise Unusable(f"the keypoints of {next(filter(None, files))} are no pixels; have them written unscaled")
     seen = points[..., 2] > 0
     x, y, w, h = clip.crop
     points[..., :2] = (points[..., :2] - np.array([x, y], np.float32)) * np.array(
@@ -59,6 +81,12 @@ def arrays(store: Store, clip: Clip, files: Sequence[str | None], schema: str) -
     points[..., 2] = points[..., 2].clip(0, 1)
     points[~seen] = 0
     return {"keypoints": points}
+
+
+def _found(files: Sequence[str | None]) -> list[list[dict[str, np.ndarray]]]:
+    """The persons of each file; the same file may stand for several frames."""
+    known = {path: _persons(path) for path in dict.fromkeys(files) if path}
+    return [known[path] if path else [] for path in files]
 
 
 def _persons(path: str) -> list[dict[str, np.ndarray]]:

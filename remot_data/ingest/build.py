@@ -9,18 +9,15 @@ trace. A store that grows keeps its shards: new clips go to new ones.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import cv2
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from remot_data import media
 from remot_data.annotating.annotate import plan_jobs, recorded_job, run_jobs, switch
@@ -30,18 +27,17 @@ from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest import people
 from remot_data.ingest.inputs import Input, find_inputs
-from remot_data.ingest.planning import Plan, plan, write_boxes
+from remot_data.ingest.planning import Plan, plan, read_rejects, write_boxes, write_rejects
 from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
-from remot_data.media.identity import content_sha256, stamp
-from remot_data.records import BOXES, REASONS, Clip, Receipt, Record, Reject
+from remot_data.media.identity import checked, content_sha256, stamp
+from remot_data.records import BOXES, PASSING, REASONS, Clip, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
-from remot_data.store.shards import Sample, table_bytes
+from remot_data.store.shards import Sample
 
-REJECTS = "ledger/rejects.parquet"
 # Inputs after which `limit_rejects` may end a build.
 _ENOUGH = 20
 
@@ -100,7 +96,8 @@ def build(
             settings. The snapshot has them from then on, with new layers of those that read the ones replaced.
         split: split policy of the snapshot, see `Snapshot`.
         root: folder of the data, in place of the ``root`` of a manifest.
-        retry: reason codes; videos and clips refused for these are tried again.
+        retry: reason codes; videos and clips refused for these are tried again. Those refused as ``unavailable``, for
+            which this machine is to blame, always are.
         limit_rejects: share of the inputs (of at least 20) that may be refused before the build stops.
         limits: time and memory that reading one video may take.
         finder: what finds the persons: ``ssd``, ``blazepose`` or see `people.open_finder`; its fingerprint becomes part
@@ -136,10 +133,10 @@ def build(
         if store.files.exists("clips.parquet"):
             existing = store.planned
             store.trim()
-        faults = {r.id: r for r in _read_rejects(store) if r.what == "clip" and r.code not in retry}
+        faults = {r.id: r for r in read_rejects(store) if r.what == "clip" and r.code not in PASSING | set(retry)}
         made = plan(lines, policy, existing, earlier, store.removed, faults)
-        _write_rejects(store, inputs, made.rejects)
-        if len(made.clips) != len(existing) or not existing:
+        _note_rejects(store, inputs, made)
+        if [(c.id, c.path) for c in made.clips] != [(c.id, c.path) for c in existing] or not existing:
             store.write_clips(made.clips)
             store.trim()
         if policy.persons is not None:
@@ -220,16 +217,19 @@ def scan_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What each input holds, in the order of the inputs, and what the ledger knows of other videos.
 
-    Inputs looked through before come from the ledger, unless they were refused for a reason in `retry`.
+    Inputs looked through before come from the ledger, unless they were refused for a reason in `retry`, or because
+    the machine had failed.
     """
     known = {(line["input"]["path"], line["stamp"]): line for line in store.logged("videos")}
     wanted = {item.path: (item.path, stamp(item.path)) for item in inputs}
+
+    again = PASSING | set(retry)
 
     def is_known(item: Input) -> bool:
         line = known.get(wanted[item.path])
         if line is None or line["input"] != item.to_json():
             return False
-        return not any(r["what"] == "video" and r["code"] in retry for r in line["rejects"])
+        return not any(r["what"] == "video" and r["code"] in again for r in line["rejects"])
 
     fresh = [item for item in inputs if not is_known(item)]
     if fresh and policy.finder is not None and finder is None:
@@ -261,30 +261,16 @@ def _check_limit(limit: float | None, seen: int, refused: Counter[str]) -> None:
     )
 
 
-# Rejects
-
-
-def _read_rejects(store: Store) -> list[Reject]:
-    if not store.files.exists(REJECTS):
-        return []
-    return [Reject.from_json(row) for row in pq.read_table(io.BytesIO(store.files.read(REJECTS))).to_pylist()]
-
-
-def _write_rejects(store: Store, inputs: Sequence[Input], rejects: Sequence[Reject]) -> None:
-    """The rejects of these inputs, and those noted before of others."""
-    now = {item.path for item in inputs}
-    others = [r for r in _read_rejects(store) if r.path not in now]
-    rows = sorted([*others, *rejects], key=lambda r: (r.path, r.id, r.code, r.detail))
-    names = [f.name for f in dataclasses.fields(Reject)]
-    columns = {name: [getattr(r, name) for r in rows] for name in names}
-    schema = pa.schema([(name, pa.int64() if name == "frames" else pa.string()) for name in names])
-    store.files.write(REJECTS, table_bytes(pa.table(columns, schema=schema)))
+def _note_rejects(store: Store, inputs: Sequence[Input], made: Plan) -> None:
+    """Write the rejects of these inputs, and those noted before of others."""
+    now = {item.path for item in inputs} | made.moved.keys()
+    write_rejects(store, [*(r for r in read_rejects(store) if r.path not in now), *made.rejects])
 
 
 def _drop(store: Store, inputs: Sequence[Input], made: Plan, faults: Mapping[str, Reject]) -> None:
     """Take clips without frames out of the plan; shards at the end that held nothing else go with them."""
     gone = [clip for clip in store.planned if clip.id in faults]
-    _write_rejects(store, inputs, made.rejects)
+    _note_rejects(store, inputs, made)
     store.write_clips(made.clips)
     store.trim()
     if store.has_boxes:
@@ -370,6 +356,10 @@ def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: sandbox.Limits) ->
 def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """What the child does: the key, PTS and JPEG bytes of every frame of a clip, in order."""
     cv2.setNumThreads(1)
+    yield from checked(clip["path"], _decoding(clip, policy), ({}, b""))
+
+
+def _decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Generator[sandbox.Message, None, None]:
     found, rules = Clip.from_json(clip), Policy.from_json(policy)
     if _sha256(found.path, stamp(found.path)) != found.sha256:
         raise media.VideoError("changed", f"{found.path} is not what it was when it was looked through")
@@ -378,7 +368,8 @@ def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tup
     wanted = found.pts.array().tolist()
     written, encode = 0, layer_kinds.kind("frames").encode
     shown: dict[str, Any] = {"crop": found.crop, "size": rules.size, "outside": rules.outside}
-    for pts, frame in media.read(found.path, only=wanted, decoder=decoder, passing=True, **shown):
+    shown |= {"decoder": decoder, "times": rules.times}
+    for pts, frame in media.read(found.path, only=wanted, passing=True, **shown):
         if not frame.size:
             yield {}, b""
             continue

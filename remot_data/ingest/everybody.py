@@ -83,11 +83,18 @@ class Everybody(Shot):
             if code:
                 self._leave(one, numbers, code, detail)
             elif len(numbers) < self.policy.min_frames:
-                self._leave(one, numbers, self._too_short(start, stop), self._few(numbers))
+                self._leave(one, numbers, self._too_short(start, stop), self.few(numbers))
             else:
-                for chosen in self.parts(numbers):
-                    for near in self._large_enough(chosen, seen):
-                        self._judge_part(one, near, seen)
+                self._judge_run(one, numbers, seen)
+
+    def _judge_run(self, one: Followed, numbers: np.ndarray, track: Sequence[Person]) -> None:
+        for unbroken, seen in self.unbroken(numbers, track):
+            if len(unbroken) < self.policy.min_frames:
+                self._leave(one, unbroken, "time-gap", self.few(unbroken))
+                continue
+            for chosen in self.parts(unbroken):
+                for near in self._large_enough(chosen, seen):
+                    self._judge_part(one, near, seen)
 
     def _large_enough(self, numbers: np.ndarray, track: Sequence[Person]) -> list[np.ndarray]:
         """The frames in as few parts as it takes for the person to be large enough in the crop of each.
@@ -110,9 +117,6 @@ class Everybody(Shot):
         if (start, stop) != self.span:
             return "track-too-short"
         return "too-short" if len(self.seen.shots) == 1 else "shot-too-short"
-
-    def _few(self, numbers: np.ndarray) -> str:
-        return f"{len(numbers)} frames, {self.policy.min_frames} asked for"
 
     def _runs(self, t: Track) -> Iterator[tuple[int, int, list[Person]]]:
         """Spans of frames in which the person of a track is away for no longer than she may be, and her boxes there."""

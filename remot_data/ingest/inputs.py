@@ -24,7 +24,9 @@ from remot_data.records import Record
 # Files that lie beside videos and are not meant to be one.
 _SIDECARS = frozenset(
     ".txt .md .json .jsonl .csv .tsv .yaml .yml .xml .html .pdf .srt .vtt .ass .py .sh .log .zip .tar .gz "
-    ".jpg .jpeg .png .bmp .webp .flo .parquet .npy .npz".split()
+    ".jpg .jpeg .png .bmp .webp .flo .parquet .npy .npz "
+    # what phones, cameras, browsers and desktops leave
+    ".heic .heif .avif .gif .tif .tiff .dng .svg .aae .thm .xmp .gpx .part .crdownload .download .db .ini .lnk".split()
 )
 _KINDS = {
     stat.S_IFIFO: "a pipe",

@@ -36,9 +36,15 @@ class MainPerson(Shot):
         self.refuse("no-person", (last, self.span[1]), "after the person is last seen")
         if few:
             code = "too-short" if len(self.seen.shots) == 1 else "shot-too-short"
-            return self.refuse(code, (first, last), f"{len(numbers)} frames, {self.policy.min_frames} asked for")
-        for part, chosen in enumerate(self.parts(numbers)):
-            self._judge_part(part, chosen, track)
+            return self.refuse(code, (first, last), self.few(numbers))
+        part = 0
+        for unbroken, seen in self.unbroken(numbers, track):
+            if len(unbroken) < self.policy.min_frames:
+                self.refuse("time-gap", (int(unbroken[0]), int(unbroken[-1]) + 1), self.few(unbroken))
+                continue
+            for chosen in self.parts(unbroken):
+                self._judge_part(part, chosen, seen)
+                part += 1
 
     def _judge_part(self, part: int, numbers: np.ndarray, track: Sequence[Person]) -> None:
         around = self.around(numbers, track)

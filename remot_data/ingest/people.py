@@ -161,6 +161,7 @@ def watching(
     probe: media.Probe | None = None,
     finder: str | None = None,
     dense: bool = False,
+    times: str | None = "continued",
     read: Callable[..., Generator[tuple[int, np.ndarray], None, None]] = media.read,
 ) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
@@ -168,7 +169,7 @@ def watching(
     Yields how many frames it has seen, now and then; its return value is the `Watched`.
 
     Args:
-        start_pts, end_pts, fps: as for `media.read`.
+        start_pts, end_pts, fps, times: as for `media.read`.
         probe: of this video, if it was probed before.
         finder: what finds the persons, see `open_finder`; None for the detector of BlazePose.
         dense: look up to four times as often where persons move fast, come or go, and tell what they wear: what
@@ -179,7 +180,7 @@ def watching(
         VideoError: as `media.read`, and ``no-frames`` where none comes.
         DetectorError: finding persons failed in a frame.
     """
-    probe = probe or media.probe(path, fps)
+    probe = probe or media.probe(path, fps, times)
     base_seconds = probe.time_base[0] / probe.time_base[1]
     chosen = open_finder(finder) if finder else None
     scale = min(1.0, getattr(chosen, "longest", _LONGEST) / max(probe.size))
@@ -188,7 +189,7 @@ def watching(
     looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate)
     shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
     pts = array("q")
-    with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps)) as frames:
+    with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps, times=times)) as frames:
         for stamp, frame in frames:
             time = stamp * base_seconds
             looks.see(time, len(pts), frame)

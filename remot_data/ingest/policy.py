@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from remot_data.errors import RemotError
 from remot_data.records import HW, OUTSIDE, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0, "outside": None}
+_BEFORE: Mapping[str, Any] = {"min_share": 0.0} | dict.fromkeys(("finder", "persons", "times", "max_gap", "outside"))
+
+
+def _is_sane(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+class PolicyError(RemotError, ValueError):
+    """A rule with a value that means nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class Policy(Record):
         persons: ``all`` for clips of everybody who is in view long enough, ``main`` for the main person of each shot.
             None, as in stores from before persons were followed: the main person, linked from look to look by the
             overlap of boxes alone.
+        times: ``continued`` to mend time stamps that jump, see `media.read`, and for a clip's frame rate to be that of
+            its median step. None, as in stores from before: only stamps that do not increase are mended, and a clip's
+            frame rate is its mean.
+        max_gap: seconds. A clip is split where the recording pauses: where two frames that the frame rate leaves lie
+            more than this apart, and more than 3 median steps. None for no splits, as in stores from before.
         outside: what a frame shows where its crop reaches out of the picture, as it only does where the person does not
             fit into a crop of that shape inside: ``black``, ``blur`` or ``smear`` (see `media.read`). None, as in older
             stores: the crop reaches out wherever it has room to leave round the person, and the border is smeared.
@@ -70,6 +86,8 @@ class Policy(Record):
     decoder: str = "pyav"
     finder: Mapping[str, Any] | None = None
     persons: str | None = "all"
+    times: str | None = "continued"
+    max_gap: float | None = 0.5
     outside: str | None = "black"
 
     def __post_init__(self) -> None:
@@ -80,14 +98,24 @@ class Policy(Record):
             ("looks", self.looks),
             ("test", self.test),
             ("min_share", self.min_share),
+            ("max_gap", self.max_gap),
         ):
-            object.__setattr__(self, name, value if value is None else float(value))
+            try:
+                object.__setattr__(self, name, value if value is None else float(value))
+            except (TypeError, ValueError):
+                raise PolicyError(f"the policy's {name} is no number: {value!r}") from None
+        if bad := [f.name for f in dataclasses.fields(self) if not _is_sane(getattr(self, f.name))]:
+            raise PolicyError(f"the policy's {bad[0]} is no finite number: {getattr(self, bad[0])}")
         if self.persons not in ("all", "main", None):
-            raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")
+            raise PolicyError(f"persons are 'all' or 'main', not {self.persons!r}")
+        if self.times not in ("continued", None):
+            raise PolicyError(f"times are 'continued' or None, not {self.times!r}")
+        if self.max_gap is not None and not self.max_gap > 0:
+            raise PolicyError(f"max_gap has to be positive, not {self.max_gap}")
         if self.outside not in (*OUTSIDE, None):
-            raise ValueError(f"outside is {', '.join(OUTSIDE)} or None, not {self.outside!r}")
+            raise PolicyError(f"outside is {', '.join(OUTSIDE)} or None, not {self.outside!r}")
         if self.duplicates not in ("pictures", "bytes"):
-            raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+            raise PolicyError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {n: value for n, value in super().to_json().items() if n not in _BEFORE or value != _BEFORE[n]}

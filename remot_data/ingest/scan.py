@@ -24,7 +24,7 @@ from remot_data.ingest.inputs import Input
 from remot_data.ingest.judging import judge
 from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
-from remot_data.media.identity import hashing, stamp
+from remot_data.media.identity import checked, hashing, stamp
 from remot_data.records import Reject, Video
 
 # The task and its child
@@ -110,7 +110,8 @@ def looking(
         VideoError, DetectorError: what the video is refused for.
     """
     cv2.setNumThreads(1)
-    steps = _look_through(Input.from_json(item), Policy.from_json(policy), finder)
+    source = Input.from_json(item)
+    steps = checked(source.path, _look_through(source, Policy.from_json(policy), finder), 0)
     while True:
         try:
             yield {"frames": next(steps)}, b""
@@ -120,18 +121,24 @@ def looking(
 
 
 def _look_through(source: Input, policy: Policy, finder: str | None = None) -> Generator[int, None, dict[str, Any]]:
-    probe = media.probe(source.path, source.fps)
+    probe = media.probe(source.path, source.fps, policy.times)
     yield 0
     if probe.size[1] < policy.min_height:
         detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
         raise media.VideoError("too-small", detail)
     seen = yield from people.watching(
-        source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder, dense=policy.persons is not None
+        source.path,
+        probe=probe,
+        rate=policy.looks,
+        fps=source.fps,
+        finder=finder,
+        dense=policy.persons is not None,
+        times=policy.times,
     )
     try:
         sha = yield from hashing(source.path)
     except OSError as error:
-        raise media.VideoError("unreadable", f"{source.path}: {error}") from error
+        raise media.VideoError("unavailable", f"{source.path}: {error}") from error
     found = _describe(source, seen, sha)
     judged = judge(found, seen, policy)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from remot_data.ingest import people
 from remot_data.ingest.policy import Policy
 from remot_data.persons import Person
 from remot_data.records import WH, XYWH, Clip, Reject, Video
+
+_FEW_STEPS = 3.0  # median steps that are no pause, however long they are
 
 
 class Shot:
@@ -34,6 +36,35 @@ class Shot:
     def parts(self, numbers: np.ndarray) -> list[np.ndarray]:
         """Frames, in parts of about equal length that are no longer than a clip may be."""
         return np.array_split(numbers, -(-len(numbers) // self.policy.max_frames))
+
+    def unbroken(self, numbers: np.ndarray, track: Sequence[Person]) -> Iterator[tuple[np.ndarray, Sequence[Person]]]:
+        """Frames in parts between which the recording pauses, each with the boxes of a track that belong to it."""
+        times = self.seconds(numbers)
+        steps = np.diff(times)
+        if self.policy.max_gap is None or not len(steps):
+            yield numbers, track
+            return
+        after = 1 + np.flatnonzero(steps > max(self.policy.max_gap, _FEW_STEPS * float(np.median(steps))))
+        first = 0
+        for part, stop in zip(np.split(numbers, after), [*numbers[after], self.span[1]], strict=True):
+            near = [p for p in track if first <= p.frame < stop] if len(after) else track
+            yield part, near or track
+            first = int(part[-1]) + 1
+
+    def seconds(self, numbers: np.ndarray) -> np.ndarray:
+        """When frames are shown, float64 [N]."""
+        return self.seen.pts[numbers] * (self.found.time_base[0] / self.found.time_base[1])
+
+    def _rate(self, numbers: np.ndarray) -> float:
+        """Frames a second by the median step; of a second's steps at a time where the frame rate leaves frames out."""
+        times = self.seconds(numbers)
+        if len(times) < 2:
+            return 0.0
+        if self.policy.times is None:
+            return float((len(times) - 1) / (times[-1] - times[0]))
+        leaves_out = self.policy.fps if self.policy.fps and (np.diff(numbers) > 1).any() else 1
+        ahead = min(max(round(leaves_out), 1), len(times) - 1)
+        return float(ahead / np.median(times[ahead:] - times[:-ahead]))
 
     def around(self, numbers: np.ndarray, track: Sequence[Person]) -> list[Person]:
         """The boxes of a track from the look before the first frame to that after the last: she is between them."""
@@ -67,10 +98,15 @@ class Shot:
             return "blurred", f"sharpness {sharp:.3f}, at least {policy.min_sharpness:g}"
         return None
 
+    def few(self, numbers: np.ndarray) -> str:
+        return f"{len(numbers)} frames, {self.policy.min_frames} asked for"
+
     def too_small(self, track: Sequence[Person]) -> str:
-        """Why a person is too small; empty where she is not."""
-        tall = float(np.median([persons.height(p.box) for p in track]))
-        return f"{tall:.0f} pixels high, {self.policy.min_height} asked for" if tall < self.policy.min_height else ""
+        """Why a person is too small; empty where she is not. Who lies, or bends, is as long as she is wide."""
+        old = self.policy.persons is None
+        long = float(np.median([persons.height(p.box) if old else persons.extent(p.box) for p in track]))
+        named = "high" if old else "long"
+        return f"{long:.0f} pixels {named}, {self.policy.min_height} asked for" if long < self.policy.min_height else ""
 
     def refuse(self, code: str, span: tuple[int, int], detail: str, lost: int | None = None) -> None:
         """Note the picked frames of a span, or `lost` of them, as refused."""
@@ -83,7 +119,6 @@ class Shot:
     def clip(self, part: int, numbers: np.ndarray, crop: XYWH, other: int = 0, person: str = "") -> Clip:
         """A clip of the main person of the shot, or of its `other`-th other, who is called `person`."""
         found, pts = self.found, self.seen.pts[numbers]
-        seconds = int(pts[-1] - pts[0]) * (found.time_base[0] / found.time_base[1])
         chance = int(hashlib.sha256((found.person or found.id).encode()).hexdigest()[:8], 16) / 2**32
         return Clip(
             id=f"{found.id}-{self.number:03d}-{part:02d}" + (f"-t{other:02d}" if other else ""),
@@ -93,7 +128,7 @@ class Shot:
             shot=self.number,
             pts=pts,
             time_base=found.time_base,
-            fps=round((len(pts) - 1) / seconds, 4) if seconds > 0 else 0.0,
+            fps=round(self._rate(numbers), 4),
             source_size=found.size,
             crop=media.round_crop(crop, self.seen.probe, self.policy.outside is not None),
             person=person or found.person or f"{found.id}-{self.number:03d}",

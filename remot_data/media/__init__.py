@@ -30,6 +30,7 @@ from remot_data.media.writing import (
     ffmpeg_binary,
     join,
     mux_audio,
+    retime,
 )
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "pick",
     "probe",
     "read",
+    "retime",
     "round_crop",
 ]

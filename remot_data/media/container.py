@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
 import av.container
+import numpy as np
 from av.stream import Disposition
 
 from remot_data.errors import RemotError
@@ -27,6 +29,7 @@ _CONTAINERS = (
     # A single picture, as the source of a transfer.
     "bmp_pipe,jpeg_pipe,png_pipe,tiff_pipe,webp_pipe"
 )
+_MOST_DELAY = 32  # frames; H.264 and HEVC allow 16
 
 
 class VideoError(RemotError):
@@ -81,7 +84,8 @@ class _Timing:
 
     `pts` are those of the frames to be shown, in order, and `end` that of the end of the last one; `missing` where
     a packet had none, `discarded` where an edit list hides packets, `leading` where the file does not begin with a
-    key frame that is also the first to be shown.
+    key frame that is also the first to be shown. `jumps`: the times do not go up from the first packet to the last, as
+    where recordings were joined without care, or where a time stamp is damaged.
     """
 
     pts: list[int]
@@ -90,11 +94,29 @@ class _Timing:
     discarded: bool
     leading: bool
     container: str
+    jumps: bool
 
 
 def scan(path: str | Path) -> _Timing:
     """Demux every packet; `VideoError` where the file ends before its index or its header says."""
+    if not os.path.isfile(path):
+        raise VideoError("unreadable", f"{path} is not a file")
+    status = os.stat(path)
+    return _scan(os.path.abspath(path), (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def in_order(path: str | Path) -> bool:
+    """Whether the times of a file go up from its first packet to its last, so that a seek finds what it should."""
+    try:
+        return not scan(path).jumps
+    except VideoError:  # whoever reads it meets the same, where it is
+        return True
+
+
+@lru_cache(maxsize=4)
+def _scan(path: str, _seen: tuple[int, int, int]) -> _Timing:
     shown: list[tuple[int, int, bool]] = []  # PTS, end, key frame; in decoding order
+    decoding: list[int] = []  # DTS
     missing = discarded = False
     seconds = 0.0
     with open_container(path) as container:
@@ -113,12 +135,21 @@ def scan(path: str | Path) -> _Timing:
             if pts is None:
                 pts = shown[-1][0] + step if shown else 0
             shown.append((pts, pts + (packet.duration or step), packet.is_keyframe))
+            if packet.dts is not None:
+                decoding.append(packet.dts)
         _check_whole(container, stream, seconds, path)
         if not shown:
             raise VideoError("no-frames", f"{path}: the video stream has no packet to show")
         begins, ends, keys = zip(*shown, strict=True)
         leading = not keys[0] or min(begins) < begins[0]
-        return _Timing(sorted(begins), max(ends), missing, discarded, leading, container.format.name)
+        jumps = _jumps(np.array(begins), np.array(decoding))
+        return _Timing(sorted(begins), max(ends), missing, discarded, leading, container.format.name, jumps)
+
+
+def _jumps(begins: np.ndarray, decoding: np.ndarray) -> bool:
+    """Whether PTS or DTS, both in decoding order, are no clock: DTS go up, and PTS differ by a decoder's delay."""
+    moved = np.argsort(begins, kind="stable") - np.arange(len(begins))
+    return bool((np.diff(decoding) <= 0).any() or np.abs(moved).max() > _MOST_DELAY)
 
 
 def _check_whole(

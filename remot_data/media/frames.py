@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, dropwhile
 from pathlib import Path
+from statistics import median
 
 import av
 import av.container
@@ -17,8 +19,10 @@ from remot_data.media.container import (
     SEEKABLE,
     VideoError,
     frame_time,
+    in_order,
     open_container,
     packets,
+    scan,
     time_base,
     video_stream,
 )
@@ -92,8 +96,91 @@ def mended(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[
         yield last, frame
 
 
-def frames_from(path: str | Path, start: int | None) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their PTS, from `start` on: sought where that is safe, read from the beginning where not."""
+_FAR = 0.5, 3.0  # seconds, and median steps, by which a frame has to be off to be an outlier
+_RECENT = 31  # steps that the median is of
+
+
+def continued(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[tuple[int | None, av.VideoFrame]]:
+    """Frames of a file whose times jump, in the order in which they come, with strictly increasing PTS.
+
+    Where the times step back, as where two recordings were joined, they go on one median step after the frame before,
+    and all that follow are shifted alike. A single frame whose time lies far from those of its neighbours has None; one
+    that only repeats or falls behind a little comes to lie between them. Jumps forward stay: a recording may pause.
+    """
+    last: int | None = None
+    shift, steps = 0, deque([frame_time(stream)], _RECENT)
+    far = _FAR[0] / time_base(stream)
+    for frame, after in _with_next(frames):
+        step = max(round(median(steps)), 1)
+        most = max(far, _FAR[1] * step)
+        own, next_own = _own_time(frame), None if after is None else _own_time(after)
+        if last is None:
+            is_first = own is None or next_own is None or own - next_own <= most
+            last = (own or 0) if is_first else None
+            yield last, frame
+            continue
+        off = step if own is None else own + shift - last
+        next_off = 0 if next_own is None else next_own + shift - last
+        goes_on = next_off > 0  # with the next frame, whatever this one says
+        if goes_on and abs(off) > most and not 0 < off <= next_off:
+            yield None, frame
+            continue
+        if off <= 0:
+            moved = max(min(next_off // 2, step), 1) if goes_on else step
+            shift += 0 if goes_on else moved - off
+            off = moved
+        steps.append(off)
+        last += off
+        yield last, frame
+
+
+def _own_time(frame: av.VideoFrame) -> int | None:
+    return frame.pts if frame.pts is not None else frame.dts
+
+
+def _with_next(frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, av.VideoFrame | None]]:
+    held: av.VideoFrame | None = None
+    for frame in frames:
+        if held is not None:
+            yield held, frame
+        held = frame
+    if held is not None:
+        yield held, None
+
+
+def _all_continued(path: str | Path) -> Iterator[tuple[int | None, av.VideoFrame]]:
+    alone = 0
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        for pts, frame in continued(decoded(container, stream, path), stream):
+            alone += pts is None
+            yield pts, frame
+    if alone:
+        log.warning("%s: %d frame(s) whose time stamp lies far from those of its neighbours are left out", path, alone)
+
+
+def all_times(path: str | Path) -> list[int]:
+    """PTS of all frames of a file, increasing; one that `continued` leaves out has that of the frame before.
+
+    Where times jump, frames that damage may have reached are not counted.
+    """
+    if in_order(path):
+        return scan(path).pts
+    found = [pts for pts, _ in _all_continued(path)]
+    last = next((pts - 1 for pts in found if pts is not None), 0)
+    return [last := last if pts is None else pts for pts in found]
+
+
+def frames_from(
+    path: str | Path, start: int | None, times: str | None
+) -> Generator[tuple[int, av.VideoFrame], None, None]:
+    """Frames with their PTS, from `start` on: sought where that is safe, read from the beginning where not.
+
+    `times` as for `media.read`.
+    """
+    if times and not in_order(path):
+        yield from ((pts, frame) for pts, frame in _all_continued(path) if pts is not None)
+        return
     for seconds in _BACK_OFFS:
         if start is None:
             break

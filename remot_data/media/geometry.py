@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata import sidedata
 
 from remot_data.persons import borders
 from remot_data.records import WH, XYWH
@@ -35,7 +36,7 @@ class Geometry:
     def of(cls, frame: av.VideoFrame, aspect: Fraction | None) -> Geometry:
         """From a decoded frame and the width of a pixel over its height (None or 0: square)."""
         width = round(frame.width * aspect) if aspect else frame.width
-        return cls((frame.width, frame.height), (max(width, 1), frame.height), *_orientation(frame))
+        return cls((frame.width, frame.height), (max(width, 1), frame.height), *orientation(frame))
 
     @property
     def displayed(self) -> WH:
@@ -91,16 +92,34 @@ class Geometry:
         return left, top, right - left, bottom - top
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+def _newer_kind(cls: Any, number: int) -> Any:
+    kind = object.__new__(cls)
+    kind._name_, kind._value_ = f"KIND_{number}", number
+    return kind
+
+
+# PyAV lists all side data of a frame or none: where FFmpeg gives a kind that PyAV has no name for (the views of spatial
+# video, EXIF), it raises. So each of those gets a name, and nobody looks at it.
+sidedata.Type._missing_ = classmethod(_newer_kind)  # type: ignore[assignment, method-assign]
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """FFmpeg's display matrix, int32 [9], whatever else comes with the frame."""
+    # Not `frame.side_data`: that makes a cycle, which would keep the picture until the garbage collector comes by.
+    found = sidedata.SideDataContainer(frame)  # type: ignore[call-arg]  # its stub has no constructor
+    matrix = found.get("DISPLAYMATRIX")
+    return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)
+
+
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """Quarter turns counter-clockwise for display, and whether the picture is mirrored left to right before them.
 
-    From FFmpeg's display matrix, whose first two rows say where the right and the lower neighbour of a pixel are shown.
+    The first two rows of the matrix say where the right and the lower neighbour of a pixel are shown.
     """
-    # Not `frame.side_data`: that makes a cycle, which would keep the picture until the garbage collector comes by.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has no constructor
+    matrix = _display_matrix(frame)
     if matrix is None:
         return 0, False
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    a, b, _, c, d = matrix[:5].tolist()
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Generator
-from typing import Any
+from typing import Any, TypeVar
 
 from remot_data import media
+
+T = TypeVar("T")
 
 
 def stamp(path: str) -> str:
@@ -58,6 +61,36 @@ def hashing(path: str) -> Generator[int, None, str]:
                 if blocks % 64 == 0:
                     yield blocks
     return sha.hexdigest()
+
+
+def checked(path: str, steps: Generator[Any, None, T], sign: Any) -> Generator[Any, None, T]:
+    """What `steps`, which read a video, give. Where they find it damaged, its bytes are read, giving `sign` at times.
+
+    Raises:
+        VideoError: as they do; ``unavailable`` where this machine cannot read the bytes, which then are not at fault.
+    """
+    try:
+        return (yield from steps)
+    except (media.VideoError, OSError) as error:
+        if getattr(error, "code", "unreadable") in _OF_BYTES:
+            yield from _read_through(path, sign)
+        raise
+
+
+_OF_BYTES = ("unreadable", "truncated", "no-video-stream", "no-frames", "changed")
+_OF_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+
+def _read_through(path: str, sign: Any) -> Generator[Any, None, None]:
+    try:
+        for _ in hashing(path):
+            yield sign
+    except media.VideoError:
+        pass  # a folder without a picture
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", errno.EINVAL) not in _OF_NAMES:
+            why = getattr(error, "strerror", None) or error
+            raise media.VideoError("unavailable", f"{path} cannot be read on this machine: {why}") from error
 
 
 def _result(steps: Generator[Any, None, Any]) -> Any:

@@ -14,11 +14,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from remot_data.media import probing, reading, sandbox, writing
+from remot_data.media import pictures, probing, reading, sandbox, writing
 from remot_data.media.container import VideoError
+from remot_data.media.pictures import Picture
 from remot_data.media.probing import Probe
 from remot_data.records import HW, XYWH
 
@@ -26,26 +26,26 @@ from remot_data.records import HW, XYWH
 READING = sandbox.Limits(total=math.inf)
 
 
-def probe(path: str | Path, fps: float | None = None) -> Probe:
+def probe(path: str | Path, fps: float | None = None, times: str | None = "continued") -> Probe:
     """As `media.probe`.
 
     Raises:
         VideoError: as `media.probe`.
         ChildError: it hung, crashed or took too much memory; like those of all functions here, it names the file.
     """
-    header, _ = _made(path, "probe", {"path": str(path), "fps": fps})
+    header, _ = _made(path, "probe", {"path": str(path), "fps": fps, "times": times})
     return Probe.from_json(header["made"])
 
 
-def image(path: str | Path) -> np.ndarray | None:
-    """An image file as uint8 [H, W, 3] RGB, turned as its EXIF tag says; None if it is no image.
+def image(path: str | Path) -> Picture | None:
+    """As `pictures.picture`: an image file as it is to be seen; None if it is no image.
 
     Raises:
-        VideoError: ``unreadable``: a damaged image.
+        VideoError: as `pictures.picture`.
         ChildError: as `probe`.
     """
     header, payload = _made(path, "image", {"path": str(path)})
-    return _picture(header, payload) if "shape" in header else None
+    return Picture(_picture(header, payload), tuple(header["notes"])) if "shape" in header else None
 
 
 def first_frame(path: str | Path) -> np.ndarray:
@@ -67,6 +67,7 @@ def read(
     crop: XYWH | None = None,
     size: HW | None = None,
     fps: float | None = None,
+    times: str | None = "continued",
     outside: str | None = None,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """As `media.read`, with the default decoder. Closed early, it kills the child.
@@ -76,7 +77,8 @@ def read(
         ChildError: as `probe`.
     """
     span = {"start_pts": start_pts, "end_pts": end_pts, "only": None if only is None else list(only)}
-    arguments = {"path": str(path), **span, "crop": crop, "size": size, "fps": fps, "outside": outside}
+    shown = {"crop": crop, "size": size, "fps": fps, "times": times, "outside": outside}
+    arguments = {"path": str(path), **span, **shown}
     with closing(_called(path, "frames", arguments, READING)) as messages:
         for pts, frame in received(messages):
             yield pts, frame.copy()
@@ -92,14 +94,14 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     _made(path, "cut", {"path": str(path), "out": str(out), "start": start, "end": end}, _writing(60 * end))
 
 
-def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> None:
+def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path, start: float = 0.0) -> None:
     """As `media.mux_audio`.
 
     Raises:
         VideoError, EncodeError: as `media.mux_audio`.
         ChildError: as `probe`; also where `sound_from` has no sound.
     """
-    arguments = {"video": str(video), "sound_from": str(sound_from), "out": str(out)}
+    arguments = {"video": str(video), "sound_from": str(sound_from), "out": str(out), "start": start}
     _made(sound_from, "mux_audio", arguments, _writing(os.path.getsize(sound_from) / 1e5))
 
 
@@ -161,18 +163,12 @@ def working(work: str, arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str,
     with _kept() as said:
         made = _WORK[work](**arguments)
     if isinstance(made, np.ndarray):
-        yield {"said": said, "shape": made.shape}, np.ascontiguousarray(made)
+        made = Picture(made)
+    if isinstance(made, Picture):
+        header = {"said": said, "shape": made.pixels.shape, "notes": list(made.notes)}
+        yield header, np.ascontiguousarray(made.pixels)
     else:
         yield {"said": said, "made": made.to_json() if made else None}, b""
-
-
-def _image(path: str) -> np.ndarray | None:
-    if not cv2.haveImageReader(path):
-        return None
-    found = cv2.imread(path, cv2.IMREAD_COLOR)
-    if found is None:
-        raise VideoError("unreadable", f"{path} is a damaged image")
-    return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
 
 
 def _first_frame(path: str) -> np.ndarray:
@@ -183,7 +179,7 @@ def _first_frame(path: str) -> np.ndarray:
 
 _WORK: dict[str, Callable[..., Any]] = {
     "probe": probing.probe,
-    "image": _image,
+    "image": pictures.picture,
     "first_frame": _first_frame,
     "cut": writing.cut,
     "mux_audio": writing.mux_audio,

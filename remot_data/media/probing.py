@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from remot_data.media.container import VideoError, open_container, scan, time_base, video_stream
+from remot_data.media.container import VideoError, frame_time, open_container, scan, time_base, video_stream
 from remot_data.media.folders import decode_picture, folder_rate, frame_names
-from remot_data.media.frames import decoded, mended
-from remot_data.media.geometry import Geometry
+from remot_data.media.frames import frames_from
+from remot_data.media.geometry import Geometry, orientation
 from remot_data.records import WH, XYWH, Record
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,17 @@ def round_crop(crop: XYWH, video: Probe, inside: bool = False) -> XYWH:
     return XYWH((float(x), float(y), float(w), float(h)))
 
 
-def probe(path: str | Path, fps: float | None = None) -> Probe:
+def probe(path: str | Path, fps: float | None = None, times: str | None = "continued") -> Probe:
     """Size, rotation, codec, frame count and timing of a video; reads the whole file, decodes one frame.
+
+    Where time stamps jump and are mended, all frames are decoded.
 
     A file that was cut off is found by its index, by a broken fragment, or by a Matroska header. What has none of
     these (MPEG-TS, AVI, a fragmented MP4 cut between two fragments) gives the frames that are there.
 
     Args:
         fps: frames a second of a folder of pictures, 30 by default; ignored for a file, which has times.
+        times: what mends time stamps that jump, as for `read`.
 
     Raises:
         VideoError: ``unreadable``, ``no-video-stream``, ``truncated`` or ``no-frames``.
@@ -72,13 +79,16 @@ def probe(path: str | Path, fps: float | None = None) -> Probe:
     if os.path.isdir(path):
         return _probe_folder(path, fps)
     timing = scan(path)
-    with open_container(path) as container:
-        stream = video_stream(container, path)
-        pts, frame = next(mended(decoded(container, stream, path), stream), (0, None))
+    with closing(frames_from(path, None, times)) as frames:
+        pts, frame = next(frames, (0, None))
         if frame is None:
             raise VideoError("no-frames", f"{path}: none of {len(timing.pts)} packets gives a frame")
+        shown = [pts, *(p for p, _ in frames)] if times and timing.jumps else timing.pts
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        end = timing.end if shown is timing.pts else shown[-1] + frame_time(stream)
         geometry = Geometry.of(frame, stream.sample_aspect_ratio)
-        span = float((timing.pts[-1] - timing.pts[0]) * time_base(stream))
+        span = float((shown[-1] - shown[0]) * time_base(stream))
         nominal = float(stream.average_rate or stream.guessed_rate or 0)
         return Probe(
             size=geometry.displayed,
@@ -87,9 +97,9 @@ def probe(path: str | Path, fps: float | None = None) -> Probe:
             mirrored=geometry.mirrored,
             codec=stream.codec_context.name,
             time_base=time_base(stream).as_integer_ratio(),
-            frames=len(timing.pts),
-            fps=(len(timing.pts) - 1) / span if span else nominal,
-            seconds=float((timing.end - timing.pts[0]) * time_base(stream)),
+            frames=len(shown),
+            fps=(len(shown) - 1) / span if span else nominal,
+            seconds=float((end - shown[0]) * time_base(stream)),
             has_audio=bool(container.streams.audio),
             first_pts=pts,
         )
@@ -98,6 +108,10 @@ def probe(path: str | Path, fps: float | None = None) -> Probe:
 def _probe_folder(folder: str | Path, fps: float | None) -> Probe:
     names, rate = frame_names(folder), folder_rate(fps)
     frame = decode_picture(os.path.join(folder, names[0]))
+    if orientation(frame) != (0, False):
+        log.warning("%s: the EXIF orientation of its pictures is not followed; turn them before", folder)
+    if any(part.is_alpha for part in frame.format.components) and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
+        log.warning("%s: its pictures are transparent in parts, which is dropped; lay them on a background", folder)
     return Probe(
         size=(frame.width, frame.height),
         stored_size=(frame.width, frame.height),

@@ -93,14 +93,15 @@ def read(
     size: HW | None = None,
     fps: float | None = None,
     decoder: str = "pyav",
+    times: str | None = "continued",
     outside: str | None = None,
     passing: bool = False,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """The frames of a video in presentation order, as (PTS, uint8 [H, W, 3] RGB), PTS strictly increasing.
 
-    A missing or repeated PTS is mended (see `mended`). Frames that damage may have reached are left out (see
-    `decoded`) with a warning in the log, so count the frames that come. A frame is held at a time, and the B frames
-    before it.
+    A missing or repeated PTS is mended (see `mended`), and so are times that jump back (see `times`). Frames that
+    damage may have reached are left out (see `decoded`) with a warning in the log, so count the frames that come. A
+    frame is held at a time, and the B frames before it.
 
     Args:
         start_pts, end_pts: half-open range [start, end) in the stream's time base. Reading from `start_pts`
@@ -113,6 +114,10 @@ def read(
         decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: the same frames with slightly different
             colours. decord converts whole pictures first, so it is the slower one where `crop` or `size` is given
             (``benchmarks/decode.py``).
+        times: ``continued``: where the time stamps of a file are no clock, as where two recordings were joined, they
+            go on after each step back, frames whose time stands alone are left out (with a warning), and the file is
+            always read from its beginning. None, as in stores from before: a PTS that does not increase becomes the
+            PTS before plus 1.
         outside: what is seen where the crop reaches out of the picture: its border repeated (``smear``, the default),
             that blurred (``blur``), or ``black``. `persons.valid` tells which pixels are of the picture.
         passing: also give the frames that are skipped on the way, with an empty picture [0, 0, 3]: a sign of life
@@ -124,6 +129,8 @@ def read(
     """
     if decoder not in ("pyav", "decord"):
         raise ValueError(f"unknown decoder {decoder!r}: write 'pyav' or 'decord'")
+    if times not in ("continued", None):
+        raise ValueError(f"times are 'continued' or None, not {times!r}")
     if outside not in (*OUTSIDE, None):
         raise ValueError(f"outside is {', '.join(OUTSIDE)}, not {outside!r}")
     wanted, shown = Wanted.of(start_pts, end_pts, only), (crop, size, outside)
@@ -134,7 +141,7 @@ def read(
     with open_container(path) as container:
         aspect = video_stream(container, path).sample_aspect_ratio
     picture = _Picture(path, lambda frame: Geometry.of(frame, aspect), *shown)
-    return _pictures(frames_from(path, wanted.start), picture, wanted, passing)
+    return _pictures(frames_from(path, wanted.start, times), picture, wanted, passing)
 
 
 def _as_stored(frame: av.VideoFrame) -> Geometry:

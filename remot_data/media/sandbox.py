@@ -56,6 +56,9 @@ _SIGKILL = getattr(signal, "SIGKILL", None)
 # What native code says before it gives up for want of memory: C++, Rust, Python, libc.
 _MEMORY_WORDS = ("std::bad_alloc", "memory allocation of", "memoryerror", "cannot allocate memory", "out of memory")
 # The path is set before anything is imported: with -c, Python would look in the working folder first.
+# Errors of the machine: full disks, too many open files, a file server that lost its files, a disk that does not read.
+_MACHINE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO))
+
 # Loaded before a child's memory is measured, since libraries take some for themselves, and crash where they get none.
 _LOADED = ("numpy", "cv2", "av", "pyarrow")
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from remot_data.media.sandbox import serve; serve(int(sys.argv[1]))"
@@ -91,7 +94,8 @@ class Limits(Record):
 class ChildError(RemotError, RuntimeError):
     """Work that was ended or died.
 
-    `code` is one of ``timeout``, ``crashed`` and ``out-of-memory``, `detail` a sentence. `by_signal` is the number
+    `code` is one of ``timeout``, ``crashed``, ``out-of-memory`` and, for what is the machine's fault, ``unavailable``;
+    `detail` is a sentence. `by_signal` is the number
     of the signal that ended the child where it did not end by our hand: SIGKILL then came from outside, for
     example from the kernel of a machine out of memory, and did so twice.
     """
@@ -128,8 +132,9 @@ def call(function: str, arguments: Mapping[str, Any], limits: Limits | None = No
         ValueError: `function` is not of that form.
         TypeError: arguments that are not JSON.
         ChildError: from the iterator: ``timeout``; ``out-of-memory``, also for a MemoryError, FFmpeg's ENOMEM and
-            OpenCV's "Insufficient memory", alone or as the cause of another error; ``crashed`` where the process
-            died or the function raised anything else.
+            OpenCV's "Insufficient memory", alone or as the cause of another error; ``unavailable`` for a full disk and
+            the like (see `_MACHINE`) and where the process was killed from outside twice; ``crashed`` where it died
+            otherwise or the function raised anything else.
         RemotError: from the iterator, as the function raised it, or of the nearest class above that this process has.
         RuntimeError: from the iterator: no child can be started. This is the machine's fault, not that of the work.
     """
@@ -186,7 +191,7 @@ def _error_from(header: Mapping[str, Any]) -> RemotError:
             if str(error)[:_MOST_TEXT] == text:
                 vars(error).update({part: str(header.get(part, ""))[:_MOST_TEXT] for part in PARTS})
                 return error
-    return ChildError("out-of-memory" if kind == "memory" else "crashed", text)
+    return ChildError({"memory": "out-of-memory", "machine": "unavailable"}.get(kind, "crashed"), text)
 
 
 def _name(found: type) -> str:
@@ -411,7 +416,8 @@ class _Child:
         said = self._said
         if status is not None and -status == _SIGKILL:
             detail = "the process was killed from outside (SIGKILL), maybe because this machine is out of memory"
-        elif status is not None and status < 0:
+            return ChildError("unavailable", detail, -status)
+        if status is not None and status < 0:
             detail = f"the process was ended by {_signal_name(-status)}"
         else:
             detail = f"the process ended with status {status}"
@@ -672,7 +678,14 @@ def _report(error: BaseException) -> dict[str, Any]:
         args = [a if a is None or isinstance(a, (str, int)) else str(a) for a in error.args]
         parts = {part: str(getattr(error, part)) for part in PARTS}
         return {"kind": "remot", "classes": classes, "args": args, "text": str(error), **parts}
+    if isinstance(error, OSError) and error.errno in _MACHINE and not _is_a_codecs(error):
+        return {"kind": "machine", "text": text}
     return {"kind": "other", "text": text}
+
+
+def _is_a_codecs(error: OSError) -> bool:
+    """FFmpeg says EIO of damaged files too."""
+    return error.errno == errno.EIO and type(error).__module__.split(".")[0] == "av"
 
 
 def _wants_memory(error: BaseException | None) -> bool:

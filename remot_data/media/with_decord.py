@@ -20,8 +20,8 @@ def decord_agrees(path: str | Path) -> bool:
     """Whether decord shows the same frames at the same times as PyAV for this file; False where decord is absent.
 
     True only for square, unrotated pictures in 8-bit 4:2:0 of H.264, HEVC, VP8 or VP9 in MP4 or Matroska, with
-    no edit list, no missing PTS and no leading pictures, where decord's time of every frame is the demuxed one.
-    Never for a folder of pictures.
+    no edit list, no leading pictures, no PTS that is missing or jumps, where decord's time of every frame is the
+    demuxed one. Never for a folder of pictures.
     """
     return _decord_pts(path) is not None
 
@@ -44,7 +44,7 @@ def _decord_pts(path: str | Path) -> list[int] | None:
         seconds = np.array(timing.pts) * float(time_base(stream))
     if not plain or not timing.container.startswith(SEEKABLE[:2]) or timing.leading:
         return None
-    if timing.missing or timing.discarded or len(set(timing.pts)) != len(timing.pts):
+    if timing.missing or timing.discarded or timing.jumps or len(set(timing.pts)) != len(timing.pts):
         return None
     return timing.pts if _same_times(_decord_reader(path), seconds) else None
 

@@ -19,9 +19,10 @@ import av.container
 import numpy as np
 
 from remot_data.errors import RemotError
-from remot_data.media.container import SEEKABLE, open_container, video_stream
+from remot_data.media.container import SEEKABLE, in_order, open_container, video_stream
 from remot_data.media.probing import Probe, probe
 from remot_data.records import HW
+from remot_data.store.disk import into_place
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class _Encoding:
             raise self._failed() from error
         if self._process.wait():
             raise self._failed()
-        os.replace(self._part, self._out)
+        into_place(self._part, self._out)
 
     def close(self) -> None:
         """Stop ffmpeg if it still runs and remove what is not finished."""
@@ -239,18 +240,58 @@ def join(parts: Sequence[str | Path], out: str | Path) -> None:
     names = [Path(part).name for part in parts]
     listing = Path(parts[0]).with_name(f".{uuid.uuid4().hex[:12]}.txt")
     try:
-        listing.write_text("".join(f"file '{name}'\n" for name in names))
+        listing.write_text("".join(f"file '{name}'\n" for name in names), encoding="utf-8")
         source = ffmpeg.input("file:" + os.path.abspath(listing), format="concat", protocol_whitelist="file")
         _encode(out, [source["v:0"]], {"vcodec": "copy", "movflags": "+faststart"})
     finally:
         listing.unlink(missing_ok=True)
 
 
-def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> None:
+def retime(video: str | Path, out: str | Path, pts: Sequence[int], unit: tuple[int, int]) -> None:
+    """Write the pictures of an H.264 `video`, untouched and without sound, at other times.
+
+    Args:
+        pts: when each frame is shown, strictly increasing, from 0, in `unit` (numerator, denominator) seconds. The last
+            is shown as long as the one before it.
+
+    Raises:
+        ValueError: not a time for each frame.
+        EncodeError: the file cannot be written.
+    """
+    with av.open(str(video)) as source:
+        shown = [packet.pts for packet in source.demux(video=0) if packet.size and packet.pts is not None]
+    rank = np.argsort(np.argsort(shown))  # of each packet, in decoding order
+    if len(rank) != len(pts) or (np.diff(pts) <= 0).any():
+        raise ValueError(f"{len(pts)} times that increase are asked for, of {len(rank)} frames")
+    last = pts[-1] - pts[-2] if len(pts) > 1 else round(unit[1] / unit[0] / 25)
+    delay = int(max(np.arange(len(rank)) - rank))
+    decoded, ends = [*(pts[0] - last * n for n in range(delay, 0, -1)), *pts], [*pts[1:], pts[-1] + last]
+    part = _part(Path(out))
+    try:
+        with av.open(str(video)) as source, av.open(str(part), "w", options={"movflags": "faststart"}) as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            stream.time_base = Fraction(*unit)
+            packets = (packet for packet in source.demux(video=0) if packet.size)
+            for number, packet in enumerate(packets):
+                packet.stream, packet.time_base = stream, Fraction(*unit)
+                packet.pts, packet.dts = pts[rank[number]], decoded[number]
+                packet.duration = ends[rank[number]] - packet.pts
+                target.mux(packet)
+        os.replace(part, out)
+    except (av.error.FFmpegError, OSError) as error:
+        raise EncodeError(f"{out} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path, start: float = 0.0) -> None:
     """Write `out` with the pictures of `video`, untouched, and the sound of `sound_from` from its first frame on.
 
     AAC and MP3 are copied, any other sound becomes AAC. The sound is cut where the pictures end; where it ends
     earlier the pictures go on in silence.
+
+    Args:
+        start: seconds after the first frame of `sound_from` from which its sound is taken, encoded anew.
 
     Raises:
         ValueError: `sound_from` has no sound.
@@ -261,10 +302,16 @@ def mux_audio(video: str | Path, sound_from: str | Path, out: str | Path) -> Non
         raise ValueError(f"{sound_from} has no sound to copy")
     with open_container(sound_from) as container:
         codec = container.streams.audio[0].codec_context.name
-        skip = _before_the_first_frame(container, heard)
-    sound = _input(sound_from, **({"ss": f"{float(skip):.6f}"} if skip > 0 else {}))
-    options = {"vcodec": "copy", "acodec": "copy" if codec in ("aac", "mp3") else "aac", "movflags": "+faststart"}
-    _encode(out, [_input(video)["v:0"], sound["a:0"]], {**options, "t": f"{shown.seconds:.6f}"})
+        skip = float(_before_the_first_frame(container, heard)) + start
+        sought = container.format.name.startswith(SEEKABLE[:2]) and in_order(sound_from)
+    options = {"vcodec": "copy", "acodec": "copy" if codec in ("aac", "mp3") and not start else "aac"}
+    if start and not sought:
+        sound = _input(sound_from)
+        options["af"] = f"atrim=start={skip:.6f},asetpts=PTS-{skip:.6f}/TB"
+    else:
+        sound = _input(sound_from, **({"ss": f"{skip:.6f}"} if skip > 0 else {}))
+    options.update(movflags="+faststart", t=f"{shown.seconds:.6f}")
+    _encode(out, [_input(video)["v:0"], sound["a:0"]], options)
 
 
 def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
@@ -284,7 +331,7 @@ def cut(path: str | Path, out: str | Path, start: float, end: float) -> None:
     if not 0 <= start < min(end, found.seconds):
         raise ValueError(f"{path} of {found.seconds:.2f} s has no part from {start} s to {end} s")
     with open_container(path) as container:
-        sought = container.format.name.startswith(SEEKABLE[:2])
+        sought = container.format.name.startswith(SEEKABLE[:2]) and in_order(path)
         first = start + max(float(_before_the_first_frame(container, found)), 0.0)
         shown = str(video_stream(container, path).index)
     # By the clock: a duration (-t) would begin to count at the first frame of the part. Where a seek may land behind

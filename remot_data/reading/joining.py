@@ -26,7 +26,7 @@ from remot_data.reading import sampling
 from remot_data.reading.filters import where
 from remot_data.store import Store, StoreError, open_store, shard_name
 from remot_data.store import layers as layer_kinds
-from remot_data.store.files import FilesError
+from remot_data.store.disk import FilesError
 
 log = logging.getLogger(__name__)
 

@@ -68,7 +68,7 @@ class Loader:
     Raises:
         ValueError: for arguments that make no sense, at once.
         StoreError: while iterating, if more windows are damaged than allowed; names key and shard.
-        remot_data.store.files.FilesError: while iterating, if a remote store is away for more than a minute.
+        remot_data.store.disk.FilesError: while iterating, if a remote store is away for more than a minute.
         WorkerError: while iterating, if a worker process is killed; at once.
     """
 

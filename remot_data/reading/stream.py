@@ -184,12 +184,28 @@ class Plan:
         self.order = sampling.Mix([sampling.Order(*s, self.rules, part) for part, s in enumerate(spans)], weights)
         if not len(self.order):
             names = ", ".join(r.store.url for r in self.readers)
+            if elsewhere := self._elsewhere(splits):
+                raise StoreError(
+                    f"every usable frame of snapshot {snapshot!r} of {names} is in split {elsewhere!r}, none in "
+                    f"{split!r}: read that by --split {elsewhere}, or divide each clip by time with "
+                    f"`remot snapshot {names} {snapshot} --split time:0.1`"
+                )
             found = np.concatenate([s for s, _ in spans])
             raise StoreError(
                 f"no window of {length} frames is left in split {split!r} of snapshot {snapshot!r} of {names}: "
                 f"{len(found)} runs of usable frames, the longest of {(found[:, 3] - found[:, 2]).max(initial=0)}; "
                 "take shorter windows, another split, or loosen the snapshot's filter"
             )
+
+    def _elsewhere(self, splits: Sequence[str | None]) -> str:
+        """The split in which all frames are, where there are none in those that were asked for."""
+        there = {
+            name
+            for reader, asked in zip(self.readers, splits, strict=True)
+            for name in ("train", "test")
+            if asked is not None and len(reader.spans(name)[0])
+        }
+        return there.pop() if len(there) == 1 and there.isdisjoint(splits) else ""
 
     def _agree_on_optional(self) -> None:
         """Windows have an optional array where every store tells of it, since those of one batch are alike."""

@@ -22,7 +22,7 @@ from remot_data.report.sections import distributions, header, overview, refused,
 from remot_data.report.timeline import timelines
 from remot_data.report.view import View
 from remot_data.store import Store, open_store
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 
 __all__ = ["ReportError", "write_report"]
 

@@ -16,7 +16,7 @@ from remot_data.records import Clip, LayerInfo
 from remot_data.report.html import Html, count, data_url, join, markup, short, table
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 
 if TYPE_CHECKING:
     from remot_data.records import Comparison

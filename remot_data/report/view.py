@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from remot_data.records import Clip, Reject, Snapshot
 from remot_data.report.errors import reading
@@ -17,6 +15,7 @@ from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.content import stats
 from remot_data.store.layers import Kind
+from remot_data.store.tables import read_table
 
 SCAN, RECEIPTS = "videos", "receipts"
 _REJECTS = "ledger/rejects.parquet"
@@ -69,7 +68,7 @@ class View:
         if not self.store.files.exists(_REJECTS):
             return []
         with reading(f"{self.store.url}/{_REJECTS}"):
-            rows = pq.read_table(BytesIO(self.store.files.read(_REJECTS))).to_pylist()
+            rows = read_table(self.store.files.read(_REJECTS)).to_pylist()
             return [Reject.from_json(row) for row in rows]
 
     @cached_property

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from remot_data.store.files import TEMPORARY, Files
+from remot_data.store.disk import TEMPORARY
+from remot_data.store.files import Files
 from remot_data.store.ranges import cut_out, together
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from remot_data.records import sources
+from remot_data.records import PASSING, sources
 
 if TYPE_CHECKING:
     from remot_data.store import Store
@@ -43,6 +43,11 @@ def changed(meta: Mapping[str, Any], now: Mapping[str, Mapping[str, Any] | None]
 def is_current(meta: Mapping[str, Any] | None, now: Mapping[str, Mapping[str, Any] | None]) -> bool:
     """Whether a shard is there and was made from what is there now; arguments as of `changed`."""
     return meta is not None and not changed(meta, now)
+
+
+def may_pass(meta: Mapping[str, Any]) -> bool:
+    """Whether clips are not in a shard because the machine failed: the next run tries again."""
+    return any(why.split(":")[0] in PASSING for why in meta["failed"].values())
 
 
 def metas(store: Store, inputs: Mapping[str, str], shard: int) -> dict[str, dict[str, Any] | None]:

@@ -26,12 +26,11 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
-from remot_data.errors import RemotError
+from remot_data.store.disk import TEMPORARY, FilesError, create, explained, replacing
 from remot_data.store.ranges import cut_out, together
 
 log = logging.getLogger(__name__)
 
-TEMPORARY = ".tmp"
 LOCK = "lock-"  # how the names of locks begin
 _S3 = frozenset(("s3", "s3a"))
 _HTTP = frozenset(("http", "https"))
@@ -51,36 +50,6 @@ _LIBRARIES = frozenset("aiohttp botocore aiobotocore urllib3 requests gcsfs azur
 T = TypeVar("T")
 
 
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A local file to write that appears under its name when it is whole: readers see the old one or the new one."""
-    temporary = f"{os.fspath(path)}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
-    os.makedirs(os.path.dirname(temporary) or ".", exist_ok=True)
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a local file at once, see `replacing`."""
-    with replacing(path) as file:
-        file.write(data)
-
-
-class FilesError(RemotError, OSError):
-    """A file that cannot be written, or a store that does not answer; the message says what to do."""
-
-    def __str__(self) -> str:
-        return str(self.args[-1])
-
-
 class Files:
     """The files below a URL, by their name relative to it.
 
@@ -91,7 +60,9 @@ class Files:
 
     def __init__(self, url: str) -> None:
         self.url = os.fspath(url)
-        self._protocol = fsspec.utils.get_protocol(self.url)
+        # What begins as a path is one, whatever comes after: "::" would chain file systems, "://" name one.
+        self._path = self.url.startswith(("/", "./", "../", "~"))
+        self._protocol = "file" if self._path else fsspec.utils.get_protocol(self.url)
         self.local = self._protocol in ("file", "local")
         self._moves = not self.local and self._protocol not in _OBJECT_STORES
         self._trouble: tuple[float, float] | None = None  # when the store was first and last seen failing
@@ -100,7 +71,11 @@ class Files:
     def _connect(self) -> None:
         options = {} if self.local else {"use_listings_cache": False}
         try:
-            self._fs, self.root = fsspec.core.url_to_fs(self.url, **options)
+            if self._path:
+                self._fs = fsspec.filesystem("file")
+                self.root = os.path.abspath(os.path.expanduser(self.url))
+            else:
+                self._fs, self.root = fsspec.core.url_to_fs(self.url, **options)
         except (ImportError, ValueError) as error:
             extra = _EXTRAS.get(self._protocol)
             cure = f'pip install "remot[{extra}]"' if extra else "install the fsspec package for such URLs"
@@ -300,18 +275,7 @@ class Files:
         path = self.path(name)
         with explained(f"{self.url}/{name}"):
             if self.local:
-                temporary = f"{path}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                try:
-                    os.link(temporary, path)
-                except (FileExistsError, FileNotFoundError):  # the second: swept up by who was quicker
-                    return False
-                finally:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(temporary)
-                return True
+                return create(path, data)
             return not self.exists(name) and self._created(name, data)
 
     def _created(self, name: str, data: bytes) -> bool:
@@ -473,26 +437,3 @@ def _status(error: BaseException) -> int | None:
         if isinstance(status, int):
             return status
     return None
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Say what to do about a write that the disk refuses."""
-    try:
-        yield
-    except FilesError:
-        raise
-    except OSError as error:
-        go_on = "free some and run the same command again, what is finished is kept"
-        remedy = {
-            errno.ENOSPC: f"no space is left; {go_on}",
-            errno.EDQUOT: f"the quota of space is used up; {go_on}",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "this user may not write there",
-            errno.EPERM: "this user may not write there",
-            errno.ENOTDIR: "a part of this path is a file, no folder",
-            errno.EEXIST: "a part of this path is a file, no folder",
-        }.get(error.errno or 0)
-        if remedy is None:
-            raise
-        raise FilesError(error.errno, f"{where} cannot be written: {remedy}") from error

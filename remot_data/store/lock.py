@@ -34,6 +34,7 @@ class Lock:
     """
 
     BEAT, DEAD, SETTLE, POLL = 15.0, 90.0, 0.5, 1.0  # seconds
+    WRITING = 2.0  # seconds that the file may be seen before all of it is, on a disk that shows it at once
 
     def __init__(self, files: Files, name: str, wait: bool = False) -> None:
         self._files, self._name, self._wait = files, name, wait
@@ -47,6 +48,9 @@ class Lock:
                 if not self._wait:
                     raise Busy(f"{self._files.url} is being written by {self._holder()}; wait for it, or use --wait")
                 time.sleep(self.POLL)
+            if self._files.local:
+                # The first sign of life at once: a disk that cannot renew a file is found before the work, not after.
+                self._files.write(self._name, self._content())
             self._files.sweep(*self._name.rsplit("/", 1))
             self._thread = threading.Thread(target=self._beat, daemon=True)
             self._thread.start()
@@ -69,7 +73,7 @@ class Lock:
     def _take(self) -> bool:
         if self._files.create(self._name, self._content()):
             return True
-        held = self._read()
+        held = self._written()
         if self._alive(held):
             return False
         if held == self._read():
@@ -106,6 +110,13 @@ class Lock:
             return json.loads(self._files.read(self._name))
         except (FileNotFoundError, ValueError):
             return {}
+
+    def _written(self) -> dict[str, Any]:
+        """What the file says; empty where there is none, or where who began to write it died at once."""
+        end = time.monotonic() + self.WRITING
+        while not (held := self._read()) and self._files.exists(self._name) and time.monotonic() < end:
+            time.sleep(0.05)
+        return held
 
     def _holder(self) -> str:
         held = self._read()

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from remot_data.records import NO_SEAL, canonical_json, sealed
-from remot_data.store.files import Files, explained
+from remot_data.store.disk import explained
+from remot_data.store.files import Files
 
 
 class Lines:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from remot_data.errors import RemotError
 from remot_data.records import NO_SEAL, Clip, digest, sealed
 from remot_data.store import layers as layer_kinds
+from remot_data.store.tables import read_metadata
 
 META = b"remot"
 BLOCK = 512
@@ -124,7 +125,7 @@ def index_meta(table: pa.Table) -> dict[str, Any]:
 
 def file_meta(data: bytes) -> dict[str, Any]:
     """`index_meta` out of the bytes of an index, without reading its rows."""
-    return _meta(pq.read_metadata(io.BytesIO(data)).metadata)
+    return _meta(read_metadata(data).metadata)
 
 
 def _meta(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -20,7 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from remot_data.records import (
     BOXES,
@@ -40,7 +38,8 @@ from remot_data.store import shards
 from remot_data.store.boxes import Boxes, file_bytes, of_table
 from remot_data.store.cache import Cache
 from remot_data.store.clips_table import CLIP_GROUP, clip_table, clips_of
-from remot_data.store.files import LOCK, TEMPORARY, Files, FilesError
+from remot_data.store.disk import TEMPORARY, FilesError
+from remot_data.store.files import LOCK, Files
 from remot_data.store.index import (
     DamagedError,
     Index,
@@ -54,6 +53,7 @@ from remot_data.store.index import (
 )
 from remot_data.store.lock import Lock
 from remot_data.store.log import Lines, read_lines
+from remot_data.store.tables import read_table, rows_where
 
 # The end of the name of an index that waits for its tar.
 _NEXT = f".next{TEMPORARY}"
@@ -61,6 +61,7 @@ _BETWEEN, _AT_ONCE = 4096, 1 << 20  # bytes between members that are read along,
 _INDEXES, _OPEN_FILES, _BOXES = 256, 128, 8  # indexes (a third of a megabyte each), tars, boxes that a process keeps
 
 T = TypeVar("T")
+Line = dict[str, Any]
 
 
 class Store:
@@ -100,8 +101,7 @@ class Store:
         return height, width
 
     @property
-    def outside(self) -> str | None:
-        """What frames show outside the picture of their source, see `Policy.outside`."""
+    def outside(self) -> str | None:  # see `Policy.outside`
         return self.config.get("policy", {}).get("outside")
 
     @property
@@ -113,7 +113,7 @@ class Store:
     def planned(self) -> list[Clip]:
         """Every clip that the shards hold, in the order of shards and keys; those that were removed, too."""
         try:
-            return clips_of(pq.read_table(io.BytesIO(self.files.read("clips.parquet"))))
+            return clips_of(read_table(self.files.read("clips.parquet")))
         except FileNotFoundError:
             raise StoreError(f"{self.url} has no clips yet: its build did not finish; run it again") from None
         except FilesError:
@@ -155,7 +155,7 @@ class Store:
         if "planned" in self.__dict__:
             return self._by_shard.get(shard, [])
         with self.files.open("clips.parquet") as file:
-            return clips_of(pq.read_table(file, filters=[("shard", "==", shard)]))
+            return clips_of(rows_where(file, "shard", shard))
 
     def write_clips(self, clips: Sequence[Clip]) -> None:
         """Write ``clips.parquet``, the plan of the store."""
@@ -268,7 +268,7 @@ class Store:
     def _read_table(self, folder: str, shard: int, made: Callable[[pa.Table], T]) -> T:
         name = index_name(folder, shard)
         try:
-            return made(pq.read_table(io.BytesIO(self.files.read(name))))
+            return made(read_table(self.files.read(name)))
         except FileNotFoundError:
             again = "build" if folder in ("frames", BOXES) else "build or `remot annotate`"
             raise DamagedError(f"{self.url}/{name} is missing: run the {again} again") from None
@@ -440,13 +440,13 @@ class Store:
         """The records of a log, in the order they were written."""
         return [*self._compacted(name), *read_lines(self.files, f"ledger/{name}")[0]]
 
-    def compact_log(self, name: str, key: Callable[[dict[str, Any]], Any]) -> None:
-        """Put the lines of a log into one Parquet file: of records with one key, the last."""
+    def compact_log(self, name: str, key: Callable[[Line], Any], change: Callable[[Line], Line] = dict) -> None:
+        """Put the lines of a log into one Parquet file: of records with one key, the last. `change` gives new ones."""
         records, names = read_lines(self.files, f"ledger/{name}")
-        if not names:
+        if not names and change is dict:
             return
         kept: dict[Any, str] = {}
-        for record in [*self._compacted(name), *records]:
+        for record in map(change, [*self._compacted(name), *records]):
             kept.pop(key(record), None)  # the order is that of the last writing
             kept[key(record)] = canonical_json(record)
         self.files.write(f"ledger/{name}.parquet", shards.table_bytes(pa.table({"record": list(kept.values())})))
@@ -460,7 +460,7 @@ class Store:
             return []
         if not is_sealed(data):
             raise StoreError(f"{self.url}/ledger/{name}.parquet is damaged; run `remot verify {self.url} --repair`")
-        texts = pq.read_table(io.BytesIO(data))["record"].to_pylist()
+        texts = read_table(data)["record"].to_pylist()
         return json.loads("[" + ",".join(texts) + "]")
 
     def lock(self, name: str = "store", wait: bool = False) -> Lock:

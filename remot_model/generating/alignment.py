@@ -184,13 +184,13 @@ class Steady:
     The scale is the ratio of the two bodies' lengths from head top to ankle, over the parts that are seen in both
     (`body_lengths`), low-passed with a time constant of half a second and kept within 0.5 and 2. The offset brings
     the middle of the source's trunk onto that of the driving person, which passes a one-euro filter (Casiez et al.,
-    CHI 2012): still where the person stands still, without lag where it moves fast. Both are causal and remember
-    one frame.
+    CHI 2012): still where the person stands still, without lag where it moves fast. Both are causal, go by the time
+    that passed, and remember one frame.
 
     Args:
         source: float32 [K, 3], the keypoints of the source person.
         schema: of all keypoints.
-        fps: driving frames a second.
+        fps: driving frames a second, where their times are not told.
 
     Attributes:
         memory: what the next frame needs, plain numbers and lists; empty it where a new shot begins.
@@ -209,45 +209,53 @@ class Steady:
             raise ValueError("neck and hips of the source person were not seen")
         self.memory: dict[str, Any] = {}
 
-    def __call__(self, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, keypoints: np.ndarray, seconds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scale [T] and offset [T, 2] in pixels, float32, of frames [T, K, 3]; NaN before a body was ever seen.
+
+        `seconds` float64 [T] says when each is shown, over all calls; None for `fps` of them a second.
 
         A frame in which the trunk was not seen gets what the frame before had.
         """
         lengths, trunks = body_lengths(keypoints, self._schema), _trunk(keypoints, self._schema)
-        placed = [self._step(length, trunk) for length, trunk in zip(lengths, trunks, strict=True)]
+        times = [None] * len(lengths) if seconds is None else seconds.tolist()
+        placed = [self._step(*one) for one in zip(lengths, trunks, times, strict=True)]
         out = np.array(placed, np.float32).reshape(-1, 3)
         return out[:, 0], out[:, 1:]
 
-    def _step(self, lengths: np.ndarray, trunk: np.ndarray) -> tuple[float, float, float]:
+    def _step(self, lengths: np.ndarray, trunk: np.ndarray, time: float | None) -> tuple[float, float, float]:
         common = np.isfinite(lengths) & np.isfinite(self._lengths)
         ours, theirs = self._lengths[common].sum(), lengths[common].sum()
         if np.isfinite(trunk).all() and ours > 0 and theirs > 0:
-            self._see(math.log(min(max(theirs / ours, _LEAST), _MOST)), trunk, float(theirs))
+            self._see(math.log(min(max(theirs / ours, _LEAST), _MOST)), trunk, float(theirs), time)
         if not self.memory:
             return math.nan, math.nan, math.nan
         scale = math.exp(self.memory["log_scale"])
         x, y = np.array(self.memory["trunk"]) - scale * self._trunk
         return scale, float(x), float(y)
 
-    def _see(self, log_scale: float, trunk: np.ndarray, length: float) -> None:
+    def _see(self, log_scale: float, trunk: np.ndarray, length: float, time: float | None) -> None:
         old = self.memory
         if not old:
             self.memory = {"log_scale": log_scale, "trunk": trunk.tolist(), "raw": trunk.tolist(), "speed": [0.0, 0.0]}
+            self.memory["time"] = time
             return
-        share = 1 - math.exp(-1 / (self.SECONDS * self._fps))
+        fps = self._fps if time is None else 1 / (time - old["time"])
+        share = 1 - math.exp(-1 / (self.SECONDS * fps))
         speed = np.array(old["speed"])
-        speed = speed + self._share(self.SPEED_CUTOFF) * ((trunk - old["raw"]) * self._fps - speed)
-        quick = self._share(self.CUTOFF + self.BETA * float(np.hypot(*speed)) / length)
+        speed = speed + _share(self.SPEED_CUTOFF, fps) * ((trunk - old["raw"]) * fps - speed)
+        quick = _share(self.CUTOFF + self.BETA * float(np.hypot(*speed)) / length, fps)
         self.memory = {
             "log_scale": old["log_scale"] + share * (log_scale - old["log_scale"]),
             "trunk": (old["trunk"] + quick * (trunk - old["trunk"])).tolist(),
             "raw": trunk.tolist(),
             "speed": speed.tolist(),
+            "time": time,
         }
 
-    def _share(self, cutoff: float) -> float:
-        return 1 / (1 + self._fps / (2 * math.pi * cutoff))
+
+def _share(cutoff: float, fps: float) -> float:
+    """Of a new value in a low-pass of the first order."""
+    return 1 / (1 + fps / (2 * math.pi * cutoff))
 
 
 def _trunk(keypoints: np.ndarray, schema: str) -> np.ndarray:

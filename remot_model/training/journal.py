@@ -16,7 +16,7 @@ from torch import Tensor
 
 from remot_data import render
 from remot_data.media import VideoWriter
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model.generating.rollout import to_uint8
 
 _SAMPLED_FRAMES = 3
@@ -152,14 +152,14 @@ def sample_grid(pictures: Mapping[str, Tensor], moment: int | None = None) -> np
 
 
 def _add(path: Path, row: Mapping[str, float]) -> None:
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(dict(row)) + "\n")
 
 
 def _keep_lines(path: Path, steps: int) -> None:
     """Drop the lines of steps after the last save: they are about to be done again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
     write_whole(path, "".join(line + "\n" for line in kept).encode())
 

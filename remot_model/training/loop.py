@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, distributed
 
-from remot_data.store.files import write_whole
+from remot_data.store.disk import write_whole
 from remot_model import checkpoint
 from remot_model.training.journal import Journal, Pace, Show
 from remot_model.training.reading import Reading

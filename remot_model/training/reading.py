@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -39,12 +39,19 @@ class Reading:
     processes: Any
     workers: int = 0
     device: torch.device = torch.device("cpu")  # where `batches` shall be
+    say: Callable[[str], None] = print
 
     def batches(self, length: int, start: int) -> Feeder:
         """This process's share of endless batches of windows of `length` frames, from window number `start` on."""
         p = self.processes
         share: dict[str, Any] = {"rank": p.process_index, "processes": p.num_processes, "workers": self.workers}
         plan, config, stage = self._of(self.config, length)
+        size, count = config.plan(stage).batch, len(plan)
+        if size > count:
+            self.say(
+                f"warning: {stage}: a batch has {size} windows of {length} frames, an epoch of the data {count}: every "
+                f"step sees the same frames several times; give --batch {count} or less, or more data"
+            )
         found = data.stored(plan, config, stage, start=start, **share, **self._drawn)
         return Feeder(found, self.device, self.stage)
 

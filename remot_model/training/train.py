@@ -97,7 +97,8 @@ def train(
     used = _load_features(config, stages, place, say)
     processes.wait_for_everyone()
     if processes.is_main_process:
-        _write_info(run, config, schemas, read, stages, seed, used, place)
+        asked_for = {"stages": list(stages), "steps": steps, "minutes": minutes, "save_every": save_every}
+        _write_info(run, config, schemas, read, stages, seed, used, place, asked_for)
     threads = f", {torch.get_num_threads()} threads" if place.type == "cpu" else ""
     several = f", {processes.num_processes} processes" if processes.num_processes > 1 else ""
     say(f"training {', '.join(stages)} of {config.name!r} on {place}{threads}{several}; run folder {run}")
@@ -117,7 +118,7 @@ def train(
             say(f"{stage}: steps are not recorded as a CUDA graph: {why}")
         trainer = Trainer(stage, _setting(run, stage, config, used, schemas, place), place, seed)
         reading = Reading(
-            stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, count, place
+            stores, config, stage, snapshot, split, schemas.get("pose", "body25"), seed, processes, count, place, say
         )
         results.append(Loop(run, trainer, reading, schemas, budget, save_every, say, show).go(resume))
         processes.wait_for_everyone()  # the next stage may need what the first process has just saved
@@ -206,6 +207,7 @@ def _write_info(
     seed: int,
     used: features.Features | None,
     device: torch.device,
+    asked: Mapping[str, Any],
 ) -> None:
     before = checkpoint.read_info(run) if (run / "config.json").exists() else {}
     info = {
@@ -217,6 +219,7 @@ def _write_info(
         "data": {**before.get("data", {}), **{stage: dict(read) for stage in stages}},
         "schemas": dict(schemas),
         "seed": seed,
+        "asked": dict(asked),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
         "environment": {
             "platform": platform.platform(),

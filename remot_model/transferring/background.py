@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from remot_model.transferring.eyes import Eyes
 from remot_model.transferring.pictures import cut, read_image, resized
 from remot_model.transferring.request import TransferError
 from remot_model.transferring.source import Source
+
+log = logging.getLogger(__name__)
 
 _SAMPLED = 48  # frames of the driving video
 
@@ -29,9 +32,11 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
     image = read_image(Path(choice)) if Path(choice).is_file() else None
     if image is None:
         raise TransferError(f"the background {choice} is no image file, nor one of source, driving, black")
-    height, width = image.shape[:2]
+    for note in image.notes:
+        log.warning("%s", note)
+    height, width = image.pixels.shape[:2]
     wide, tall = min(width, height * size[1] / size[0]), min(height, width * size[0] / size[1])
-    return cut(image, XYWH(((width - wide) / 2, (height - tall) / 2, wide, tall)), size)
+    return cut(image.pixels, XYWH(((width - wide) / 2, (height - tall) / 2, wide, tall)), size)
 
 
 def _behind(frames: np.ndarray, labels: np.ndarray, valid: np.ndarray | None, size: HW) -> np.ndarray:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import cv2
-
-from remot_data.store.files import write_whole
+from remot_data.ingest.inputs import InputError, find_inputs
+from remot_data.media import VideoError, frame_names
+from remot_data.media.pictures import is_picture
+from remot_data.store.disk import write_whole
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import CONTAINERS, Request, TransferError
 from remot_model.transferring.transfer import Progress, Transfer, clearly, opened
 
 PAIRINGS = ("all", "zip")
-_VIDEOS = (*CONTAINERS, ".avi", ".m4v", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
+# Names of videos, where a folder holds other files too.
+_VIDEOS = frozenset((
+    *CONTAINERS, ".3g2", ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mpeg", ".mpg",
+    ".mts", ".mxf", ".ogg", ".ogv", ".qt", ".rm", ".ts", ".vob", ".webm", ".wmv",
+))  # fmt: skip
 
 Result = tuple[str, dict[str, Any]]
 
@@ -44,7 +50,8 @@ def transfer_all(
     Args:
         run: the run folder, with every stage trained, or an opened run.
         sources: a folder of images and videos, or one of them.
-        drivings: a folder of videos, or one of them; a folder of pictures alone is one video.
+        drivings: a folder of videos, searched through as by `remot build`, or one of them; a folder of pictures is one
+            video.
         out: the folder to write to.
         pairing: ``all``, every source with every driving video, or ``zip``, in the order of their names.
         parallel: pairs that are made at once, each as it would be alone; on a GPU that its networks do not fill.
@@ -86,14 +93,37 @@ def transfer_all(
 
 def is_folder_of_many(path: Path, videos_only: bool) -> bool:
     """Whether a path is a folder of inputs: for `videos_only`, one with videos (pictures alone are one video)."""
-    return path.is_dir() and (not videos_only or bool(_listed(path, True)[0]))
+    return path.is_dir() and (not videos_only or bool(_videos(path)[0]))
 
 
 def _listed(folder: Path, videos_only: bool) -> tuple[list[Path], list[str]]:
     """The files of a folder that serve, by name, and the names of those that do not."""
+    if videos_only:
+        return _videos(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    serve = [p for p in files if p.suffix.lower() in _VIDEOS or (not videos_only and cv2.haveImageReader(str(p)))]
+    serve = [p for p in files if p.suffix.lower() in _VIDEOS or is_picture(p)]
     return serve, [path.name for path in files if path not in serve]
+
+
+def _videos(folder: Path) -> tuple[list[Path], list[str]]:
+    """What `remot build` would take of a folder, and the names of its other files.
+
+    Where pictures lie in the folder, only what has a video's name: they are one video, with something beside them.
+    """
+    try:
+        found, _ = find_inputs(folder)
+    except InputError:
+        found = []
+    inside = [folder / os.path.relpath(item.path, os.path.abspath(folder)) for item in found if not item.refused]
+    taken = [path for path in inside if not is_picture(path)]
+    try:
+        is_video = bool(frame_names(folder))
+    except VideoError:
+        is_video = False
+    if is_video:
+        taken = [path for path in taken if path.suffix.lower() in _VIDEOS]
+    others = sorted(p.name for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
+    return taken, [name for name in others if folder / name not in taken]
 
 
 def _pairs(sources: Path, drivings: Path, pairing: str) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -133,7 +163,7 @@ def _requests(pairs: Sequence[tuple[Path, Path]], out: Path, options: Mapping[st
 def _made_before(record: Path) -> dict[str, dict[str, Any]]:
     """Output -> record of the pairs that an earlier call made."""
     try:
-        report = json.loads(record.read_text())
+        report = json.loads(record.read_text(encoding="utf-8"))
         return {pair["out"]: pair for pair in (*report["done"], *report["kept"])}
     except FileNotFoundError:
         return {}

@@ -15,7 +15,7 @@ from remot_data import media, persons
 from remot_data.ingest import people
 from remot_data.ingest.tracking import Track, alike, packed, track
 from remot_data.media import in_child
-from remot_data.records import HW, OUTSIDE, WH, XYWH
+from remot_data.records import HW, OUTSIDE, WH, XYWH, Times
 from remot_data.store.boxes import Boxes, unpack
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
@@ -28,10 +28,12 @@ _CHUNK = 64
 class Driving:
     """What looking through the driving video found.
 
-    `share` is the height of the person over that of the crop, `shots` the numbers of the frames that begin one,
-    `others` the share of the looks that show more than one person. `looks` says who was seen where
-    (`remot_data.store.boxes.pack`), `own` which track is the person's in each shot, -1 where there is none. `picture`
-    is the size of the whole picture, `outside` what is shown where the crop reaches out of it (`remot_data.Policy`).
+    `share` is the height of the person over that of the crop, `pts` are the times of the frames in `time_base`,
+    `uneven` says whether they are half a frame or more off those of a constant rate `fps`. `shots` are the numbers of
+    the frames that begin one, `others` is the share of the looks that show more than one person. `looks` says who was
+    seen where (`remot_data.store.boxes.pack`), `own` which track is the person's in each shot, -1 where there is none.
+    `picture` is the size of the whole picture, `outside` what is shown where the crop reaches out of it
+    (`remot_data.Policy`).
     """
 
     path: Path
@@ -40,7 +42,7 @@ class Driving:
     crop: XYWH
     share: float
     span: tuple[int | None, int | None]
-    frames: int
+    pts: Times
     shots: frozenset[int]
     uneven: bool
     others: float
@@ -50,16 +52,24 @@ class Driving:
     picture: WH = (0, 0)
     outside: str | None = None
 
+    @property
+    def frames(self) -> int:
+        return len(self.pts)
+
+    def seconds(self, pts: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Times as seconds, float64 [N]."""
+        return np.asarray(pts) * (self.time_base[0] / self.time_base[1])
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` gives an equal one."""
-        return {**asdict(self), "path": str(self.path), "shots": sorted(self.shots)}
+        return {**asdict(self), "path": str(self.path), "shots": sorted(self.shots), "pts": self.pts.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Driving:
         """What `to_json` wrote."""
-        names = ("crop", "span", "time_base", "own", "picture")
-        tuples = {name: tuple(value[name]) for name in names if name in value}
-        return cls(**{**value, **tuples, "path": Path(value["path"]), "shots": frozenset(value["shots"])})
+        tuples = {name: tuple(value[name]) for name in ("crop", "span", "time_base", "own", "picture")}
+        others = {"path": Path(value["path"]), "shots": frozenset(value["shots"]), "pts": Times.from_json(value["pts"])}
+        return cls(**{**value, **tuples, **others})
 
     def valid(self, size: HW) -> np.ndarray | None:
         """Which pixels of the crop at `size` are of the picture, bool [H, W]; None where it is not to matter."""
@@ -88,13 +98,14 @@ class Piece:
     """Consecutive driving frames uint8 [T, h, w, 3] of one shot.
 
     `begins` tells whether the first of them begins the shot, `last_pts` is the time stamp of the last; `boxes` is what
-    `Driving.boxes` gives for them.
+    `Driving.boxes` gives for them, `seconds` float64 [T] when they are shown.
     """
 
     begins: bool
     frames: np.ndarray
     last_pts: int
     boxes: Mapping[str, np.ndarray] | None = None
+    seconds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -180,20 +191,19 @@ def find_driving(
     boxes = [p.box for t in own if t for p in t.seen]
     inside = outside is not None
     crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN, inside), probe, inside)
-    steps = np.diff(seen.pts)
-    uneven = bool(len(steps) and np.abs(steps - steps.mean()).max() > 0.5 * steps.mean())
+    fps, uneven = _rate(seen.pts, probe)
     share = float(np.median([persons.height(box) for box in boxes])) / crop[3]
     begins = frozenset(a for a, _ in seen.shots)
     others = sum(sum(p.sure for p in look) > 1 for look in seen.looks) / len(seen.looks)
     number = {id(p): n for n, t in enumerate(t for shot in found.shots for t in shot) for p in t.seen}
     return Driving(
         path=path,
-        fps=probe.fps,
+        fps=fps,
         has_audio=probe.has_audio,
         crop=crop,
         share=share,
         span=span,
-        frames=len(seen.pts),
+        pts=Times(seen.pts),
         shots=begins,
         uneven=uneven,
         others=others,
@@ -203,6 +213,16 @@ def find_driving(
         picture=probe.size,
         outside=outside,
     )
+
+
+def _rate(pts: np.ndarray, probe: media.Probe) -> tuple[float, bool]:
+    """Frames a second, and whether their times are half a frame or more off those of any constant rate."""
+    times = (pts - pts[0]) * (probe.time_base[0] / probe.time_base[1])
+    mean = (len(pts) - 1) / times[-1] if len(pts) > 1 else probe.fps
+    for fps in (probe.fps, mean):
+        if fps > 0 and np.abs(times * fps - np.arange(len(pts))).max() < 0.5:
+            return float(fps), False
+    return float(mean), True
 
 
 def candidates(path: Path, finder: str | None = None) -> list[Candidate]:
@@ -237,7 +257,7 @@ def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = Non
 
     def piece(end: int) -> Piece:
         shot = bisect.bisect_right(starts, end - 1) - 1
-        return Piece(begins, np.stack(frames), times[-1], drive.boxes(shot, times, size))
+        return Piece(begins, np.stack(frames), times[-1], drive.boxes(shot, times, size), drive.seconds(times))
 
     start = drive.span[0] if after is None else after + 1
     shown: dict[str, Any] = {"crop": drive.crop, "size": size, "outside": drive.outside}

@@ -28,7 +28,8 @@ import torch
 from remot_data import media
 from remot_data.media import in_child
 from remot_data.media.sandbox import ChildError
-from remot_data.store.files import Files, write_whole
+from remot_data.store.disk import into_place, write_whole
+from remot_data.store.files import Files
 from remot_data.store.lock import Busy, Lock
 from remot_model.transferring.driving import Driving
 from remot_model.transferring.pictures import resized
@@ -82,7 +83,9 @@ class Work:
 
     def _holds_the_job(self) -> bool:
         job = self.folder / "job.json"
-        return job.is_file() and job.read_text() == self._job and (self.folder / "progress.pt").is_file()
+        return (
+            job.is_file() and job.read_text(encoding="utf-8") == self._job and (self.folder / "progress.pt").is_file()
+        )
 
     def _empty(self) -> None:
         if (self.folder / "progress.pt").is_file():
@@ -131,10 +134,13 @@ class Work:
             joined = self.folder / f"{number}{output.path.suffix}"
             parts = [self._place(number) / f"{segment:05d}.mp4" for segment in range(self._segments)]
             media.join(parts, joined)
+            if drive.uneven:
+                pts = drive.pts.array()
+                media.retime(joined, joined, (pts - pts[0]).tolist(), drive.time_base)
             silence = _add_sound(joined, drive) or silence
             made.append(joined)
         for path, output in zip(made, self.outputs, strict=True):
-            os.replace(path, output.path)
+            into_place(path, output.path)
         return silence
 
     def remove(self) -> None:
@@ -155,15 +161,10 @@ def _add_sound(part: Path, drive: Driving) -> str:
     """Give the video the driving video's sound; the reason where that fails."""
     if not drive.has_audio:
         return ""
-    loud, span = part.with_name(f"sound{part.suffix}"), part.with_name(f"span{part.suffix}")
+    loud = part.with_name(f"sound{part.suffix}")
     try:
-        source = drive.path
-        if drive.span[0] is not None:
-            probe = in_child.probe(drive.path)
-            start = (drive.span[0] - probe.first_pts) * probe.time_base[0] / probe.time_base[1]
-            in_child.cut(drive.path, span, start, start + drive.frames / drive.fps + 1)
-            source = span
-        in_child.mux_audio(part, source, loud)
+        first = 0 if drive.span[0] is None else drive.pts[0] - in_child.probe(drive.path).first_pts
+        in_child.mux_audio(part, drive.path, loud, first * drive.time_base[0] / drive.time_base[1])
     except (media.EncodeError, media.VideoError, ChildError, OSError) as error:
         return " ".join(str(error).split())
     os.replace(loud, part)

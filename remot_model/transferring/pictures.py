@@ -9,6 +9,7 @@ import numpy as np
 
 from remot_data.media import VideoError, in_child
 from remot_data.media.geometry import fill_outside
+from remot_data.media.pictures import Picture
 from remot_data.records import HW, XYWH
 from remot_model.transferring.request import TransferError
 
@@ -16,8 +17,8 @@ from remot_model.transferring.request import TransferError
 MARGIN = 0.1
 
 
-def read_image(path: Path) -> np.ndarray | None:
-    """An image file as uint8 [H, W, 3] RGB, turned as its EXIF tag says; None if it is no image."""
+def read_image(path: Path) -> Picture | None:
+    """An image file as it is to be seen; None if it is no image."""
     if not path.is_file():
         raise TransferError(f"there is no file {path}")
     try:

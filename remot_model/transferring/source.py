@@ -41,14 +41,7 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
     The person fills the share `share` of the crop's height, as in the driving crop: in training source and driving
     person are of one clip, so about as tall. The default margin is left at least.
     """
-    image = read_image(path)
-    if image is None:
-        try:
-            image = in_child.first_frame(path)
-        except media.VideoError as error:
-            if error.code == "no-frames":
-                raise TransferError(f"the source {path} holds no frame; give an image") from error
-            raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
+    image, notes = _whole(path)
     found = sorted(people.find(image), key=lambda p: p.score * _area(p.box), reverse=True)
     if not found:
         raise TransferError(
@@ -65,12 +58,23 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
             break
     else:
         raise TransferError(f"no person in the source {path} could be parsed; give a clearer or larger picture")
-    notes = []
     if len(found) > 1:
         notes.append(f"{len(found)} persons are in the source {path}; the largest that is clear is taken")
     if absent := [name for name in REGIONS if not _region(labels, name).any()]:
         notes.append(f"the source {path} shows no {' and no '.join(absent)}; the networks have to make that up")
     return Source(frame, labels, eyes.keypoints(pose)[0], tuple(notes), valid)
+
+
+def _whole(path: Path) -> tuple[np.ndarray, list[str]]:
+    """All of an image, or of the first frame of a video, uint8 [H, W, 3] RGB, and what is to be said of it."""
+    if picture := read_image(path):
+        return picture.pixels, list(picture.notes)
+    try:
+        return in_child.first_frame(path), []
+    except media.VideoError as error:
+        if error.code == "no-frames":
+            raise TransferError(f"the source {path} holds no frame; give an image") from error
+        raise TransferError(f"the source {path} is neither an image nor a video that can be read") from error
 
 
 def dressed(who: Source, other: Source, region: str) -> Source:

@@ -26,7 +26,7 @@ from remot_data.media import sandbox
 from remot_data.media.sandbox import ChildError
 from remot_data.records import digest
 from remot_data.schemas import REGIONS, SchemaError
-from remot_data.store.files import FilesError
+from remot_data.store.disk import FilesError
 from remot_model import devices
 from remot_model.checkpoint import CheckpointError, Run, load_run, versions
 from remot_model.generating.inference import Runner
@@ -74,7 +74,7 @@ def transfer(
     """Write a video of the source person doing what the driving person does.
 
     The picture is the driving person's crop, 3:4 or whatever the run's size is, at the run's size times `scale`.
-    Rate, number of frames and sound are those of the driving video. A transfer that is interrupted leaves a work
+    Number, times and sound of the frames are those of the driving video. A transfer that is interrupted leaves a work
     folder next to `out`; the same call resumes after its last whole segment and gives the same frames.
 
     The driving video is read and looked at ahead of the networks, and the result encoded behind them, by threads.
@@ -338,7 +338,7 @@ def _notes(who: Source, renderer: Renderer, drive: Driving, silence: str, person
     if has_hands(eyes.schema) and not has_hands(eyes.pose.schema):
         notes.append(f"the run was trained with hands and face, which {eyes.pose.name} does not give: none are drawn")
     if drive.uneven:
-        notes.append(f"the driving video's frame rate varies; the result has its mean, {drive.fps:.3f} a second")
+        notes.append("the driving video's frame rate varies; every frame of the result has the time that it has there")
     if renderer.device.type == "cuda" and (why := renderer.plain):
         notes.append(f"the kernels of a piece are launched one by one, which is slower than recorded: {why}")
     if silence:

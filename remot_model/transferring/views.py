@@ -154,7 +154,7 @@ class Renderer:
             maps.append(render.pose_map(self._last_pose, self.eyes.schema, self.config.size))
         placed = None
         if self._steady:
-            scale, offset = map(torch.from_numpy, self._steady(points))
+            scale, offset = map(torch.from_numpy, self._steady(points, piece.seconds))
             placed = scale, offset
         return Seen(piece, _planes(np.stack(maps)), placed, self._seen())
 

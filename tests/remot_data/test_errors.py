@@ -18,7 +18,7 @@ from remot_data.cli import commands, console
 from remot_data.detectors.base import DetectorError, DeviceLost
 from remot_data.errors import PARTS, RemotError
 from remot_data.media import VideoError, sandbox
-from remot_data.store.files import FilesError
+from remot_data.store.disk import FilesError
 
 _ROOT = Path(__file__).parents[2]
 # What their own constructors take; all others take a sentence.

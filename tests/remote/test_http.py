@@ -19,7 +19,8 @@ from remot_data.reading.stream import Plan, stream
 from remot_data.store import Store, StoreError, open_store, ranges
 from remot_data.store import files as files_module
 from remot_data.store.content import stats
-from remot_data.store.files import Files, FilesError
+from remot_data.store.disk import FilesError
+from remot_data.store.files import Files
 from tests.remote.conftest import POLICY, videos
 from tests.remote.servers import Proxy, nginx, nginx_binary, web_server
 

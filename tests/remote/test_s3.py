@@ -25,7 +25,8 @@ from remot_data.reading.stream import Plan, stream
 from remot_data.records import is_sealed
 from remot_data.store import files as files_module
 from remot_data.store import open_store
-from remot_data.store.files import Files, FilesError
+from remot_data.store.disk import FilesError
+from remot_data.store.files import Files
 from remot_data.store.lock import Busy
 from remot_data.store.shards import file_meta
 from tests.remote.conftest import LAYERS, POLICY, content, copied, videos

@@ -129,9 +129,9 @@ def spoilt(how, payload):
 @pytest.fixture(params=["crash", pytest.param("hang", marks=pytest.mark.slow)])
 def spoilt_decoder(request, monkeypatch):
     """In every child the decoder is spoilt; a pattern of how that ends. A busy machine may stall before the message."""
-    real, called = sandbox.call, f"{__name__}:spoilt"
+    real, called, stall = sandbox.call, f"{__name__}:spoilt", 1 if request.param == "hang" else 60
     arguments = {"how": request.param, "payload": SIZE[0] * SIZE[1]}
-    monkeypatch.setattr(sandbox, "call", lambda *_: real(called, arguments, sandbox.Limits(stall=1)))
+    monkeypatch.setattr(sandbox, "call", lambda *_: real(called, arguments, sandbox.Limits(stall=stall)))
     return {
         "crash": "crashed: the process was ended by SIGSEGV",
         "hang": "timeout: no sign of life for 1 s, after [01] messages",

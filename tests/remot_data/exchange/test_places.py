@@ -76,7 +76,8 @@ def test_files_that_came_since_are_seen(store, scene, tmp_path):
     with pytest.raises(StoreError, match="neither a folder"):
         import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0)
     write_pose(tmp_path / "flat", [f"dance_{t + 7}" for t in range(FRAMES - 1)], [[p] for p in scene.keypoints[1:]])
-    assert import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0).absent == 1
+    done = import_layer(store, "pose", tmp_path / "flat", form="openpose", missing="none", workers=0)
+    assert (done.absent, done.nobody) == (1, 1)
     write_pose(tmp_path / "flat", ["dance_16"], [[scene.keypoints[-1]]])
     assert import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0).absent == 0
 
@@ -85,7 +86,7 @@ def test_the_times_of_a_video_are_read_in_a_child(tmp_path, film, scene, monkeyp
     film = shutil.copy(film, tmp_path)
     store = made_store(tmp_path / "s", [(film, [pts for pts, _ in media.read(film)])])
     write_pose(tmp_path / "flat", [f"{t:03d}" for t in range(FRAMES)], [[p] for p in scene.keypoints])
-    monkeypatch.setattr(media.container, "scan", lambda path: pytest.fail("it was opened in this process"))
+    monkeypatch.setattr(media.frames, "all_times", lambda path: pytest.fail("it was opened in this process"))
     assert import_layer(store, "pose", tmp_path / "flat", form="openpose", workers=0).failed == {}
 
 

@@ -483,7 +483,7 @@ def test_a_file_that_only_the_driver_sees_is_no_silent_reject(tmp_path):
     item = {"path": str(tmp_path / "gone.mp4")}
     with pytest.raises(RuntimeError, match="this worker does not see .*gone.mp4.*same file system"):
         scan.scan(item, Policy().to_json(), None, "123-456")
-    assert reasons(scan.scan(item, Policy().to_json(), None, "absent")) == {"unreadable"}
+    assert reasons(scan.scan(item, Policy().to_json(), None, "absent")) == {"unavailable"}
 
 
 def test_pipes_and_sockets_are_never_opened(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def test_a_folder_of_pictures_is_a_video_there_too(tmp_path):
 def test_an_image_is_turned_upright_and_anything_else_is_none(tmp_path, clip):
     image = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    np.testing.assert_array_equal(in_child.image(tmp_path / "a.png"), image[..., ::-1])
+    np.testing.assert_array_equal(in_child.image(tmp_path / "a.png").pixels, image[..., ::-1])
     assert in_child.image(clip) is None
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(VideoError, match="b.png is a damaged image"):

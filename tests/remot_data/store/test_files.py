@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from remot_data.store import files as module
 from remot_data.store import ranges
-from remot_data.store.files import Files, FilesError
+from remot_data.store.disk import FilesError
+from remot_data.store.files import Files
 from remot_data.store.lock import Busy, Lock
 from remot_data.store.log import Lines, read_lines
 
@@ -534,6 +535,7 @@ def lock(files: Files, **named) -> Lock:
 @pytest.fixture
 def quick_locks(monkeypatch):
     monkeypatch.setattr(Lock, "SETTLE", 0.01)
+    monkeypatch.setattr(Lock, "WRITING", 0.3)
 
 
 def test_a_lock_is_held_by_one_says_by_whom_and_goes(files, quick_locks):

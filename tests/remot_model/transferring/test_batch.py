@@ -138,6 +138,21 @@ def test_a_folder_of_pictures_is_one_driving_video(tmp_path):
     assert batch.is_folder_of_many(folder, videos_only=False)
 
 
+def test_folders_take_what_a_build_takes(tmp_path, monkeypatch):
+    """Whatever its name, and in folders within; pictures and other files beside the videos are passed over."""
+    (tmp_path / "phone" / "more").mkdir(parents=True)
+    for name in ("a.3gp", "b.without_a_known_end", "more/c.MOV", ".hidden.mp4", "notes.txt"):
+        (tmp_path / "phone" / name).write_bytes(b"video")
+    write_image(tmp_path / "photo.png", picture()).rename(tmp_path / "phone" / "photo.heic")  # its bytes tell
+    for folder in (tmp_path / "phone", Path("phone")):
+        monkeypatch.chdir(tmp_path)
+        found, others = batch._listed(folder, videos_only=True)
+        assert found == [folder / name for name in ("a.3gp", "b.without_a_known_end", "more/c.MOV")]
+        assert others == ["notes.txt", "photo.heic"] and batch.is_folder_of_many(folder, videos_only=True)
+    sources, others = batch._listed(tmp_path / "phone", videos_only=False)
+    assert [path.name for path in sources] == ["a.3gp", "photo.heic"]
+
+
 def test_folders_that_do_not_serve_are_refused(run, folders, tmp_path):
     with pytest.raises(TransferError, match="name a folder"):
         batch.transfer_all(run, *folders[:2], tmp_path / "one.mp4")

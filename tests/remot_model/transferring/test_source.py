@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
@@ -52,6 +53,20 @@ def test_a_source_that_shows_a_part_or_several_persons_is_taken_with_a_note(run,
     monkeypatch.setattr(source, "cut", lambda image, crop, *how: whole(image, crop, *how) // (1 if crop[0] > 0 else 9))
     who = source.find_source(path, eyes)
     assert "2 persons" in who.notes[0] and Seer.box(who.image)
+
+
+def test_what_a_picture_lost_on_its_way_is_noted(run, tmp_path):
+    """Its transparent parts are white, its orientation that of the file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    alpha = np.full((120, 160), 255, np.uint8)
+    alpha[:, 100:] = 0
+    stored = np.rot90(np.dstack([picture(), alpha]), 1)
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "cut.png", exif=exif)
+    who = source.find_source(tmp_path / "cut.png", load_eyes(run, "blazepose", "pose-guided"))
+    assert who.notes == (f"{tmp_path / 'cut.png'} is transparent in parts; these are white",)
+    whole, _ = source._whole(tmp_path / "cut.png")
+    assert whole.shape == (120, 160, 3) and (whole[:, 100:] == 255).all() and Seer.box(whole) == (60, 30, 84, 100)
 
 
 def standing(labels: np.ndarray, colour: tuple[int, int, int]) -> source.Source:
