@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from remot_data.records import WH, XYWH, XYXY
+from remot_data.records import HW, WH, XYWH, XYXY
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def main_track(seen: Sequence[Sequence[Person]]) -> list[Person]:
     return max(tracks(seen), key=weight, default=[])
 
 
-def crop(boxes: Sequence[XYXY], source_size: WH, aspect: float, margin: float) -> XYWH:
+def crop(boxes: Sequence[XYXY], source_size: WH, aspect: float, margin: float, inside: bool = True) -> XYWH:
     """The one crop of a clip: it holds the union of `boxes` plus a margin.
 
     Args:
@@ -135,20 +135,57 @@ def crop(boxes: Sequence[XYXY], source_size: WH, aspect: float, margin: float) -
         source_size: of the displayed picture.
         aspect: width over height of the crop.
         margin: share of the union's height added above and below, and as many pixels left and right.
+        inside: leave less margin, down to none, where the crop would else be larger than the picture. It then reaches
+            out only where what the picture shows of the boxes fits into no crop of this shape inside it.
 
     The crop is moved into the picture where it fits; where it is larger than the picture it reaches out evenly.
     """
     union = np.array(boxes, float)
+    if inside:
+        union = union.clip(0, (*source_size, *source_size))
     x0, y0 = union[:, :2].min(0)
     x1, y1 = union[:, 2:].max(0)
     pad = margin * (y1 - y0)
     tall = max(y1 - y0 + 2 * pad, (x1 - x0 + 2 * pad) / aspect)
+    if inside:
+        largest = min(source_size[1], source_size[0] / aspect)
+        tall = min(tall, max(largest, y1 - y0, (x1 - x0) / aspect))
     wide = tall * aspect
     corner = []
     for centre, extent, limit in (((x0 + x1) / 2, wide, source_size[0]), ((y0 + y1) / 2, tall, source_size[1])):
         start = centre - extent / 2
         corner.append((limit - extent) / 2 if extent > limit else min(max(start, 0.0), limit - extent))
     return XYWH((float(corner[0]), float(corner[1]), float(wide), float(tall)))
+
+
+def borders(crop: XYWH, picture: WH, size: HW) -> tuple[int, int, int, int]:
+    """How many columns left and right, and rows above and below, of a crop at `size` reach out of the picture.
+
+    A pixel counts as outside that is so in part.
+    """
+    x, y, width, height = crop
+    across, down = size[1] / width, size[0] / height
+    reach = (-x * across, (x + width - picture[0]) * across, -y * down, (y + height - picture[1]) * down)
+    # A hair less: crops of pictures whose pixels are not square are no whole numbers.
+    left, right, above, below = (max(math.ceil(pixels - 1e-6), 0) for pixels in reach)
+    return left, right, above, below
+
+
+def valid(crop: XYWH, picture: WH, stored: HW, size: HW | None = None) -> np.ndarray:
+    """Which pixels of a clip's frames the source shows, bool [H, W]; the others lie outside its picture.
+
+    Args:
+        crop: of the clip, in the displayed picture of size `picture`.
+        stored: height and width of the frames.
+        size: that they were brought to afterwards, `stored` if not given.
+    """
+    height, width = size or stored
+    left, right, above, below = borders(crop, picture, stored)
+    across, down = width / stored[1], height / stored[0]
+    out: np.ndarray = np.zeros((height, width), bool)
+    rows = slice(math.ceil(above * down), height - math.ceil(below * down))
+    out[rows, math.ceil(left * across) : width - math.ceil(right * across)] = True
+    return out
 
 
 _SLACK, _FASTEST = 0.7, 4.5  # heights, heights a second: nobody moves farther

@@ -19,6 +19,10 @@ import numpy as np
 
 FORMAT = 2
 BOXES = "boxes"  # what detectors read beside layers: who was seen where
+VALID = "valid"  # likewise, and in windows: which pixels of a clip's frames are of its source
+NO_LAYERS = frozenset({BOXES, VALID})
+# What a frame shows where its crop reaches out of the picture: black, the border repeated and blurred, or repeated.
+OUTSIDE = ("black", "blur", "smear")
 
 # Boxes and sizes in pixels, by the order of their numbers: left, top, right and bottom edge; left, top, width, height.
 XYXY = NewType("XYXY", tuple[float, float, float, float])
@@ -192,7 +196,8 @@ class Clip(Record):
     """One track with one fixed crop: the unit of everything.
 
     `pts` are in units of `time_base` seconds, one a frame, after the fps policy. `crop` is x, y, width,
-    height in displayed source pixels; it may reach outside the picture, where the frame repeats the border.
+    height in displayed source pixels; it may reach outside the picture (see `persons.valid`), where the frame is what
+    the store's `Policy.outside` says.
     """
 
     id: str

@@ -55,6 +55,11 @@ class Run:
     schemas: dict[str, str]
     info: dict[str, Any]
 
+    @property
+    def outside(self) -> str | None:
+        """What frames that it was trained on show outside their picture, as `remot_data.Policy` has it."""
+        return self.info.get("outside")
+
     @cached_property
     def networks(self) -> Networks:
         """The generators as inference uses them; made once, so that clips share weights and recorded kernels."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -95,16 +94,19 @@ def train(
     """
     with _reported(), _together() as first:
         from remot_data.cli.console import when_stopped
+        from remot_model import devices
+        from remot_model.training import resuming
         from remot_model.training.reading import read_only
         from remot_model.training.train import train as run_training
 
         stages = None if stage is None else [] if stage is Stage.all else [stage.value]
         given: dict[str, Any] = {"stores": stores, "stages": stages, "snapshot": snapshot, "split": split}
         given |= {"steps": steps, "minutes": minutes, "save_every": save_every, "seed": seed}
-        asked = _asked(out, resume, given)
+        asked = resuming.asked(out if resume else None, given)
         if not (stores := asked.pop("stores")):
             _refuse("name a store to train from; only --resume knows which it was")
-        config = _config(out, preset, {"perceptual": features}, batch, settings or [])
+        devices.pick(device)  # before a store is opened, for its sentence
+        config = _config(stores, out, preset, {"perceptual": features}, batch, settings or [])
         reading: dict[str, Any] = {name: asked.pop(name) for name in ("snapshot", "split", "seed")}
         reading |= {"device": device, "workers": _readers(workers)}
         if only_read is not None:
@@ -117,7 +119,7 @@ def train(
             _refuse("training needs a run folder to write: give --out; only --only-read needs none")
         line = _Line() if sys.stderr.isatty() else None
         try:
-            with when_stopped(partial(_how_to_resume, out)):
+            with when_stopped(partial(resuming.how_to_resume, out)):
                 results = run_training(
                     stores,
                     out,
@@ -304,16 +306,29 @@ def app(
 
 
 def _config(
-    out: Path | None, preset: str | None, fields: dict[str, Any], batch: int | None, settings: list[str]
+    stores: list[str],
+    out: Path | None,
+    preset: str | None,
+    fields: dict[str, Any],
+    batch: int | None,
+    settings: list[str],
 ) -> Config:
-    """The configuration: of the run that is there where no preset is named, changed by the options."""
+    """The configuration: of the run that is there where no preset is named, changed by the options.
+
+    A preset is of the run's size, or for a new run of the shape of the first store's frames.
+    """
+    from remot_data.store import open_store
     from remot_model import checkpoint
     from remot_model import config as configs
 
-    if preset is None and out is not None and (out / "config.json").is_file():
-        plain = checkpoint.read_info(out)["config"]
+    made = checkpoint.read_info(out)["config"] if out is not None and (out / "config.json").is_file() else None
+    if preset is None and made:
+        plain = made
     else:
-        plain = configs.preset(preset or "small").to_json()
+        chosen = configs.preset(preset or "small")
+        if configs.PORTRAIT not in chosen.name.split(":"):
+            chosen = configs.fitted(chosen, made["size"] if made else open_store(stores[0]).size)
+        plain = chosen.to_json()
     plain |= {name: value for name, value in fields.items() if value is not None}
     for setting in settings:
         name, value = _assigned(setting, "--set takes FIELD=VALUE")
@@ -327,33 +342,6 @@ def _config(
             f"--features has no effect: lambda_per and lambda_gram of {config.name!r} are 0; add --set lambda_per=10"
         )
     return config
-
-
-def _asked(out: Path | None, resume: bool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What to train on and for how long: as given, else as the run that is resumed was told, else the defaults."""
-    from remot_model import checkpoint
-
-    before: dict[str, Any] = {}
-    if resume and out is not None and (out / "config.json").is_file():
-        info = checkpoint.read_info(out)
-        before = {**info, **info.get("asked", {})}
-    usual = {"snapshot": "main", "split": "train", "seed": 0, "save_every": 250}
-    asked = {name: before.get(name, usual.get(name)) if value is None else value for name, value in given.items()}
-    if given["steps"] is None and given["minutes"] is not None:
-        asked["steps"] = None
-    elif given["minutes"] is None and given["steps"] is not None:
-        asked["minutes"] = None
-    return {**asked, "stages": tuple(asked["stages"] or ()) or None}
-
-
-def _how_to_resume(out: Path) -> str:
-    from remot_model.checkpoint import load_state
-    from remot_model.config import STAGES
-
-    states = {stage: load_state(out, stage) for stage in STAGES}
-    saved = ", ".join(f"{stage} at step {state['steps']}" for stage, state in states.items() if state)
-    kept = f"saved: {saved}" if saved else "nothing is saved yet"
-    return f"{kept}. To go on: remot train --resume --out {shlex.quote(str(out))}"
 
 
 def _readers(text: str) -> int | str:

@@ -110,6 +110,9 @@ class Config:
 
     # Training.
     source_frame: str = "frontal"  # paper: a frontal frame of the same video; "random": any frame of the clip
+    # Whether losses and metrics leave out what lies outside the picture of a clip's source: true, false, or "auto",
+    # true where the policies of all stores have an `outside`.
+    valid: bool | str = False
     max_step: int = 4  # frames of a window lie 1 to so many apart, drawn for each window; released: 4
     betas: tuple[float, float] = (0.5, 0.999)
     constant_share: float = 0.5  # share of the steps before the linear decay to 0 (5 + 5 epochs)
@@ -145,6 +148,8 @@ class Config:
             known = (False, True, "auto", *_MORE_VALUES.get(name, ()))
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {_listed(known)}, not {getattr(self, name)!r}")
+        if self.valid not in (False, True, "auto"):
+            raise ConfigError(f"valid is {_listed((False, True, 'auto'))}, not {self.valid!r}")
         if self.crop_regions == "sizes" and self.crop_parts:
             raise ConfigError("crop_parts makes crops of any size; it does not go with crop_regions='sizes'")
         if not 0 <= self.ema < 1:
@@ -269,7 +274,7 @@ _MEANINGLESS: dict[str | None, tuple[str, ...]] = {
     "region": (*_OF_THE_WCN_ONLY, "layout_classes", "first_frame_raw"),
 }
 
-_ALL_AUTO = dict.fromkeys(AUTO_FIELDS, "auto")
+_ALL_AUTO = dict.fromkeys((*AUTO_FIELDS, "valid"), "auto")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _ALL_AUTO,
@@ -291,6 +296,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_blocks": 2,
         "crop_regions": False,
         "cuda_graphs": "auto",
+        "valid": "auto",
         "clip_regions": True,
         "refine_coarse": True,
         "flip": 0.0,
@@ -319,6 +325,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layout6": {"layout_classes": 6},
     "layout11": {"layout_classes": 11},
 }
+PORTRAIT = "portrait"
 _OF_THE_WCN = ("use_tam", "tau")  # these mean nothing without it
 
 
@@ -329,7 +336,7 @@ def preset(name: str) -> Config:
     with GAM), ``paper:no-gam`` (Region GAN alone). Others: ``no-temporal`` (no temporal discriminators), ``layout6`` or
     ``layout11``, ``tau=0.1`` for a temperature, and ``crops``, ``crop-parts``, ``crop-sizes`` or ``no-crops``: whether
     the Region GAN sees crops, crops of parts, crops of a few fixed sizes, or whole frames. They combine:
-    ``tiny:layout6:tau=0.1``.
+    ``tiny:layout6:tau=0.1``. Of any, ``portrait`` is as high, and 9:16 like the videos of phones.
 
     Raises:
         ConfigError: for an unknown name, two variants that set one field, or one that has no meaning next to another.
@@ -338,6 +345,8 @@ def preset(name: str) -> Config:
     if size not in PRESETS:
         raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}, with {_known_variants()}")
     fields: dict[str, Any] = {}
+    if is_portrait := PORTRAIT in variants:
+        variants.remove(PORTRAIT)
     for variant in variants:
         found = _variant(variant, name)
         if twice := fields.keys() & found.keys():
@@ -345,7 +354,15 @@ def preset(name: str) -> Config:
         fields |= found
     if not fields.get("use_wcn", True) and (idle := [f for f in _OF_THE_WCN if f in fields]):
         raise ConfigError(f"the preset {name!r} has no composition network, so {', '.join(idle)} changes nothing")
-    return Config(name=name, **{**PRESETS[size], **fields})
+    config = Config(name=name, **{**PRESETS[size], **fields})
+    return fitted(config, (16, 9)) if is_portrait else config
+
+
+def fitted(config: Config, size: tuple[int, int]) -> Config:
+    """The configuration at its own height, and of the shape of frames of the height and width `size`."""
+    unit, height = 2**config.n_downsample, config.size[0]
+    width = max(2 * unit, round(height * size[1] / size[0] / unit) * unit)
+    return dataclasses.replace(config, size=(height, width))
 
 
 def _variant(variant: str, name: str) -> dict[str, Any]:
@@ -361,7 +378,7 @@ def _variant(variant: str, name: str) -> dict[str, Any]:
 
 
 def _known_variants() -> str:
-    return f"{', '.join(':' + v for v in VARIANTS)} and :tau=NUMBER"
+    return f"{', '.join(':' + v for v in (*VARIANTS, PORTRAIT))} and :tau=NUMBER"
 
 
 def temporal_spacings(config: Config) -> tuple[int, ...]:

@@ -79,7 +79,8 @@ def resolved(config: Config, device: torch.device | str, processes: int = 1) -> 
 
 def settled(config: Config, made: Config) -> Config:
     """The configuration with the values that a run was made with, `made`, in place of each ``auto``."""
-    return dataclasses.replace(config, **{name: getattr(made, name) for name in config.open_fields})
+    names = [*config.open_fields, *(["valid"] if config.valid == "auto" else [])]
+    return dataclasses.replace(config, **{name: getattr(made, name) for name in names})
 
 
 def why_plain(config: Config, stage: str, device: torch.device, processes: int = 1) -> str:

@@ -20,7 +20,7 @@ from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
 from remot_data.engine import Engine, Progress, Spoilt, cpus, open_engine
-from remot_data.records import BOXES, LayerInfo, Receipt, Record, Snapshot
+from remot_data.records import BOXES, NO_LAYERS, LayerInfo, Receipt, Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import is_current, may_pass, shards_of
@@ -132,7 +132,7 @@ def plan_job(
     """
     job = Job(kind, spec, weights=weights, settings=dict(settings or {}))
     detector = job.detector()  # which may bring the kind
-    needs = [need for need in detector.needs if need != BOXES]
+    needs = [need for need in detector.needs if need not in NO_LAYERS]
     for name in (kind, *needs):
         layer_kinds.kind(name)
     if detector.kind != kind:
@@ -158,7 +158,7 @@ def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] 
     waiting = {kind: Job(kind, spec) if isinstance(spec, str) else spec for kind, spec in specs.items()}
     while waiting:
         have = {kind: job.id for kind, job in jobs.items()}
-        ready = [k for k in layer_kinds.ordered(waiting) if set(waiting[k].detector().needs) <= {*have, BOXES}]
+        ready = [k for k in layer_kinds.ordered(waiting) if set(waiting[k].detector().needs) <= {*have, *NO_LAYERS}]
         if not ready:
             raise StoreError(f"the layers {', '.join(waiting)} need layers that are not being made")
         job = waiting.pop(ready[0])

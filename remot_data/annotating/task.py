@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from remot_data import persons
 from remot_data.annotating import source_frames
 from remot_data.annotating.lanes import Lane, Lanes
 from remot_data.detectors import base
@@ -24,7 +25,7 @@ from remot_data.detectors._torch import gpu_name
 from remot_data.detectors.base import Arrays, Batched, Detector
 from remot_data.media import VideoError
 from remot_data.media.sandbox import ChildError
-from remot_data.records import BOXES, Clip, Receipt, layer_folder
+from remot_data.records import BOXES, VALID, Clip, Receipt, layer_folder
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.boxes import boxes_at_size
@@ -311,6 +312,9 @@ class _Given:
                 arrays = layer_kinds.kind(kind).stored(arrays)
             at_size = boxes_at_size if kind == BOXES else layer_kinds.kind(kind).at_size
             self._needed[kind] = _detect(self, at_size, arrays, self._store.size, frames.shape[1:3])
+        if self._store.outside is not None and VALID in self.detector.needs:
+            size = frames.shape[1], frames.shape[2]
+            self._needed[VALID] = {VALID: persons.valid(self._clip.crop, self._clip.source_size, size)}
         return frames
 
     def _checked(self, arrays: Arrays, size: tuple[int, int]) -> Arrays:
@@ -339,11 +343,10 @@ def _read(store: Store, part: _Part, clip: Clip, source: int) -> np.ndarray:
         if not clip.path:
             raise base.DetectorError("this clip has no source video to read again")
         try:
-            size, times = (
-                source_frames.native_size(clip, store.size, source),
-                store.config.get("policy", {}).get("times"),
+            size = source_frames.native_size(clip, store.size, source)
+            return source_frames.read_native(
+                clip, size, times=store.config.get("policy", {}).get("times"), outside=store.outside
             )
-            return source_frames.read_native(clip, size, times)
         except (VideoError, ChildError) as error:
             raise base.DetectorError(f"its source cannot be read again: {error}") from error
 

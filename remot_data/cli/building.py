@@ -46,6 +46,9 @@ def build(
         str | None,
         typer.Option(help="What finds the persons: ssd, blazepose, ultralytics[:model or file], file.py:Class."),
     ] = None,
+    outside: Annotated[
+        str | None, typer.Option(help="What a crop shows where it has to reach out of the picture: black, blur, smear.")
+    ] = None,
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
@@ -74,6 +77,7 @@ def build(
     from remot_data.ingest.inputs import load_manifest
     from remot_data.ingest.policy import Policy
     from remot_data.media.sandbox import Limits
+    from remot_data.records import OUTSIDE
 
     given = {
         "size": size and size_of(size),
@@ -85,6 +89,7 @@ def build(
         "test": test,
         "decoder": decoder,
         "persons": persons,
+        "outside": outside,
         **settings_of(rule or []),
     }
     given = {name: value for name, value in given.items() if value is not None}
@@ -97,6 +102,8 @@ def build(
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
     if given.get("persons", "all") not in ("all", "main"):
         raise typer.BadParameter(f"--persons is all or main, not {given['persons']!r}")
+    if given.get("outside", OUTSIDE[0]) not in OUTSIDE:
+        raise typer.BadParameter(f"--outside is {', '.join(OUTSIDE)}, not {given['outside']!r}")
     if given.get("decoder", "pyav") not in ("pyav", "decord"):
         raise typer.BadParameter(f"--decoder is pyav or decord, not {decoder!r}")
     for path in (p for p in videos if p.suffix in (".yaml", ".yml") and p.exists()):

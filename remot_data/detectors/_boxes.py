@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from remot_data.records import HW
+from remot_data.records import HW, VALID
 
 _REACHES = 0.02  # of the height and width of a frame: what less of a box lies in is not in it
 _LEAST = 0.25  # fit from which a body may be that of a box
@@ -70,8 +70,15 @@ def which(sight: Sight, boxes: np.ndarray) -> int | None:
     return max(mine, key=lambda i: sight.fit(boxes[i], middles[i]), default=None)
 
 
-def without_others(labels: np.ndarray, boxes: Mapping[str, np.ndarray] | None) -> np.ndarray:
-    """Labels uint8 [T, H, W] with background (0) in the boxes of others where the own box, if it is known, is not."""
+def without_others(
+    labels: np.ndarray, boxes: Mapping[str, np.ndarray] | None, valid: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
+    """Labels uint8 [T, H, W] with background (0) in the boxes of others where the own box, if it is known, is not.
+
+    Also where `valid`, as detectors are given it, says that a pixel is none of the picture.
+    """
+    if valid is not None:
+        labels = labels * valid[VALID]
     if boxes is None:
         return labels
     out, size = labels.copy(), (labels.shape[1], labels.shape[2])

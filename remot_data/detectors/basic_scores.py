@@ -12,7 +12,7 @@ from remot_data.detectors._boxes import mostly_in_view, sights
 from remot_data.detectors._limbs import as_body25
 from remot_data.detectors.base import Arrays, DetectorError, file_sha256
 from remot_data.detectors.blazepose import PersonDetector
-from remot_data.records import BOXES
+from remot_data.records import BOXES, VALID
 
 # Nose, neck, shoulders, elbows, wrists, hips, knees, ankles: what every body detector can give.
 _MAIN = slice(0, 15)
@@ -34,7 +34,7 @@ class BasicScores:
     kind = "scores"
     version = "1"
     schema = "basic"
-    needs = ("pose", BOXES)
+    needs = ("pose", BOXES, VALID)
     licence = "Apache-2.0"
     approximate = False
 
@@ -65,14 +65,18 @@ class BasicScores:
 
         Given `boxes`, `persons` are those of whose box most lies in the frame, and there is `agreement`: 1 where the
         pose lies on the person of the own box, or on nobody else where that is not known; 0 elsewhere, and without a
-        pose.
+        pose. Given `valid`, there is a score of that name: the share of the pixels that are of the source's picture.
         """
-        keypoints, boxes = as_body25(needed["pose"]["keypoints"]), needed.get(BOXES)
+        keypoints, boxes, found = as_body25(needed["pose"]["keypoints"]), needed.get(BOXES), Arrays()
         if boxes is None:
-            return scores(frames, keypoints, self._persons(frames), self.visible)
-        everybody = np.concatenate([boxes["own"][:, None], boxes["others"]], 1)
-        people = mostly_in_view(everybody, frames.shape[1:3]).sum(1).astype(np.float32)
-        return {**scores(frames, keypoints, people, self.visible), "agreement": agreement(keypoints, boxes, frames)}
+            people = self._persons(frames)
+        else:
+            everybody = np.concatenate([boxes["own"][:, None], boxes["others"]], 1)
+            people = mostly_in_view(everybody, frames.shape[1:3]).sum(1).astype(np.float32)
+            found["agreement"] = agreement(keypoints, boxes, frames)
+        if VALID in needed:
+            found[VALID] = np.full(len(frames), needed[VALID][VALID].mean(), np.float32)
+        return {**scores(frames, keypoints, people, self.visible), **found}
 
     def _persons(self, frames: np.ndarray) -> np.ndarray:
         counts = [len(self._people(frame)) for frame in frames[:: self.every]]

@@ -28,6 +28,7 @@ from remot_data.detectors._clothes import BOTTOM, HAIR, SHOE, SKIN, STUFFS, TOP,
 from remot_data.detectors._limbs import LIMBS, Place, as_body25, locate, person_mask, torso_lengths, with_extras
 from remot_data.detectors.base import Arrays
 from remot_data.detectors.dis import one_opencv_thread
+from remot_data.records import VALID
 
 _NEVER = -20.0
 
@@ -90,7 +91,7 @@ class PoseGuidedParser:
     kind = "parsing"
     version = "3"
     schema = "atr18"
-    needs = ("pose",)
+    needs = ("pose", VALID)
     licence = "Apache-2.0"
     approximate = True
 
@@ -108,7 +109,7 @@ class PoseGuidedParser:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3].
 
         `needed["pose"]` has `keypoints` float32 [T, K, 3] and may have `mask` and `others` uint8 [T, H, W]: what is
-        others' is background.
+        others' is background, and what `needed["valid"]` says is none of the picture.
         """
         keypoints = as_body25(needed["pose"]["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)
@@ -123,6 +124,8 @@ class PoseGuidedParser:
             mask = person_mask(points[t], float(units[t]), None if soft is None else soft[t], size, self.mask_threshold)
             if others is not None:
                 mask &= others[t] < self.mask_threshold
+            if VALID in needed:
+                mask &= needed[VALID][VALID]
             return Person.found(frames[t], mask, points[t], float(units[t]))
 
         with one_opencv_thread():

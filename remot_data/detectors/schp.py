@@ -18,7 +18,7 @@ from remot_data.detectors._boxes import without_others
 from remot_data.detectors._network import Runner, misfits, normalised
 from remot_data.detectors._torch import choose_device, read_checkpoint
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.records import BOXES
+from remot_data.records import BOXES, VALID
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ class SCHP(Batched):
     name = "schp"
     kind = "parsing"
     version = "2"
-    needs: tuple[str, ...] = (BOXES,)
+    needs: tuple[str, ...] = (BOXES, VALID)
     licence = "MIT"
     approximate = False
 
@@ -114,7 +114,7 @@ class SCHP(Batched):
     def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
         labels = outputs["labels"] if outputs else np.zeros(frames.shape[:3], np.uint8)
-        return {"labels": without_others(labels, needed.get(BOXES))}
+        return {"labels": without_others(labels, needed.get(BOXES), needed.get(VALID))}
 
     def _labels(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch

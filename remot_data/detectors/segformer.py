@@ -14,7 +14,7 @@ from remot_data.detectors._boxes import without_others
 from remot_data.detectors._network import Runner, normalised
 from remot_data.detectors._torch import choose_device, read_checkpoint
 from remot_data.detectors.base import Arrays, Batched, DetectorError, Pending, file_sha256
-from remot_data.records import BOXES
+from remot_data.records import BOXES, VALID
 from remot_data.schemas import label_set
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SegFormerClothes(Batched):
     kind = "parsing"
     version = "2"
     schema = "atr18"
-    needs: tuple[str, ...] = (BOXES,)
+    needs: tuple[str, ...] = (BOXES, VALID)
     licence = "Apache-2.0; weights trained from NVIDIA's SegFormer: non-commercial"
     approximate = False
 
@@ -91,7 +91,7 @@ class SegFormerClothes(Batched):
     def join(self, frames: np.ndarray, outputs: Arrays, **needed: Arrays) -> Arrays:
         """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3], RGB."""
         labels = outputs["labels"] if outputs else np.zeros(frames.shape[:3], np.uint8)
-        return {"labels": without_others(labels, needed.get(BOXES))}
+        return {"labels": without_others(labels, needed.get(BOXES), needed.get(VALID))}
 
     def _labels(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         import torch

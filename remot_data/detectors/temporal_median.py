@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from remot_data.detectors.base import Arrays, DetectorError
+from remot_data.records import VALID
 
 _ROWS = 32  # at a time, so that memory stays bounded
 
@@ -27,7 +28,7 @@ class TemporalMedian:
     kind = "background"
     version = "1"
     schema = "rgb"
-    needs = ("parsing",)
+    needs = ("parsing", VALID)
     licence = "Apache-2.0"
     approximate = False
 
@@ -46,13 +47,16 @@ class TemporalMedian:
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """`image` uint8 [H, W, 3] and `seen` uint8 [H, W] (255 or 0) of frames uint8 [T, H, W, 3].
 
-        `needed["parsing"]["labels"]` are uint8 [T, H, W], 0 for the background.
+        `needed["parsing"]["labels"]` are uint8 [T, H, W], 0 for the background. Where `needed["valid"]` tells which
+        pixels are of the picture, the others are not seen.
         """
         chosen = np.unique(np.linspace(0, len(frames) - 1, min(self.frames, len(frames))).round().astype(int))
         reach = round(self.margin * frames.shape[1] / 256)
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
         labels = needed["parsing"]["labels"]
         masks = np.stack([cv2.dilate((labels[t] > 0).astype(np.uint8), kernel) for t in chosen]) > 0
+        if VALID in needed:
+            masks |= ~needed[VALID][VALID]
         image, seen = masked_median(frames[chosen], masks)
         if seen.any() and not seen.all():
             image = cv2.inpaint(image, (~seen).astype(np.uint8), 3, cv2.INPAINT_TELEA)

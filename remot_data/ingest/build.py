@@ -367,8 +367,9 @@ def _decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Generator[s
     decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
     wanted = found.pts.array().tolist()
     written, encode = 0, layer_kinds.kind("frames").encode
-    options: dict[str, Any] = {"size": rules.size, "decoder": decoder, "times": rules.times}
-    for pts, frame in media.read(found.path, only=wanted, crop=found.crop, passing=True, **options):
+    shown: dict[str, Any] = {"crop": found.crop, "size": rules.size, "outside": rules.outside}
+    shown |= {"decoder": decoder, "times": rules.times}
+    for pts, frame in media.read(found.path, only=wanted, passing=True, **shown):
         if not frame.size:
             yield {}, b""
             continue

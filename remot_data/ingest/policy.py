@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from remot_data.errors import RemotError
-from remot_data.records import HW, Record
+from remot_data.records import HW, OUTSIDE, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0, "times": None, "max_gap": None}
+_BEFORE: Mapping[str, Any] = {"min_share": 0.0} | dict.fromkeys(("finder", "persons", "times", "max_gap", "outside"))
 
 
 def _is_sane(value: Any) -> bool:
@@ -63,6 +63,9 @@ class Policy(Record):
             frame rate is its mean.
         max_gap: seconds. A clip is split where the recording pauses: where two frames that the frame rate leaves lie
             more than this apart, and more than 3 median steps. None for no splits, as in stores from before.
+        outside: what a frame shows where its crop reaches out of the picture, as it only does where the person does not
+            fit into a crop of that shape inside: ``black``, ``blur`` or ``smear`` (see `media.read`). None, as in older
+            stores: the crop reaches out wherever it has room to leave round the person, and the border is smeared.
     """
 
     size: HW = (256, 192)
@@ -85,6 +88,7 @@ class Policy(Record):
     persons: str | None = "all"
     times: str | None = "continued"
     max_gap: float | None = 0.5
+    outside: str | None = "black"
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
@@ -108,6 +112,8 @@ class Policy(Record):
             raise PolicyError(f"times are 'continued' or None, not {self.times!r}")
         if self.max_gap is not None and not self.max_gap > 0:
             raise PolicyError(f"max_gap has to be positive, not {self.max_gap}")
+        if self.outside not in (*OUTSIDE, None):
+            raise PolicyError(f"outside is {', '.join(OUTSIDE)} or None, not {self.outside!r}")
         if self.duplicates not in ("pictures", "bytes"):
             raise PolicyError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 

@@ -75,7 +75,8 @@ class Shot:
 
     def crop(self, around: Sequence[Person]) -> XYWH:
         aspect = self.policy.size[1] / self.policy.size[0]
-        return persons.crop([p.box for p in around], self.found.size, aspect, self.policy.margin)
+        inside = self.policy.outside is not None
+        return persons.crop([p.box for p in around], self.found.size, aspect, self.policy.margin, inside)
 
     def fault(
         self, numbers: np.ndarray, track: Sequence[Person], around: Sequence[Person], crop: XYWH
@@ -129,7 +130,7 @@ class Shot:
             time_base=found.time_base,
             fps=round(self._rate(numbers), 4),
             source_size=found.size,
-            crop=media.round_crop(crop, self.seen.probe),
+            crop=media.round_crop(crop, self.seen.probe, self.policy.outside is not None),
             person=person or found.person or f"{found.id}-{self.number:03d}",
             split=found.split or ("test" if chance < self.policy.test else "train"),
             licence="" if other else found.licence,

@@ -8,13 +8,16 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.sidedata import sidedata
 
+from remot_data.persons import borders
 from remot_data.records import WH, XYWH
 
 # Stored formats with four luma columns a chroma sample: even offsets do not fit them.
 _WIDE_CHROMA = ("yuv410p", "yuv411p", "yuvj411p", "uyyvyy411")
+_BLUR = 0.04  # standard deviation of what is blurred outside, of the height
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,19 @@ class Geometry:
         """A stored picture [H, W, 3], already of the displayed shape, mirrored and turned."""
         return np.ascontiguousarray(np.rot90(picture[:, ::-1] if self.mirrored else picture, self.turns))
 
-    def even_box(self, crop: XYWH) -> tuple[int, int, int, int]:
-        """The box of stored pixels with even corners that is nearest to `crop` (displayed pixels)."""
+    def even_box(self, crop: XYWH, inside: bool = False) -> tuple[int, int, int, int]:
+        """The box of stored pixels with even corners that is nearest to `crop` (displayed pixels).
+
+        With `inside`, one that does not step over a border of the picture where `crop` does not.
+        """
         x, y, w, h = self.to_stored(crop)
         left, top = _even(x), _even(y)
         right, bottom = max(_even(x + w), left + 2), max(_even(y + h), top + 2)
+        if inside:
+            right, bottom = (
+                stop - 2 if stop > limit >= exact - 1e-6 else stop
+                for stop, exact, limit in zip((right, bottom), (x + w, y + h), self.stored, strict=True)
+            )
         if left >= self.stored[0] or top >= self.stored[1] or right <= 0 or bottom <= 0:
             raise ValueError(f"the crop {tuple(crop)} lies outside the picture of {self.displayed} pixels")
         return left, top, right - left, bottom - top
@@ -130,6 +141,32 @@ def crop_steps(box: tuple[int, int, int, int], stored: WH, pixels: str) -> list[
     full_chroma = pixels in _WIDE_CHROMA or (outside and (width % 2 or height % 2))
     steps = [("format", "yuv444p")] if full_chroma else []
     steps.append(("crop", f"{width}:{height}:{max(x, 0)}:{max(y, 0)}:exact=1"))
-    if outside:
-        steps += [("pad", f"{w}:{h}:{left}:{top}"), ("fillborders", f"{left}:{right}:{top}:{bottom}:smear")]
+    left_over = np.array((left, right, top, bottom))
+    while left_over.any():
+        # At most as much as is there: the filter takes no border that is more than half of the whole.
+        a, b, c, d = added = np.minimum(left_over, (width, width, height, height))
+        width, height, left_over = width + a + b, height + c + d, left_over - added
+        steps += [("pad", f"{width}:{height}:{a}:{c}"), ("fillborders", f"{a}:{b}:{c}:{d}:smear")]
     return steps
+
+
+def fill_outside(picture: np.ndarray, outside: str, crop: XYWH, displayed: WH) -> None:
+    """Change in place what a crop shows outside the picture, where its border is repeated, to one of `OUTSIDE`.
+
+    Here and not before it is brought to its size: so no pixel of the picture is mixed with what replaces the border.
+
+    Args:
+        picture: uint8 [H, W, 3], the crop at any size.
+        crop: in a displayed picture of size `displayed`.
+    """
+    height, width = picture.shape[:2]
+    left, right, above, below = borders(crop, displayed, (height, width))
+    if outside == "smear" or not (left or right or above or below):
+        return
+    real = slice(above, height - below), slice(left, width - right)
+    kept = picture[real].copy()
+    if outside == "blur":
+        picture[:] = cv2.GaussianBlur(picture, (0, 0), _BLUR * height, borderType=cv2.BORDER_REPLICATE)
+    else:
+        picture[:] = 0
+    picture[real] = kept

@@ -68,6 +68,7 @@ def read(
     size: HW | None = None,
     fps: float | None = None,
     times: str | None = "continued",
+    outside: str | None = None,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """As `media.read`, with the default decoder. Closed early, it kills the child.
 
@@ -75,8 +76,9 @@ def read(
         VideoError: as `media.read`.
         ChildError: as `probe`.
     """
-    options = {"start_pts": start_pts, "end_pts": end_pts, "crop": crop, "size": size, "fps": fps, "times": times}
-    arguments = {"path": str(path), **options, "only": None if only is None else list(only)}
+    span = {"start_pts": start_pts, "end_pts": end_pts, "only": None if only is None else list(only)}
+    shown = {"crop": crop, "size": size, "fps": fps, "times": times, "outside": outside}
+    arguments = {"path": str(path), **span, **shown}
     with closing(_called(path, "frames", arguments, READING)) as messages:
         for pts, frame in received(messages):
             yield pts, frame.copy()

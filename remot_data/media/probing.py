@@ -42,11 +42,14 @@ class Probe(Record):
     mirrored: bool = False
 
 
-def round_crop(crop: XYWH, video: Probe) -> XYWH:
+def round_crop(crop: XYWH, video: Probe, inside: bool = False) -> XYWH:
     """The crop that `read` really uses for `crop`: even whole pixels of the stored picture.
 
     Even, because chroma is stored at half size; given in displayed pixels, so it is whole there too unless
     the pixels are not square. Rounding a rounded crop changes nothing, so record this one.
+
+    Args:
+        inside: a crop that lies in the picture still does when it is rounded, also where that has odd sides.
 
     Raises:
         ValueError: the crop lies wholly outside the picture.
@@ -54,7 +57,7 @@ def round_crop(crop: XYWH, video: Probe) -> XYWH:
     turns = video.rotation // 90
     upright = video.size if turns % 2 == 0 else video.size[::-1]
     geometry = Geometry(video.stored_size, upright, turns, video.mirrored)
-    x, y, w, h = geometry.to_displayed(XYWH(geometry.even_box(crop)))
+    x, y, w, h = geometry.to_displayed(XYWH(geometry.even_box(crop, inside)))
     return XYWH((float(x), float(y), float(w), float(h)))
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from remot_data.media.container import VideoError, open_container, video_stream
 from remot_data.media.folders import folder_frames
 from remot_data.media.frames import Wanted, frames_from
-from remot_data.media.geometry import Geometry, crop_steps
+from remot_data.media.geometry import Geometry, crop_steps, fill_outside
 from remot_data.media.with_decord import decord_frames
-from remot_data.records import HW, WH, XYWH
+from remot_data.records import HW, OUTSIDE, WH, XYWH
 
 _NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
@@ -30,8 +30,9 @@ class _Picture:
         shape: Callable[[av.VideoFrame], Geometry],
         crop: XYWH | None,
         size: HW | None,
+        outside: str | None,
     ) -> None:
-        self._path, self._shape, self._crop, self._size = path, shape, crop, size
+        self._path, self._shape, self._crop, self._size, self._outside = path, shape, crop, size, outside or "smear"
         self._geometry: Geometry | None = None
         self._pixels = ""
 
@@ -45,7 +46,11 @@ class _Picture:
             self._geometry, self._pixels = geometry, frame.format.name
             self._graph = self._build(frame, geometry)
         self._graph.push(frame)
-        return geometry.show(self._graph.pull().to_ndarray())
+        picture = geometry.show(self._graph.pull().to_ndarray())
+        if self._crop is not None:
+            box = geometry.to_displayed(XYWH(geometry.even_box(self._crop)))
+            fill_outside(picture, self._outside, box, geometry.displayed)
+        return picture
 
     def _build(self, frame: av.VideoFrame, geometry: Geometry) -> av.filter.Graph:
         box = geometry.even_box(self._crop) if self._crop is not None else (0, 0, *geometry.stored)
@@ -89,6 +94,7 @@ def read(
     fps: float | None = None,
     decoder: str = "pyav",
     times: str | None = "continued",
+    outside: str | None = None,
     passing: bool = False,
 ) -> Generator[tuple[int, np.ndarray], None, None]:
     """The frames of a video in presentation order, as (PTS, uint8 [H, W, 3] RGB), PTS strictly increasing.
@@ -102,8 +108,7 @@ def read(
             gives the frames that reading in order gives; it seeks where the container allows that.
         only: the PTS that are wanted, or None for all. Reading begins at the first and ends after the last of
             them; what lies between is decoded and neither converted nor given. A PTS without a frame gives none.
-        crop: x, y, width, height in displayed pixels, rounded by `round_crop`; outside the picture its border
-            is repeated.
+        crop: x, y, width, height in displayed pixels, rounded by `round_crop`.
         size: (H, W) of the result; shrinking averages areas, enlarging is bicubic. None: displayed pixels.
         fps: frames a second of a folder of pictures, as for `probe`: its PTS are 0, 1, 2, ... at any rate.
         decoder: ``pyav``, or ``decord`` for files that `decord_agrees` on: the same frames with slightly different
@@ -113,6 +118,8 @@ def read(
             go on after each step back, frames whose time stands alone are left out (with a warning), and the file is
             always read from its beginning. None, as in stores from before: a PTS that does not increase becomes the
             PTS before plus 1.
+        outside: what is seen where the crop reaches out of the picture: its border repeated (``smear``, the default),
+            that blurred (``blur``), or ``black``. `persons.valid` tells which pixels are of the picture.
         passing: also give the frames that are skipped on the way, with an empty picture [0, 0, 3]: a sign of life
             where the way is long, as in a container that has to be read from the beginning.
 
@@ -124,14 +131,16 @@ def read(
         raise ValueError(f"unknown decoder {decoder!r}: write 'pyav' or 'decord'")
     if times not in ("continued", None):
         raise ValueError(f"times are 'continued' or None, not {times!r}")
-    wanted = Wanted.of(start_pts, end_pts, only)
+    if outside not in (*OUTSIDE, None):
+        raise ValueError(f"outside is {', '.join(OUTSIDE)}, not {outside!r}")
+    wanted, shown = Wanted.of(start_pts, end_pts, only), (crop, size, outside)
     if decoder == "decord":
-        return _pictures(decord_frames(path, wanted), _Picture(path, _as_stored, crop, size), wanted, passing)
+        return _pictures(decord_frames(path, wanted), _Picture(path, _as_stored, *shown), wanted, passing)
     if os.path.isdir(path):
-        return _pictures(folder_frames(path, fps, wanted), _Picture(path, _as_stored, crop, size), wanted, passing)
+        return _pictures(folder_frames(path, fps, wanted), _Picture(path, _as_stored, *shown), wanted, passing)
     with open_container(path) as container:
         aspect = video_stream(container, path).sample_aspect_ratio
-    picture = _Picture(path, lambda frame: Geometry.of(frame, aspect), crop, size)
+    picture = _Picture(path, lambda frame: Geometry.of(frame, aspect), *shown)
     return _pictures(frames_from(path, wanted.start, times), picture, wanted, passing)
 
 

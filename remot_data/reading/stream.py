@@ -20,7 +20,7 @@ import numpy as np
 
 from remot_data.reading import sampling
 from remot_data.reading.filters import frontality, where
-from remot_data.records import BOXES, Clip
+from remot_data.records import BOXES, VALID, Clip
 from remot_data.schemas import SchemaError
 from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
 from remot_data.store import layers as layer_kinds
@@ -44,7 +44,8 @@ class Window:
     [T, H, W, 2] in pixels from each frame back to the one before in the window, ``confidence`` bool [T, H, W],
     ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
     [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent. Where all pose layers
-    were made from boxes, ``others`` bool [T, H, W] is where somebody else is.
+    were made from boxes, ``others`` bool [T, H, W] is where somebody else is. Where asked for, ``valid`` bool [H, W]
+    is which pixels of the frames and of the source frame are of the source's picture (`remot_data.persons.valid`).
     Kinds of layers that are not built in add the arrays that they document.
 
     With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
@@ -92,7 +93,8 @@ def stream(
     Args:
         store: a store or several, which are then mixed in proportion to their windows, or to `weights`.
         split: ``train``, ``test`` or whatever the snapshot's split policy knows; None for every frame.
-        layers: kinds to read besides frames; all of the snapshot that windows can hold by default.
+        layers: kinds to read besides frames, and ``valid``, which any store can tell; by default all of the snapshot
+            that windows can hold, and ``valid`` where the policies of all stores say what is outside the picture.
         size: height and width to resize to at load.
         source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
             the split policy ``time:F`` the source always comes out of the training part.
@@ -139,7 +141,7 @@ class Plan:
         open_shards: shards that are shuffled together; see `sampling.Order`.
         raw: leave out what is derived at load; see `Window`.
         cache: where the bytes of remote shards are kept (`remot_data.store.cache.Cache`).
-        among: kinds that may be read where `layers` does not say which; any by default.
+        among: kinds that may be read where `layers` does not say which, and ``valid``; any by default.
 
     Raises:
         StoreError: see `stream`.
@@ -308,7 +310,8 @@ def _common(stores: Sequence[Store], snapshot: str, among: Sequence[str] | None)
         lost = [kind for kind in layers if kind not in common]
         if lost:
             log.warning("%s: the %s layer is not read, because another store has none", store.url, ", ".join(lost))
-    return common
+    told = all(store.outside is not None for store in stores) if among is None else VALID in among
+    return [*common, *([VALID] if told else [])]
 
 
 def _is_read(kind: str, among: Sequence[str] | None) -> bool:
@@ -320,13 +323,14 @@ class _Reader:
 
     def __init__(self, store: Store, snapshot: str, layers: Sequence[str]) -> None:
         self.store, self.snapshot = store, store.snapshot(snapshot)
+        self.valid, layers = VALID in layers, [kind for kind in layers if kind != VALID]
         missing = [k for k in layers if k not in self.snapshot.layers]
         if missing:
             raise StoreError(
                 f"snapshot {snapshot!r} of {store.url} has no {', '.join(missing)} layer; "
                 f"it has {', '.join(self.snapshot.layers) or 'none'}"
             )
-        self.kinds, self.reads = list(layers), ["frames", *layers]
+        self.kinds, self.reads = layers, ["frames", *layers]
         self.folders = store.folders(self.snapshot)
         for kind in layers:
             if not layer_kinds.kind(kind).window_field:
@@ -412,7 +416,8 @@ class _Reader:
             for kind in self.reads:
                 layer = layer_kinds.kind(kind)
                 has = self._has_optional(kind, cut.clip)
-                slot = Slot(cut, self.store.size, size, raw, self.schema.get(kind, ""), partial(_place, out), has)
+                schema, place = self.schema.get(kind, ""), partial(_place, out)
+                slot = Slot(cut, self.store.size, size, raw, schema, place, has, self.valid)
                 layer.window(contents(layer, has), slot)
         except _DAMAGE as error:
             folder = "frames" if kind == "frames" else self.folders[kind]

@@ -101,6 +101,10 @@ class Store:
         return height, width
 
     @property
+    def outside(self) -> str | None:  # see `Policy.outside`
+        return self.config.get("policy", {}).get("outside")
+
+    @property
     def policy(self) -> str:
         """Digest of ``store.json``: part of every layer id."""
         return digest(self.config)
@@ -345,8 +349,7 @@ class Store:
             offsets, sizes = self.index(folder, clip.shard).members(clip.id, ext)
             if len(which) and max(which) >= len(offsets):
                 raise DamagedError(f"{self.url}/{name} has no member {clip.key(max(which))}.{ext}")
-            rows = np.array(which, np.int64)
-            starts = offsets[rows]
+            starts = offsets[rows := np.array(which, np.int64)]
             places += zip(itertools.repeat(name), starts.tolist(), (starts + sizes[rows]).tolist())
         return places
 
@@ -435,8 +438,7 @@ class Store:
 
     def logged(self, name: str) -> list[dict[str, Any]]:
         """The records of a log, in the order they were written."""
-        records, _ = read_lines(self.files, f"ledger/{name}")
-        return [*self._compacted(name), *records]
+        return [*self._compacted(name), *read_lines(self.files, f"ledger/{name}")[0]]
 
     def compact_log(self, name: str, key: Callable[[Line], Any], change: Callable[[Line], Line] = dict) -> None:
         """Put the lines of a log into one Parquet file: of records with one key, the last. `change` gives new ones."""

@@ -19,6 +19,7 @@ import torch
 
 from remot_data.errors import RemotError
 from remot_data.reading.stream import Plan, Window, schemas, to_torch
+from remot_data.records import VALID
 from remot_data.store import open_store
 from remot_data.store.layers import BUILT_IN
 from remot_model import devices
@@ -70,11 +71,15 @@ class Tally:
         """Take in generated frames uint8 [T, H, W, 3]; returns their rows."""
         arrays = sample.arrays
         real, person = arrays["frames"], arrays["labels"] != 0
+        shown, wanted = made, real
+        if VALID in arrays:
+            shown, wanted, person = (metrics.inside(x, arrays[VALID]) for x in (made, real, person))
+            made, real = (metrics.blackened(x, arrays[VALID]) for x in (made, real))
         measured = {
-            "ssim": metrics.ssim(real, made),
-            "psnr": np.minimum(metrics.psnr(real, made), metrics.PSNR_CAP),
-            "mask_ssim": metrics.mask_ssim(real, made, person),
-            "mask_psnr": np.minimum(metrics.mask_psnr(real, made, person), metrics.PSNR_CAP),
+            "ssim": metrics.ssim(wanted, shown),
+            "psnr": np.minimum(metrics.psnr(wanted, shown), metrics.PSNR_CAP),
+            "mask_ssim": metrics.mask_ssim(wanted, shown, person),
+            "mask_psnr": np.minimum(metrics.mask_psnr(wanted, shown, person), metrics.PSNR_CAP),
         }
         if "flow" in arrays:
             for name, visible in (("tcm", None), ("tcm_masked", arrays["confidence"])):
@@ -226,7 +231,8 @@ def evaluate(
     stores = [store] if isinstance(store, str) else list(store)
     for one in stores:
         check_schemas(run.schemas, schemas(one, snapshot), str(run.path))
-    plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False, among=BUILT_IN)
+    among = (*BUILT_IN, *((VALID,) if run.config.valid is True else ()))
+    plan = Plan(stores, snapshot, split, length=length, source="frontal", shuffle=False, among=among)
     chosen = np.arange(len(plan)) if limit is None else _spread(len(plan), limit)
 
     seen = Seen({name: Tally(metrics.Learned(str(place))) for name in METHODS})
@@ -276,6 +282,7 @@ def _protocol(run: Run, seen: Seen, stores: Sequence[str], snapshot: str, skip: 
         "poses": "those of the pose layer",
         "sequences": "windows that adjoin are one sequence; what is left of a clip behind its last whole window is not "
         "looked at",
+        "outside": _OUTSIDE[run.config.valid is True],
         "skipped": skip,
         "scored_frames": seen.scored,
         "networks": run.digests(),
@@ -284,6 +291,12 @@ def _protocol(run: Run, seen: Seen, stores: Sequence[str], snapshot: str, skip: 
         "learned": seen.tallies["model"].learned.networks,
         "versions": versions(),
     }
+
+
+_OUTSIDE = {
+    True: "left out of SSIM, PSNR and their masked forms, and black in both frames for the other metrics",
+    False: "counted like all others",
+}
 
 
 def _layers(store: str, snapshot: str) -> dict[str, str]:
@@ -320,7 +333,7 @@ def _samples(run: Run, plan: Plan, chosen: np.ndarray, device: torch.device, ski
 
 
 # Arrays of a window that belong to no frame of it.
-_STILL = ("source", "source_labels", "source_keypoints", "background")
+_STILL = ("source", "source_labels", "source_keypoints", "background", VALID)
 
 
 def _complete(window: Window) -> Window:

@@ -39,6 +39,17 @@ CONVENTIONS = {
 }
 
 
+def blackened(frames: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Frames [T, H, W, 3], black where they lie outside the picture of their source: where `valid` [H, W] is not."""
+    return frames * valid[..., None]
+
+
+def inside(frames: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The part of arrays [T, H, W, ...] that lies inside their source's picture: as `valid` [H, W], a rectangle."""
+    rows, columns = np.flatnonzero(valid.any(1)), np.flatnonzero(valid.any(0))
+    return frames[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
 def ssim(real: np.ndarray, made: np.ndarray) -> np.ndarray:
     """Structural similarity of each frame, float64 [T].
 

@@ -140,6 +140,7 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
         f"- Task: {protocol['task']}. Source: {protocol['source_rule']}. "
         f"Layouts are {protocol['layouts']}, poses {protocol['poses']}.",
         f"- Frames: {protocol['sequences']}; the first {protocol['skipped']} of each sequence are not scored.",
+        f"- Pixels outside the picture of a clip's source are {protocol['outside']}.",
         *(f"- `{clip}`: source frame {sources[clip]}; scored {text}." for clip, text in spans.items()),
         *(f"- Network `{stage}`: sha256 {sha}." for stage, sha in protocol["networks"].items()),
         *(f"- {name.upper()} network: {text}." for name, text in protocol["learned"].items()),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -15,11 +17,12 @@ from remot_data.errors import RemotError
 from remot_data.reading.loader import Batch, Loader
 from remot_data.reading.stream import Plan, to_torch
 from remot_data.reading.stream import schemas as store_schemas
+from remot_data.records import HW, OUTSIDE, VALID
 from remot_data.schemas import MIRROR_11, mirror_keypoints
 from remot_data.store import open_store
 from remot_data.store.content import Content, content
 from remot_data.store.layers import BUILT_IN
-from remot_model.config import Config
+from remot_model.config import Config, fitted
 
 # Layers a stage reads; None is all that the snapshot has of the built-in kinds.
 LAYERS = {"layout": ("pose", "parsing", "flow"), "region": ("parsing",), "whole": None}
@@ -61,6 +64,48 @@ def contents(stores: Any, snapshot: str) -> list[Content]:
     return [content(open_store(s) if isinstance(s, str) else s, snapshot) for s in stores_of(stores)]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the frames of a store are like: their height and width, and its `Store.outside`."""
+
+    url: str
+    size: HW
+    outside: str | None
+
+
+def shown(stores: Any) -> list[Shown]:
+    """The frames of each store."""
+    opened = (open_store(s) if isinstance(s, str) else s for s in stores_of(stores))
+    return [Shown(store.url, store.size, store.outside) for store in opened]
+
+
+def resolved(stores: Any, config: Config) -> Config:
+    """The configuration with a value for an ``auto`` of `Config.valid`."""
+    if config.valid != "auto":
+        return config
+    return dataclasses.replace(config, valid=all(found.outside is not None for found in shown(stores)))
+
+
+def outside(stores: Any) -> str | None:
+    """What frames of the stores show outside the picture of their source: ``black`` where they are not of one mind."""
+    found = {found.outside for found in shown(stores)}
+    return found.pop() if len(found) == 1 else OUTSIDE[0]
+
+
+def stretched(stores: Any, config: Config) -> list[str]:
+    """A sentence on each store whose frames are of another shape than the configuration's."""
+    return [
+        f"the frames of {found.url} are {_by(found.size)}, and stretched to {_by(config.size)}; "
+        f"--set size=[{','.join(map(str, fits))}] keeps their shape"
+        for found in shown(stores)
+        if (fits := fitted(config, found.size).size) != config.size
+    ]
+
+
+def _by(size: HW) -> str:
+    return "x".join(map(str, size))
+
+
 def epochs(
     stores: Any, config: Config, stage: str, *, snapshot: str = "main", split: str = "train", seed: int = 0
 ) -> Plan:
@@ -70,6 +115,8 @@ def epochs(
         DataError: if a snapshot lacks a layer that the stage needs, or the pose that says which frame is frontal.
     """
     opened = [open_store(s) if isinstance(s, str) else s for s in stores_of(stores)]
+    read, config = LAYERS[stage], resolved(opened, config)
+    real = [VALID] if config.valid else []
     wanted = {*_REQUIRED[stage].values(), *(["pose"] if config.source_frame == "frontal" else [])}
     for store in opened:
         if missing := wanted - set(store.snapshot(snapshot).layers):
@@ -78,8 +125,8 @@ def epochs(
         opened,
         snapshot,
         split,
-        layers=LAYERS[stage],
-        among=BUILT_IN,
+        layers=None if read is None else [*read, *real],
+        among=(*BUILT_IN, *real),
         length=config.plan(stage).length,
         source=config.source_frame,
         max_step=config.max_step,
@@ -180,7 +227,7 @@ def augmented(arrays: dict[str, np.ndarray], config: Config, pose_schema: str, c
 
 def _mirror(arrays: dict[str, np.ndarray], pose_schema: str) -> None:
     height, width = arrays["frames"].shape[1:3]
-    for name in (*_IMAGES, *_LABELS, "confidence", "others", "flow"):
+    for name in (*_IMAGES, *_LABELS, "confidence", "others", VALID, "flow"):
         for picture in _pictures(name, arrays):
             # OpenCV mirrors a picture many times faster than numpy copies a reversed view.
             picture[:] = cv2.flip(picture, 1)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from remot_data.records import VALID
 from remot_data.schemas import label_set
 from remot_model.config import Config, temporal_spacings
 from remot_model.generating import rollout
@@ -64,6 +65,14 @@ class Chunk:
     def new(self, name: str) -> Tensor:
         """The frames themselves, of a tensor [N, T, ...] of the clip."""
         return self.clip[name][:, self.a : self.b]
+
+    def in_view(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """`made` [N, T, ..., c, H, W] inside the source's picture, and `wanted` outside: no loss is to see that."""
+        if VALID not in self.clip:
+            return made
+        valid = self.clip[VALID]  # [N, 1, H, W]
+        shape = (len(valid), *(1,) * (made.ndim - 3), *valid.shape[-2:])
+        return torch.where(valid.view(shape) > 0, made, wanted.to(made.dtype))
 
     def judged(self, name: str) -> Tensor:
         """The frames and those before them whose outputs are at hand."""
@@ -115,7 +124,7 @@ class LayoutStage:
         self.config = setting.config
 
     def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
-        c = self.config
+        c, batch = self.config, _of_picture(batch)
         labels = convert_labels(batch["labels"], "remot11", c.layout_schema)
         source = convert_labels(batch["source_labels"], "remot11", c.layout_schema)
         return {
@@ -124,10 +133,13 @@ class LayoutStage:
             "source": one_hot(source, c.layout_classes),
             "pose_map": batch["pose_map"],
             **_measured_flow(batch),
+            **_valid(batch),
         }
 
     def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[LayoutFrame, State]:
-        return rollout.layouts(net, chunk.clip["source"], chunk.new("pose_map"), state)
+        out, state = rollout.layouts(net, chunk.clip["source"], chunk.new("pose_map"), state)
+        real = chunk.new("layout")
+        return replace(out, layout=chunk.in_view(out.layout, real), raw=chunk.in_view(out.raw, real)), state
 
     def made(self, out: LayoutFrame) -> Tensor:
         return out.layout
@@ -166,12 +178,16 @@ class RegionStage:
         self.config, self.features = setting.config, setting.features
 
     def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
+        batch = _of_picture(batch)
         six = convert_labels(batch["labels"], "remot11", "remot6")
-        return {"frames": batch["frames"], **_aligned(self.config, batch, six)}
+        return {"frames": batch["frames"], **_aligned(self.config, batch, six), **_valid(batch)}
 
     def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
         labels, aligned, aligned_labels = map(chunk.new, ("six", "aligned", "aligned_labels"))
-        return rollout.regions(net, self.config, labels, aligned, aligned_labels, state)
+        out, state = rollout.regions(net, self.config, labels, aligned, aligned_labels, state)
+        if VALID in chunk.clip:
+            out = chunk.in_view(out, chunk.new("frames")[:, :, None] * region_masks(labels))
+        return out, state
 
     def made(self, out: Tensor) -> Tensor:
         return out.detach()[:, :, 0]  # no discriminator looks back here
@@ -208,11 +224,11 @@ class WholeStage:
     @torch.no_grad()
     def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
         """Without a background the foreground is the image."""
-        c = self.config
+        c, batch = self.config, _of_picture(batch)
         real_six = six = convert_labels(batch["labels"], "remot11", "remot6")
         if predicted:
             six = self._predicted(batch)
-        clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, six)}
+        clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, six), **_valid(batch)}
         clip["foreground"] = torch.where(real_six[:, :, None] > 0, batch["frames"], -1.0)
         clip["image"] = batch["frames"] if "background" in batch else clip["foreground"]
         clip["background"] = batch.get("background", torch.full_like(batch["source"], -1.0))
@@ -223,7 +239,9 @@ class WholeStage:
 
     def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[WholeFrame, State]:
         poses, six, coarse, aligned = map(chunk.new, ("pose_map", "six", "coarse", "aligned"))
-        return rollout.whole(net, self.config, poses, six, coarse, aligned, chunk.clip["background"], state)
+        out, state = rollout.whole(net, self.config, poses, six, coarse, aligned, chunk.clip["background"], state)
+        real = {"image": chunk.new("image"), "raw": chunk.new("image"), "foreground": chunk.new("foreground")}
+        return replace(out, **{name: chunk.in_view(getattr(out, name), x) for name, x in real.items()}), state
 
     def made(self, out: WholeFrame) -> Tensor:
         return out.image
@@ -297,15 +315,35 @@ def _aligned(config: Config, batch: Tensors, six: Tensor) -> Tensors:
 def _measured_flow(batch: Tensors) -> Tensors:
     """The measured flow, and where to trust it: the photometric test on foreground images, and the stored test.
 
-    The first frame of a window has no frame before it: its confidence is 0.
+    The first frame of a window has no frame before it: its confidence is 0, as it is outside the source's picture.
     """
-    flow = batch["flow"]
+    flow, valid = batch["flow"], batch.get(VALID)
     foreground = torch.where(batch["labels"][:, :, None] > 0, batch["frames"], -1.0)
     before = torch.cat([foreground[:, :1], foreground[:, :-1]], 1)
     sure = photometric_confidence(foreground.flatten(0, 1), before.flatten(0, 1), flow.flatten(0, 1))
     sure = sure.unflatten(0, flow.shape[:2]) * batch["confidence"]
+    if valid is not None:
+        sure = sure * valid[:, None]
     sure[:, 0] = 0
     return {"flow": flow, "confidence": sure}
+
+
+def _of_picture(batch: Tensors) -> Tensors:
+    """A batch that shows black and no label outside the source's picture, where it tells what that is."""
+    if VALID not in batch:
+        return batch
+    valid = batch[VALID] > 0  # [N, 1, H, W]
+    return {
+        **batch,
+        "frames": torch.where(valid[:, None], batch["frames"], -1.0),
+        "labels": torch.where(valid, batch["labels"], 0),
+        "source_labels": torch.where(valid[:, 0], batch["source_labels"], 0),
+    }
+
+
+def _valid(batch: Tensors) -> Tensors:
+    """Which pixels are of the source's picture, float [N, 1, H, W], where the batch tells it."""
+    return {VALID: batch[VALID]} if VALID in batch else {}
 
 
 def _motion(chunk: Chunk, name: str, made: Tensor, flow: Tensor, weight: Tensor) -> Motion:

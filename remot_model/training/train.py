@@ -86,10 +86,10 @@ def train(
     check_plan(config, stages, processes.num_processes)
     if processes.num_processes > 1:
         place = processes.device
-    asked, config = config, _resolved(run, config, place, processes.num_processes)
     count = readers(workers, stages, place)
+    asked, config = config, _resolved(run, stores, config, place, processes.num_processes)
     schemas = data.schemas(stores, snapshot)
-    read = _read(stores, snapshot, split, say if processes.is_main_process else _quiet)
+    read = _read(stores, config, snapshot, split, say if processes.is_main_process else _quiet)
     _check_run(run, config, schemas, read, stages, resume)
     if not processes.is_main_process:
         say = _quiet
@@ -104,6 +104,8 @@ def train(
     say(f"training {', '.join(stages)} of {config.name!r} on {place}{threads}{several}; run folder {run}")
     if settled := devices.words(config, asked, place):
         say(settled)
+    if config.valid:
+        say("what lies outside the pictures of the sources is left out of losses and metrics (valid=true)")
     by = f"{count} process{'es' if count > 1 else ''}" if count else "threads"
     say(f"reading: {by}{' for each' if several else ''}")
     results: list[StageResult] = []
@@ -127,21 +129,24 @@ def _quiet(_: str) -> None:
     pass
 
 
-def _read(stores: Any, snapshot: str, split: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """What the stages of this call read, as the run folder records it; says which layers are stale."""
-    contents = data.contents(stores, snapshot)
+def _read(stores: Any, config: Config, snapshot: str, split: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the stages of this call read, as the run folder records it; says what of that is stale or stretched."""
+    contents, outside = data.contents(stores, snapshot), data.outside(stores)
     urls = [str(getattr(s, "url", s)) for s in data.stores_of(stores)]
     for url, content in zip(urls, contents, strict=True):
         for layer, why in content.stale.items():
             say(f"warning: the layer {layer} of {url} is stale: {why}; `remot annotate` it again")
-    return {"stores": urls, "snapshot": snapshot, "split": split, "contents": [content.digest for content in contents]}
+    for sentence in data.stretched(stores, config):
+        say(f"warning: {sentence}")
+    read = {"stores": urls, "snapshot": snapshot, "split": split, "outside": outside}
+    return {**read, "contents": [content.digest for content in contents]}
 
 
-def _resolved(run: Path, config: Config, device: torch.device, processes: int) -> Config:
-    """The configuration without an ``auto``: as the run was made, or as the device has it where there is no run yet."""
+def _resolved(run: Path, stores: Any, config: Config, device: torch.device, processes: int) -> Config:
+    """The configuration without an ``auto``: as the run was made, or for a new one as stores and device have it."""
     if (run / "config.json").exists():
         config = devices.settled(config, Config.from_json(checkpoint.read_info(run)["config"]))
-    return devices.resolved(config, device, processes)
+    return devices.resolved(data.resolved(stores, config), device, processes)
 
 
 def _check_run(
@@ -210,6 +215,7 @@ def _write_info(
         "stores": read["stores"],
         "snapshot": read["snapshot"],
         "split": read["split"],
+        "outside": before.get("outside") if before else read["outside"],
         "data": {**before.get("data", {}), **{stage: dict(read) for stage in stages}},
         "schemas": dict(schemas),
         "seed": seed,

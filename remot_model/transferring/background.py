@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from remot_data.detectors import base as detectors
-from remot_data.records import HW, XYWH
+from remot_data.records import HW, VALID, XYWH
 from remot_model.transferring.driving import Driving, sampled
 from remot_model.transferring.eyes import Eyes
 from remot_model.transferring.pictures import cut, read_image, resized
@@ -24,13 +24,11 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
     """The background uint8 [H, W, 3] at the networks' `size`."""
     if choice == "black":
         return np.zeros((*size, 3), np.uint8)
-    median = detectors.load("temporal-median")
     if choice == "source":
-        found = median(who.image[None], parsing={"labels": who.labels[None]})["image"]
-        return resized(found, size)
+        return _behind(who.image[None], who.labels[None], who.valid, size)
     if choice == "driving":
         frames = sampled(drive, eyes.size, _SAMPLED)
-        return resized(median(frames, parsing={"labels": eyes.persons(frames, eyes.look(frames))})["image"], size)
+        return _behind(frames, eyes.persons(frames, eyes.look(frames)), drive.valid(eyes.size), size)
     image = read_image(Path(choice)) if Path(choice).is_file() else None
     if image is None:
         raise TransferError(f"the background {choice} is no image file, nor one of source, driving, black")
@@ -39,3 +37,9 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
     height, width = image.pixels.shape[:2]
     wide, tall = min(width, height * size[1] / size[0]), min(height, width * size[0] / size[1])
     return cut(image.pixels, XYWH(((width - wide) / 2, (height - tall) / 2, wide, tall)), size)
+
+
+def _behind(frames: np.ndarray, labels: np.ndarray, valid: np.ndarray | None, size: HW) -> np.ndarray:
+    """The median of frames [T, h, w, 3] where they show no person, [H, W, 3]; the rest is filled in."""
+    needed = {"parsing": {"labels": labels}, **({} if valid is None else {VALID: {VALID: valid}})}
+    return resized(detectors.load("temporal-median")(frames, **needed)["image"], size)

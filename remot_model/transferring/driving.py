@@ -15,7 +15,7 @@ from remot_data import media, persons
 from remot_data.ingest import people
 from remot_data.ingest.tracking import Track, alike, packed, track
 from remot_data.media import in_child
-from remot_data.records import HW, XYWH, Times
+from remot_data.records import HW, OUTSIDE, WH, XYWH, Times
 from remot_data.store.boxes import Boxes, unpack
 from remot_model.transferring.pictures import MARGIN
 from remot_model.transferring.request import TransferError
@@ -32,6 +32,8 @@ class Driving:
     `uneven` says whether they are half a frame or more off those of a constant rate `fps`. `shots` are the numbers of
     the frames that begin one, `others` is the share of the looks that show more than one person. `looks` says who was
     seen where (`remot_data.store.boxes.pack`), `own` which track is the person's in each shot, -1 where there is none.
+    `picture` is the size of the whole picture, `outside` what is shown where the crop reaches out of it
+    (`remot_data.Policy`).
     """
 
     path: Path
@@ -47,6 +49,8 @@ class Driving:
     time_base: tuple[int, int]
     own: tuple[int, ...]
     looks: str
+    picture: WH = (0, 0)
+    outside: str | None = None
 
     @property
     def frames(self) -> int:
@@ -63,9 +67,13 @@ class Driving:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Driving:
         """What `to_json` wrote."""
-        tuples = {name: tuple(value[name]) for name in ("crop", "span", "time_base", "own")}
+        tuples = {name: tuple(value[name]) for name in ("crop", "span", "time_base", "own", "picture")}
         others = {"path": Path(value["path"]), "shots": frozenset(value["shots"]), "pts": Times.from_json(value["pts"])}
         return cls(**{**value, **tuples, **others})
+
+    def valid(self, size: HW) -> np.ndarray | None:
+        """Which pixels of the crop at `size` are of the picture, bool [H, W]; None where it is not to matter."""
+        return persons.valid(self.crop, self.picture, size) if self.outside is not None else None
 
     def boxes(self, shot: int, pts: Sequence[int], size: HW) -> dict[str, np.ndarray]:
         """Where the person and others are in frames of the crop at `size`, as a detector takes it.
@@ -169,17 +177,20 @@ def find_driving(
     end: float | None,
     person: int | None = None,
     finder: str | None = None,
+    outside: str | None = "black",
 ) -> Driving:
     """Look through a video for its person and its shots; `TransferError` where there is nobody.
 
     Args:
         person: number of who drives, 1 for who is seen most; None for the main person of each shot.
         finder: what finds the persons, as for `remot_data.build`.
+        outside: as of `remot_data.Policy`, where the crop cannot stay inside the picture.
     """
     found, span = _look_through(path, start, end, finder)
     probe, seen, own = found.probe, found.seen, found.chosen(person)
     boxes = [p.box for t in own if t for p in t.seen]
-    crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN), probe)
+    inside = outside is not None
+    crop = media.round_crop(persons.crop(boxes, probe.size, size[1] / size[0], MARGIN, inside), probe, inside)
     fps, uneven = _rate(seen.pts, probe)
     share = float(np.median([persons.height(box) for box in boxes])) / crop[3]
     begins = frozenset(a for a, _ in seen.shots)
@@ -199,6 +210,8 @@ def find_driving(
         time_base=probe.time_base,
         own=tuple(number[id(t.seen[0])] if t else -2 for t in own),
         looks=packed(seen.pts[seen.at], seen.looks, number),
+        picture=probe.size,
+        outside=outside,
     )
 
 
@@ -223,9 +236,9 @@ def candidates(path: Path, finder: str | None = None) -> list[Candidate]:
     for number in range(1, len(found.persons) + 1):
         she = found.persons[number - 1]
         best = max(she.seen, key=lambda p: p.score * (p.box[2] - p.box[0]) * persons.height(p.box))
-        crop = persons.crop([best.box], found.probe.size, 3 / 4, MARGIN)
+        crop = media.round_crop(persons.crop([best.box], found.probe.size, 3 / 4, MARGIN), found.probe, inside=True)
         pts = int(found.seen.pts[best.frame])
-        ((_, picture),) = in_child.read(path, only=[pts], crop=media.round_crop(crop, found.probe), size=(256, 192))
+        ((_, picture),) = in_child.read(path, only=[pts], crop=crop, size=(256, 192), outside=OUTSIDE[0])
         made.append(Candidate(number, picture))
     if not made:
         found.chosen(None)
@@ -247,7 +260,8 @@ def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = Non
         return Piece(begins, np.stack(frames), times[-1], drive.boxes(shot, times, size), drive.seconds(times))
 
     start = drive.span[0] if after is None else after + 1
-    read = in_child.read(drive.path, start_pts=start, end_pts=drive.span[1], crop=drive.crop, size=size)
+    shown: dict[str, Any] = {"crop": drive.crop, "size": size, "outside": drive.outside}
+    read = in_child.read(drive.path, start_pts=start, end_pts=drive.span[1], **shown)
     with closing(read) as source:
         for number, (pts, frame) in enumerate(source, done):
             if frames and (number in drive.shots or len(frames) == _CHUNK):
@@ -263,5 +277,6 @@ def read_pieces(drive: Driving, size: HW, done: int = 0, after: int | None = Non
 def sampled(drive: Driving, size: HW, count: int) -> np.ndarray:
     """Frames of the crop at `size`, at most `count` spread evenly over the video, uint8 [N, h, w, 3]."""
     wanted = set(np.linspace(0, drive.frames - 1, min(count, drive.frames)).round().astype(int).tolist())
-    source = in_child.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], crop=drive.crop, size=size)
+    shown: dict[str, Any] = {"crop": drive.crop, "size": size, "outside": drive.outside}
+    source = in_child.read(drive.path, start_pts=drive.span[0], end_pts=drive.span[1], **shown)
     return np.stack([frame for number, (_, frame) in enumerate(source) if number in wanted])

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from remot_data.media import VideoError, in_child
+from remot_data.media.geometry import fill_outside
 from remot_data.media.pictures import Picture
 from remot_data.records import HW, XYWH
 from remot_model.transferring.request import TransferError
@@ -26,12 +27,22 @@ def read_image(path: Path) -> Picture | None:
         raise TransferError(error.detail) from error
 
 
-def cut(image: np.ndarray, crop: XYWH, size: HW) -> np.ndarray:
-    """The crop of an image at `size`; outside the image its border repeats."""
-    x, y, width, height = (round(v) for v in crop)
+def cut(image: np.ndarray, crop: XYWH, size: HW, outside: str | None = None) -> np.ndarray:
+    """The crop of an image at `size`; outside the image is what `media.read` shows there."""
+    x, y, width, height = map(int, whole(crop))
     pad = max(0, -x, -y, x + width - image.shape[1], y + height - image.shape[0])
     padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE) if pad else image
-    return resized(padded[y + pad : y + pad + height, x + pad : x + pad + width], size)
+    found = resized(padded[y + pad : y + pad + height, x + pad : x + pad + width], size)
+    if pad:
+        found = np.ascontiguousarray(found)
+        fill_outside(found, outside or "smear", XYWH((x, y, width, height)), image.shape[1::-1])
+    return found
+
+
+def whole(crop: XYWH) -> XYWH:
+    """The whole pixels that `cut` takes for a crop."""
+    x, y, width, height = map(round, crop)
+    return XYWH((x, y, width, height))
 
 
 def resized(image: np.ndarray, size: HW) -> np.ndarray:

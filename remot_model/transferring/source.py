@@ -16,7 +16,7 @@ from remot_data.schemas import REGIONS, convert_labels
 from remot_model.generating.alignment import align, boxes, centres, placement
 from remot_model.generating.rollout import to_uint8
 from remot_model.transferring.eyes import Eyes
-from remot_model.transferring.pictures import MARGIN, cut, read_image
+from remot_model.transferring.pictures import MARGIN, cut, read_image, whole
 from remot_model.transferring.request import TransferError
 
 
@@ -24,13 +24,15 @@ from remot_model.transferring.request import TransferError
 class Source:
     """Who appears: crop uint8 [h, w, 3] at the detectors' size, its labels uint8 [h, w] (remot11).
 
-    `keypoints` float32 [K, 3] are in the run's schema; `notes` say what is not as it might be expected.
+    `keypoints` float32 [K, 3] are in the run's schema; `notes` say what is not as it might be expected. `valid` bool
+    [h, w] is where the crop lies in the picture, None where that is not to matter.
     """
 
     image: np.ndarray
     labels: np.ndarray
     keypoints: np.ndarray
     notes: tuple[str, ...] = ()
+    valid: np.ndarray | None = None
 
 
 def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
@@ -45,12 +47,13 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
         raise TransferError(
             f"no person was found in the source {path}; give a picture that shows one from head to feet"
         )
-    margin = max(MARGIN, (1 / share - 1) / 2)
+    margin, picture = max(MARGIN, (1 / share - 1) / 2), image.shape[1::-1]
     for person in found:  # the largest may be several who stand close together
-        crop = persons.crop([person.box], image.shape[1::-1], eyes.size[1] / eyes.size[0], margin)
-        frame = cut(image, crop, eyes.size)
+        crop = whole(persons.crop([person.box], picture, eyes.size[1] / eyes.size[0], margin, eyes.outside is not None))
+        frame = cut(image, crop, eyes.size, eyes.outside)
+        valid = None if eyes.outside is None else persons.valid(crop, picture, eyes.size)
         pose = eyes.look(frame[None])
-        labels = eyes.labels(frame[None], pose)[0]
+        labels = eyes.labels(frame[None], pose, valid)[0]
         if labels.any():
             break
     else:
@@ -59,7 +62,7 @@ def find_source(path: Path, eyes: Eyes, share: float = 1.0) -> Source:
         notes.append(f"{len(found)} persons are in the source {path}; the largest that is clear is taken")
     if absent := [name for name in REGIONS if not _region(labels, name).any()]:
         notes.append(f"the source {path} shows no {' and no '.join(absent)}; the networks have to make that up")
-    return Source(frame, labels, eyes.keypoints(pose)[0], tuple(notes))
+    return Source(frame, labels, eyes.keypoints(pose)[0], tuple(notes), valid)
 
 
 def _whole(path: Path) -> tuple[np.ndarray, list[str]]:

@@ -234,7 +234,7 @@ class Transfer:
             drive = Driving.from_json(work.progress["drive"])
         else:
             span = request.start, request.end
-            drive = find_driving(request.driving, size, *span, request.person, request.finder)
+            drive = find_driving(request.driving, size, *span, request.person, request.finder, self.eyes.outside)
         who = find_source(request.source, self.eyes, drive.share)
         behind = find_background(request.background, who, drive, self.eyes, size)
         for region, path in request.regions.items():

@@ -24,11 +24,12 @@ def drawn_store(monkeypatch):
     pytest.importorskip("torch")
     from remot_data.store.content import Content
     from remot_model.training import data
-    from tests.remot_model.windows import SCHEMAS, Windows, clip_arrays
+    from tests.remot_model.windows import SCHEMAS, SIZE, Windows, clip_arrays
 
     arrays = clip_arrays(16)
     monkeypatch.setattr(data, "schemas", lambda stores, snapshot: SCHEMAS)
     monkeypatch.setattr(data, "contents", lambda stores, snapshot: [Content("abc", {})])
+    monkeypatch.setattr(data, "shown", lambda stores: [data.Shown("drawn", SIZE, None)])
     monkeypatch.setattr(data, "epochs", lambda stores, config, stage, **_: Windows(arrays, config.plan(stage).length))
     return arrays
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -14,6 +15,12 @@ from remot_model import cli
 app = typer.Typer()
 for command in (cli.train, cli.transfer, cli.evaluate, cli.app):
     app.command()(command)
+
+
+@pytest.fixture(autouse=True)
+def stores(monkeypatch):
+    """Stores that are only named have frames of 256x192."""
+    monkeypatch.setattr("remot_data.store.open_store", lambda url: SimpleNamespace(url=url, size=(256, 192)))
 
 
 def invoke(*words: str):

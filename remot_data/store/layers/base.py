@@ -41,7 +41,8 @@ class Slot:
 
     `stored` is the height and width of the store's frames, `size` that of the window's, `schema` the layer's. Where
     `raw`, what is derived at load is left out. `place(name, shape, dtype)` gives the array to fill. `optional` says
-    whether the clip has the field `Kind.window_optional`; None where windows of this reading have no such array.
+    whether the clip has the field `Kind.window_optional`; None where windows of this reading have no such array;
+    `valid` whether the frames are to tell which of their pixels are of the source.
     """
 
     cut: Cut
@@ -51,6 +52,7 @@ class Slot:
     schema: str
     place: Callable[[str, tuple[int, ...], Any], np.ndarray]
     optional: bool | None = None
+    valid: bool = False
 
 
 class Kind(ABC):

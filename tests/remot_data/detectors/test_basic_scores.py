@@ -76,4 +76,4 @@ def test_settings() -> None:
     with pytest.raises(DetectorError, match="every is 0"):
         BasicScores(every=0)
     assert BasicScores().fingerprint() != BasicScores(visible=0.3).fingerprint()
-    assert isinstance(load("basic-scores"), Detector) and BasicScores.needs == ("pose", "boxes")
+    assert isinstance(load("basic-scores"), Detector) and BasicScores.needs == ("pose", "boxes", "valid")

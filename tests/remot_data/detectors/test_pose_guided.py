@@ -202,7 +202,7 @@ def test_equal_input_gives_equal_bytes(scene: Scene) -> None:
 
 def test_it_says_that_it_is_approximate() -> None:
     parser = load("pose-guided")
-    assert isinstance(parser, Detector) and parser.approximate and parser.needs == ("pose",)
+    assert isinstance(parser, Detector) and parser.approximate and parser.needs == ("pose", "valid")
     assert parser.fingerprint() != PoseGuidedParser(mask_threshold=64).fingerprint()
 
 

@@ -87,4 +87,4 @@ def test_settings() -> None:
     with pytest.raises(DetectorError, match="frames 0"):
         TemporalMedian(frames=0)
     assert TemporalMedian().fingerprint() != TemporalMedian(margin=3).fingerprint()
-    assert isinstance(load("temporal-median"), Detector) and TemporalMedian.needs == ("parsing",)
+    assert isinstance(load("temporal-median"), Detector) and TemporalMedian.needs == ("parsing", "valid")

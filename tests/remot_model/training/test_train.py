@@ -34,6 +34,7 @@ def store(monkeypatch, arrays):
     """Stands in for a store: one drawn clip."""
     monkeypatch.setattr(data, "schemas", lambda stores, snapshot: SCHEMAS)
     monkeypatch.setattr(data, "contents", lambda stores, snapshot: [Content("abc", {})])
+    monkeypatch.setattr(data, "shown", lambda stores: [data.Shown("drawn", SIZE, None)])
     monkeypatch.setattr(
         data,
         "epochs",

@@ -50,7 +50,7 @@ def test_a_source_that_shows_a_part_or_several_persons_is_taken_with_a_note(run,
     two = [persons.Person(0, (0.0, 0.0, 58.0, 100.0), 0.9), persons.Person(0, (60.0, 30.0, 84.0, 100.0), 0.9)]
     monkeypatch.setattr(source.people, "find", lambda image: two)
     whole = source.cut
-    monkeypatch.setattr(source, "cut", lambda image, crop, size: whole(image, crop, size) // (1 if crop[0] > 0 else 9))
+    monkeypatch.setattr(source, "cut", lambda image, crop, *how: whole(image, crop, *how) // (1 if crop[0] > 0 else 9))
     who = source.find_source(path, eyes)
     assert "2 persons" in who.notes[0] and Seer.box(who.image)
 
