@@ -19,7 +19,8 @@ def asked(run: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         run: the folder of the run that is resumed, or None.
         given: ``stores``, ``stages`` (an empty list for all), ``snapshot``, ``split``, ``steps``, ``minutes``,
-            ``save_every`` and ``seed``; None where nothing was said. Who says one of steps and minutes leaves the other out.
+            ``save_every`` and ``seed``; None where nothing was said. Who says one of steps and minutes
+            leaves the other out.
     """
     before: dict[str, Any] = {}
     if run is not None and (run / "config.json").is_file():

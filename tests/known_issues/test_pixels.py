@@ -224,7 +224,7 @@ def test_layers_from_the_source_see_what_the_store_shows(tall):
     found = tall.read_arrays(f"layers/scores/{made.id}", "scores", clip)
     assert found["brightest"].max() == 0 and set(found["height"]) == {128}
     size = native_size(clip, SIZE, 128)
-    smear, blur = (read_native(clip, size, outside) for outside in ("smear", "blur"))
+    smear, blur = (read_native(clip, size, outside=outside) for outside in ("smear", "blur"))
     assert smear[:, ~persons.valid(clip.crop, clip.source_size, size)].min() > 60
     assert (smear != blur).any() and (read_native(clip, size) == smear).all()
 

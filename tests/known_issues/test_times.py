@@ -210,7 +210,7 @@ def test_what_is_read_again_is_the_same(tmp_path: Path, red: str) -> None:
     (clip,) = store.clips
     numbers = [n for n in range(60) if n != 20]
     assert stored(store, clip) == numbers
-    assert told(read_native(clip, (192, 128), times="continued", outside=store.outside)) == numbers
+    assert told(read_native(clip, (192, 128), times=store.config["policy"]["times"])) == numbers
     before = digests(tmp_path / "store" / "frames")
     (tmp_path / "store" / "frames" / "shard-00000.tar").unlink()
     assert repair(store, list(verify(store)), workers=0) == []
