@@ -136,6 +136,20 @@ def test_stamps_that_jump_back_go_on(run, files, tmp_path):  # noqa: F811
     np.testing.assert_allclose(np.diff(times), 1 / 30, atol=1e-3)
 
 
+def test_sound_goes_on_with_joined_recordings(run, files, tmp_path):  # noqa: F811
+    part = phone(tmp_path / "part.ts")
+    driving = tmp_path / "joined.ts"
+    driving.write_bytes(part.read_bytes() * 2)
+    again = TIMES[-1] + 1 / 15  # seconds at which the second begins
+    for start in (None, 1.0):
+        _, times = made(run, files, driving, files.out, start=start)
+        expected = np.r_[TIMES, TIMES + again]
+        expected = expected[expected >= (start or 0) - 1e-6]
+        np.testing.assert_allclose(times, expected - expected[0], atol=2e-3)
+        heard, wanted = clicks(files.out), np.r_[CLICKS, CLICKS[1:] + again] - expected[0]
+        np.testing.assert_allclose(heard[heard > 0.03], wanted[wanted > 0.03], atol=1 / 60)
+
+
 def test_an_interrupted_transfer_keeps_its_times(run, files, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(driving_video, "_CHUNK", 8)
     driving = phone(tmp_path / "phone.mp4")
