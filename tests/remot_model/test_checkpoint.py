@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from remot_data.store import files  # noqa: E402
+from remot_data.store import disk  # noqa: E402
 from remot_model import checkpoint, networks
 from remot_model.checkpoint import CheckpointError, load_run
 from tests.remot_model.windows import SCHEMAS, small_config
@@ -40,9 +40,9 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
     def fail(*_):
         raise OSError("killed")
 
-    monkeypatch.setattr(files.os, "replace", fail)
+    monkeypatch.setattr(disk.os, "replace", fail)
     with pytest.raises(OSError):
-        files.write_whole(path, b"half")
+        disk.write_whole(path, b"half")
     assert path.read_bytes() == before
 
 

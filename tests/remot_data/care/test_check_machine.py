@@ -75,7 +75,7 @@ def test_a_read_only_folder_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("remot_data.store.files.open", refuse, raising=False)
+    monkeypatch.setattr("remot_data.store.disk.open", refuse, raising=False)
     finding = by_name(check_machine._disk(str(tmp_path)))["disk"]
     assert finding.state == "bad" and "read-only" in finding.detail and "--out" in finding.remedy
 
