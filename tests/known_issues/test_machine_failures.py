@@ -64,6 +64,7 @@ def broken(monkeypatch, function, error):
     monkeypatch.setattr(sandbox, "call", call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["scan:looking", "build:decoding"])
 def test_what_a_machine_failed_on_is_tried_again_by_the_next_run(folder, tmp_path, monkeypatch, function):
     with monkeypatch.context() as patch:
@@ -95,7 +96,7 @@ def killed(**_):
     yield
 
 
-@pytest.mark.parametrize("how", ["full", "killed"])
+@pytest.mark.parametrize("how", ["full", pytest.param("killed", marks=pytest.mark.slow)])
 def test_a_full_disk_and_a_kill_from_outside_are_the_machines(how):
     with pytest.raises(sandbox.ChildError) as caught:
         list(sandbox.call(f"{__name__}:{how}", {}))
@@ -135,6 +136,7 @@ def state(store):
     return {name: digest(store.files.read(name).hex()) for name in store.files.walk() if name.startswith("frames/")}
 
 
+@pytest.mark.slow
 def test_a_build_from_a_new_place_renews_the_paths(folder, tmp_path):
     made(folder, tmp_path)
     before = state(open_store(str(tmp_path / "store")))
@@ -157,6 +159,7 @@ def test_a_video_of_another_name_is_known_again_once_the_old_one_is_gone(folder,
         assert (clip.path, clip.id.split("-")[0]) == (str(folder / "solo.mp4"), "dance")
 
 
+@pytest.mark.slow
 def test_a_copy_beside_it_is_a_duplicate(folder, tmp_path):
     made(folder, tmp_path)
     (tmp_path / "in/copy").mkdir()

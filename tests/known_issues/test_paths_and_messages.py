@@ -44,7 +44,10 @@ def test_what_begins_as_a_path_is_one(tmp_path, monkeypatch, name):
     assert Files("memory://x").local is False
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=SLOW), pytest.param("utf-8", marks=SLOW)])
 def test_output_on_any_terminal(tmp_path, encoding):
     folder = tmp_path / "tänzerin-ł-舞"
     folder.mkdir()

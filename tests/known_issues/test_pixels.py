@@ -324,6 +324,7 @@ def _step(stage: str, batch: dict[str, torch.Tensor]) -> tuple[dict[str, float],
     return losses, [*trainer.net.parameters(), *trainer.judges.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("stage", ("layout", "region", "whole"))
 def test_losses_do_not_see_what_is_outside(stage):
@@ -369,6 +370,7 @@ def test_metrics_do_not_see_what_is_outside():
     assert {row["psnr"] for row in rows(part, right)} == {100.0}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_new_runs_on_new_stores_leave_it_out_and_old_ones_do_not(tmp_path, tall):
     def config_of(name: str) -> dict[str, object]:

@@ -192,6 +192,7 @@ def as_written(run):
     return json.loads((run / "config.json").read_text())["config"]
 
 
+@pytest.mark.slow
 def test_training_writes_values_and_says_them_once(tmp_path, drawn_store):
     said, config = [], small_config(**ALL_AUTO)
     train.train("s", tmp_path, config=config, stages=["layout"], steps=1, say=said.append)

@@ -21,6 +21,7 @@ MOST = {"region": 2000, "whole": 4500, "layout": 3200}
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", MOST)
 def test_a_step_launches_little_and_never_waits_for_a_value(stage: str) -> None:
     found = count_step(stage, few_channels("paper", stage, size=(64, 48), precision="float32"))
@@ -28,6 +29,7 @@ def test_a_step_launches_little_and_never_waits_for_a_value(stage: str) -> None:
     assert not found.places
 
 
+@pytest.mark.slow
 def test_a_piece_of_a_transfer_launches_little_and_never_waits_for_a_value() -> None:
     config = few_channels("paper", "region", size=(64, 48), precision="float32", cpu_kernels=False)
     nets = {s: networks.generator(s, config).eval().requires_grad_(False) for s in config.stages}

@@ -169,6 +169,7 @@ def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.slow
 def test_the_default_layers_of_a_store_with_boxes(tmp_path: Path) -> None:
     """All of the way: boxes, pose with others, parsing and scores from it, a filter, windows; and nothing is stale."""
     store = give_boxes(Store(str(shutil.copytree(OLD, tmp_path / "store"))), (0.2, 0.0, 0.8, 1.0), (0.8, 0.0, 1.0, 0.9))

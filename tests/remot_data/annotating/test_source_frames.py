@@ -43,6 +43,7 @@ def test_native_frames_are_the_stored_ones_with_more_detail(built):
     assert np.abs(small - stored).mean() < 3
 
 
+@pytest.mark.slow
 def test_a_layer_from_the_source_is_in_the_frames_of_the_store_and_another_layer(built):
     near, far = (annotate(built, "pose", "blazepose", source=rows, workers=0).id for rows in (512, 0))
     assert near != far

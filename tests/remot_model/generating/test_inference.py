@@ -136,6 +136,7 @@ class Logged:
         yield lambda step: nullcontext(self.log.append(step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_labels", [False, True])
 @pytest.mark.parametrize("with_placed", [False, True])
 def test_recorded_pieces_give_the_same_and_take_their_own_states(monkeypatch, with_labels, with_placed):

@@ -358,6 +358,7 @@ def test_a_bad_step_that_is_found_late_is_told_as_if_found_at_once(tmp_path, mon
     assert all(math.isfinite(x) for row in stats for x in row.values())
 
 
+@pytest.mark.slow
 def test_losses_are_read_before_a_save_and_at_the_end(tmp_path, monkeypatch):
     """Whenever they are read, the files are the same."""
     config, files = small_config(layout=StagePlan(3, 1, length=4, chunk=4, lr=1e-3)), []

@@ -121,6 +121,7 @@ def spoilt(batch, name, value):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "name", "value"),
     [
