@@ -41,6 +41,7 @@ def build(
         str | None,
         typer.Option(help="What finds the persons: ssd, blazepose, ultralytics[:model or file], file.py:Class."),
     ] = None,
+    shots: Annotated[str | None, typer.Option(help="What finds the shots: contrast (the default), transnetv2.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
@@ -85,7 +86,7 @@ def build(
     given = {name: value for name, value in given.items() if value is not None}
     if fps is not None:
         given["fps"] = None if fps == "source" else float(fps)
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder", "shots"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
     if given.get("persons", "all") not in ("all", "main"):
@@ -117,6 +118,7 @@ def build(
             limit_rejects=limit_rejects,
             limits=Limits(stall=timeout, memory=int(memory * 2**30)),
             finder=finder,
+            shots=shots,
             wait=wait,
             workers=workers,
             scheduler=scheduler,

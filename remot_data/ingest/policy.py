@@ -10,7 +10,7 @@ from remot_data.records import HW, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0}
+_BEFORE: Mapping[str, Any] = {"finder": None, "persons": None, "min_share": 0.0, "shots": None}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Policy(Record):
         persons: ``all`` for clips of everybody who is in view long enough, ``main`` for the main person of each shot.
             None, as in stores from before persons were followed: the main person, linked from look to look by the
             overlap of boxes alone.
+        shots: what finds the shots: ``contrast`` (see `cuts.Contrast`), or the fingerprint of a network that does,
+            with its version and the sha256 of its weights. None, as in stores from before: cuts by an absolute change
+            alone.
     """
 
     size: HW = (256, 192)
@@ -67,6 +70,7 @@ class Policy(Record):
     decoder: str = "pyav"
     finder: Mapping[str, Any] | None = None
     persons: str | None = "all"
+    shots: str | Mapping[str, Any] | None = "contrast"
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
@@ -80,6 +84,8 @@ class Policy(Record):
             object.__setattr__(self, name, value if value is None else float(value))
         if self.persons not in ("all", "main", None):
             raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")
+        if isinstance(self.shots, str) and self.shots != "contrast":
+            raise ValueError(f"shots are found by 'contrast', or by a network as --shots names it, not {self.shots!r}")
         if self.duplicates not in ("pictures", "bytes"):
             raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
 

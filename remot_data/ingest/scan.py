@@ -18,7 +18,7 @@ import cv2
 
 from remot_data import media
 from remot_data.detectors.base import DetectorError
-from remot_data.ingest import people
+from remot_data.ingest import cuts, people
 from remot_data.ingest.duplicates import signature
 from remot_data.ingest.inputs import Input
 from remot_data.ingest.judging import judge
@@ -60,6 +60,7 @@ def scan(
         line.update(_refused(source, *refusal))
     else:
         people.prepare(finder, policy.get("finder"))
+        cuts.prepare(policy.get("shots"))
         line.update(_looked_through(source, policy, sandbox.Limits.from_json(limits or {}), finder))
     line["seconds"] = round(time.monotonic() - started, 3)
     return line
@@ -126,7 +127,13 @@ def _look_through(source: Input, policy: Policy, finder: str | None = None) -> G
         detail = f"the picture is {probe.size[0]}x{probe.size[1]}, a person has to be {policy.min_height} pixels high"
         raise media.VideoError("too-small", detail)
     seen = yield from people.watching(
-        source.path, probe=probe, rate=policy.looks, fps=source.fps, finder=finder, dense=policy.persons is not None
+        source.path,
+        probe=probe,
+        rate=policy.looks,
+        fps=source.fps,
+        finder=finder,
+        dense=policy.persons is not None,
+        shots=policy.shots,
     )
     try:
         sha = yield from hashing(source.path)
