@@ -205,7 +205,7 @@ class Limits:
     other: float = 0.1
     slow: float = 0.4
     blend: float = 0.68
-    flat: float = 0.06
+    flat: float = 0.1
     dark: float = 25.0
 
 

@@ -34,19 +34,22 @@ class Moments:
     Args:
         start: seconds at which the first frame is shown.
         seconds: length of the video.
+        side: cells of a picture, across and down.
     """
 
     COUNT = 8
     SIDE = 12
+    FINE = 128
     WINDOW = 0.8
     SAMPLES = 9
 
-    def __init__(self, start: float, seconds: float) -> None:
-        centres = start + seconds * (np.arange(self.COUNT) + 0.5) / self.COUNT
+    def __init__(self, start: float, seconds: float, side: int = SIDE) -> None:
+        self._side = side
+        self.centres = centres = start + seconds * (np.arange(self.COUNT) + 0.5) / self.COUNT
         times = centres[:, None] + self.WINDOW * np.linspace(-0.5, 0.5, self.SAMPLES)
         samples = [(float(t), moment) for moment, row in enumerate(times) for t in row]
         self._waiting = deque(sorted(samples))
-        self._sum = np.zeros((self.COUNT, self.SIDE, self.SIDE))
+        self._sum = np.zeros((self.COUNT, side, side))
         self._time: float | None = None
         self._picture = np.empty(0)
 
@@ -62,7 +65,7 @@ class Moments:
         self._time, self._picture = time, picture
 
     def pictures(self) -> np.ndarray:
-        """uint8 [8, 12, 12]; what was to come after the last frame looks like the last frame."""
+        """uint8 [8, side, side]; what was to come after the last frame looks like the last frame."""
         if self._waiting:
             last = self._grey(self._picture)
             while self._waiting:
@@ -70,7 +73,7 @@ class Moments:
         return np.rint(self._sum / self.SAMPLES).astype(np.uint8)
 
     def _grey(self, picture: np.ndarray) -> np.ndarray:
-        return _cells(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), self.SIDE)
+        return _cells(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), self._side)
 
 
 def _cells(grey: np.ndarray, side: int) -> np.ndarray:
@@ -90,6 +93,8 @@ class Watched:
         cells: uint8 [looks, 32, 32], the grey picture of each look.
         moments: uint8 [8, 12, 12], see `Moments`.
         transitions: spans of frames between shots that are of none.
+        fine: uint8 [8, 128, 128], `moments` with more cells, and
+        near: of each the numbers of the looks within its time.
     """
 
     probe: media.Probe
@@ -100,6 +105,8 @@ class Watched:
     cells: np.ndarray
     moments: np.ndarray
     transitions: list[tuple[int, int]] = field(default_factory=list)
+    fine: np.ndarray | None = None
+    near: list[list[int]] = field(default_factory=list)
 
 
 _SIGN = 16  # frames after which `watching` says that it lives
@@ -142,13 +149,15 @@ def watching(
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
     look = partial(_look, path, chosen.follow() if chosen else find, probe.size, dense)
     looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate)
-    edges, moments = cuts.open_shots(shots, probe.fps), Moments(probe.first_pts * base_seconds, probe.seconds)
+    edges = cuts.open_shots(shots, probe.fps)
+    moments, fine = (Moments(probe.first_pts * base_seconds, probe.seconds, n) for n in (Moments.SIDE, Moments.FINE))
     pts = array("q")
     with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps)) as frames:
         for stamp, frame in frames:
             time = stamp * base_seconds
             looks.see(time, len(pts), frame)
             moments.see(time, edges.see(frame))
+            fine.see(time, frame)
             pts.append(stamp)
             if len(pts) % _SIGN == 0:
                 yield len(pts)
@@ -156,7 +165,10 @@ def watching(
         raise media.VideoError("no-frames", f"{path}: no frame could be decoded")
     at, found, cells = looks.done()
     spans, transitions = edges.spans()
-    return Watched(probe, np.array(pts), spans, at, found, cells, moments.pictures(), transitions)
+    seconds = np.array(pts)[at] * base_seconds
+    near = [np.flatnonzero(np.abs(seconds - centre) <= Moments.WINDOW / 2).tolist() for centre in fine.centres]
+    small = moments.pictures(), transitions, fine.pictures(), near
+    return Watched(probe, np.array(pts), spans, at, found, cells, *small)
 
 
 _Looked = tuple[int, list[Person], np.ndarray]  # frame, persons, cells

@@ -37,8 +37,9 @@ class Policy(Record):
         min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
             4 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
             than a second are not held against it.
-        duplicates: ``pictures`` to refuse videos that show the same as an earlier one (see `same_content`), also
-            when they were encoded anew; ``bytes`` for files of the same bytes only.
+        duplicates: ``persons`` to refuse videos that show the same as an earlier one, also when they were encoded
+            anew (see `duplicates.same_content`); ``pictures``, as in stores from before, the same by whole pictures
+            alone; ``bytes`` for files of the same bytes only.
         shard_frames: frames after which a shard is full.
         test: share of the videos whose split is ``test`` where a manifest does not say.
         decoder: ``pyav``, or ``decord`` for the files where it was proved to give the same frames.
@@ -64,7 +65,7 @@ class Policy(Record):
     min_seen: float = 0.5
     min_sharpness: float = 0.02
     min_motion: float = 4.0
-    duplicates: str = "pictures"
+    duplicates: str = "persons"
     shard_frames: int = 4096
     test: float = 0.1
     decoder: str = "pyav"
@@ -86,8 +87,8 @@ class Policy(Record):
             raise ValueError(f"persons are 'all' or 'main', not {self.persons!r}")
         if isinstance(self.shots, str) and self.shots != "contrast":
             raise ValueError(f"shots are found by 'contrast', or by a network as --shots names it, not {self.shots!r}")
-        if self.duplicates not in ("pictures", "bytes"):
-            raise ValueError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+        if self.duplicates not in ("persons", "pictures", "bytes"):
+            raise ValueError(f"duplicates are found by 'persons', 'pictures' or 'bytes', not by {self.duplicates!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {n: value for n, value in super().to_json().items() if n not in _BEFORE or value != _BEFORE[n]}

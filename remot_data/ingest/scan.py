@@ -19,7 +19,7 @@ import cv2
 from remot_data import media
 from remot_data.detectors.base import DetectorError
 from remot_data.ingest import cuts, people
-from remot_data.ingest.duplicates import signature
+from remot_data.ingest.duplicates import signature, signature_with_persons
 from remot_data.ingest.inputs import Input
 from remot_data.ingest.judging import judge
 from remot_data.ingest.policy import Policy
@@ -147,7 +147,9 @@ def _look_through(source: Input, policy: Policy, finder: str | None = None) -> G
         "rejects": [r.to_json() for r in judged.rejects],
         "frames": judged.frames,
         **judged.persons,
-        "signature": signature(seen.moments, probe.seconds, probe.size),
+        "signature": signature_with_persons(seen)
+        if policy.duplicates == "persons"
+        else signature(seen.moments, probe.seconds, probe.size),
     }
 
 
