@@ -150,8 +150,10 @@ class _Signatures:
         header = np.ascontiguousarray(whole[:, : _HEADER.size]).view("<f4").astype(np.float64)
         self.seconds, self.shape = header[:, 0], header[:, 1]
         self.cells = np.ascontiguousarray(whole[:, _HEADER.size : short])
-        self._places = np.ascontiguousarray(whole[:, short : short + 128]).view("<f4").reshape(len(raw), -1, 4)
-        self._crops = whole[:, short + 128 :].reshape(len(raw), -1, _CROP, _CROP)
+        count = _GRID[0] if length > short else 0
+        places = short + 16 * count
+        self._places = np.ascontiguousarray(whole[:, short:places]).view("<f4").reshape(len(raw), count, 4)
+        self._crops = whole[:, places:].reshape(len(raw), count, _CROP, _CROP)
         moving = np.ptp(self.cells.reshape(-1, *_GRID), axis=1).max((1, 2), initial=0)
         self.bound = np.minimum(_MOST_DIFFERENCE, moving // 4).astype(np.int16)
         if length > short:
