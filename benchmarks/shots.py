@@ -87,11 +87,12 @@ def matched(found: Sequence[tuple[int, int]], known: Sequence[Boundary]) -> tupl
     """The boundaries that are found, and how many that are found are none."""
     left, hits, wrong = list(known), [], 0
     for start, stop in found:
-        near = [b for b in left if start <= b.stop + NEAR and stop >= b.start - NEAR]
-        if near:
-            left.remove(near[0])
-            hits.append(near[0])
-        wrong += not near
+        near = [b for b in known if start <= b.stop + NEAR and stop >= b.start - NEAR]
+        new = [b for b in near if b in left]
+        if new:
+            left.remove(new[0])
+            hits.append(new[0])
+        wrong += not near  # a second one on the same boundary is neither
     return hits, wrong
 
 

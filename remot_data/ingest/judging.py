@@ -66,7 +66,9 @@ def _transitions(found: Video, seen: people.Watched, picked: np.ndarray) -> list
     for start, stop in seen.transitions:
         lost, number = int(picked[start:stop].sum()), max(0, sum(a < start for a, _ in seen.shots) - 1)
         if lost:
-            detail = f"frames {start} to {stop - 1}: between two shots"
+            where = "before the first shot" if not start else "between two shots"
+            where = where if stop < len(picked) else "after the last shot"
+            detail = f"frames {start} to {stop - 1}: {where}"
             made.append(Reject("shot", f"{found.id}-{number:03d}", found.path, "transition", detail, lost))
     return made
 
