@@ -45,6 +45,7 @@ REASONS = {
     "too-small": "the picture is smaller than the smallest size asked for",
     "too-short": "the video has fewer frames than the shortest clip asked for",
     "shot-too-short": "a shot has fewer frames than the shortest clip asked for",
+    "transition": "a dissolve, a fade or what is black between two shots",
     "no-person": "no person was found in the frames looked at",
     "several-persons": "others stand in the crop of the main person, or before or behind her",
     "not-main": "others than the main person are in view, and only she is asked for",

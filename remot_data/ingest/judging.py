@@ -53,11 +53,24 @@ def judge(found: Video, seen: people.Watched, policy: Policy) -> Judged:
             others += max(len(shot.followed) - 1, 0)
         shot.judge()
     clips = [clip for shot in shots for clip in shot.clips]
-    rejects = [reject for shot in shots for reject in shot.rejects]
+    rejects = [reject for shot in shots for reject in shot.rejects] + _transitions(found, seen, picked)
     refused = sum(r.frames for r in rejects)
     kept = int(picked.sum()) - refused
     counts = {"decoded": len(times), "kept": kept, "refused": refused, "resampled": len(times) - kept - refused}
     return Judged(clips, rejects, counts, _persons(seen, shots) if policy.persons is not None else {})
+
+
+def _transitions(found: Video, seen: people.Watched, picked: np.ndarray) -> list[Reject]:
+    """A reject for each transition, under the number of the shot before it."""
+    made = []
+    for start, stop in seen.transitions:
+        lost, number = int(picked[start:stop].sum()), max(0, sum(a < start for a, _ in seen.shots) - 1)
+        if lost:
+            where = "before the first shot" if not start else "between two shots"
+            where = where if stop < len(picked) else "after the last shot"
+            detail = f"frames {start} to {stop - 1}: {where}"
+            made.append(Reject("shot", f"{found.id}-{number:03d}", found.path, "transition", detail, lost))
+    return made
 
 
 def _persons(seen: people.Watched, shots: Sequence[Shot]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,57 +20,9 @@ import numpy as np
 
 from remot_data import media
 from remot_data.detectors import base
+from remot_data.ingest import cuts
 from remot_data.persons import Finder, Person, as_box, colours, differ, height, overlap, share, sharpness
 from remot_data.records import WH
-
-
-class ShotFinder:
-    """Finds cuts while frames pass by.
-
-    A cut is where the mean change of the HSV thumbnail is large both absolutely and against the changes around
-    it; fast motion is large only against rest, a flash only for one frame.
-    """
-
-    SIZE = (32, 18)
-
-    def __init__(self, threshold: float = 18.0, ratio: float = 3.0, window: int = 4) -> None:
-        self.threshold, self.ratio, self.window = threshold, ratio, window
-        self._last: np.ndarray | None = None
-        self._changes = array("d")
-
-    def see(self, frame: np.ndarray) -> np.ndarray:
-        """Take the next frame, uint8 [H, W, 3], RGB; returns its thumbnail, uint8 [18, 32, 3]."""
-        small = cv2.resize(_halved(frame, self.SIZE), self.SIZE, interpolation=cv2.INTER_AREA)
-        thumbnail = cv2.cvtColor(small, cv2.COLOR_RGB2HSV).astype(np.int16)
-        if self._last is not None:
-            change = np.abs(thumbnail - self._last)
-            change[..., 0] = np.minimum(change[..., 0], 180 - change[..., 0])
-            self._changes.append(float(change.mean()))
-        else:
-            self._changes.append(0.0)
-        self._last = thumbnail
-        return small
-
-    def shots(self) -> list[tuple[int, int]]:
-        """Spans [start, stop) of frames between cuts; together they cover every frame seen."""
-        changes = np.array(self._changes)
-        cuts = [0]
-        for t in range(1, len(changes)):
-            around = np.r_[changes[max(1, t - self.window) : t], changes[t + 1 : t + 1 + self.window]]
-            if changes[t] >= self.threshold and changes[t] >= self.ratio * max(
-                float(around.mean()) if len(around) else 0.0, 1.0
-            ):
-                cuts.append(t)
-        return list(zip(cuts, [*cuts[1:], len(changes)], strict=True)) if len(changes) else []
-
-
-def _halved(picture: np.ndarray, size: WH) -> np.ndarray:
-    """The picture, halved as long as it is four times as large as `size`: OpenCV is quick at that alone."""
-    while picture.shape[1] >= 4 * size[0] and picture.shape[0] >= 4 * size[1]:
-        height, width = picture.shape[0] // 2, picture.shape[1] // 2
-        even = picture[: 2 * height, : 2 * width]
-        picture = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
-    return picture
 
 
 class Moments:
@@ -82,19 +34,22 @@ class Moments:
     Args:
         start: seconds at which the first frame is shown.
         seconds: length of the video.
+        side: cells of a picture, across and down.
     """
 
     COUNT = 8
     SIDE = 12
+    FINE = 128
     WINDOW = 0.8
     SAMPLES = 9
 
-    def __init__(self, start: float, seconds: float) -> None:
-        centres = start + seconds * (np.arange(self.COUNT) + 0.5) / self.COUNT
+    def __init__(self, start: float, seconds: float, side: int = SIDE) -> None:
+        self._side = side
+        self.centres = centres = start + seconds * (np.arange(self.COUNT) + 0.5) / self.COUNT
         times = centres[:, None] + self.WINDOW * np.linspace(-0.5, 0.5, self.SAMPLES)
         samples = [(float(t), moment) for moment, row in enumerate(times) for t in row]
         self._waiting = deque(sorted(samples))
-        self._sum = np.zeros((self.COUNT, self.SIDE, self.SIDE))
+        self._sum = np.zeros((self.COUNT, side, side))
         self._time: float | None = None
         self._picture = np.empty(0)
 
@@ -110,7 +65,7 @@ class Moments:
         self._time, self._picture = time, picture
 
     def pictures(self) -> np.ndarray:
-        """uint8 [8, 12, 12]; what was to come after the last frame looks like the last frame."""
+        """uint8 [8, side, side]; what was to come after the last frame looks like the last frame."""
         if self._waiting:
             last = self._grey(self._picture)
             while self._waiting:
@@ -118,7 +73,7 @@ class Moments:
         return np.rint(self._sum / self.SAMPLES).astype(np.uint8)
 
     def _grey(self, picture: np.ndarray) -> np.ndarray:
-        return _cells(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), self.SIDE)
+        return _cells(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), self._side)
 
 
 def _cells(grey: np.ndarray, side: int) -> np.ndarray:
@@ -137,6 +92,9 @@ class Watched:
         looks: the persons found in each look.
         cells: uint8 [looks, 32, 32], the grey picture of each look.
         moments: uint8 [8, 12, 12], see `Moments`.
+        transitions: spans of frames between shots that are of none.
+        fine: uint8 [8, 128, 128], `moments` with more cells, and
+        near: of each the numbers of the looks within its time.
     """
 
     probe: media.Probe
@@ -146,6 +104,9 @@ class Watched:
     looks: list[list[Person]]
     cells: np.ndarray
     moments: np.ndarray
+    transitions: list[tuple[int, int]] = field(default_factory=list)
+    fine: np.ndarray | None = None
+    near: list[list[int]] = field(default_factory=list)
 
 
 _SIGN = 16  # frames after which `watching` says that it lives
@@ -162,6 +123,7 @@ def watching(
     finder: str | None = None,
     dense: bool = False,
     times: str | None = "continued",
+    shots: str | Mapping[str, Any] | None = None,
     read: Callable[..., Generator[tuple[int, np.ndarray], None, None]] = media.read,
 ) -> Generator[int, None, Watched]:
     """Go once through a video, in reduced pictures, for its shots and, `rate` times a second, its persons.
@@ -174,6 +136,7 @@ def watching(
         finder: what finds the persons, see `open_finder`; None for the detector of BlazePose.
         dense: look up to four times as often where persons move fast, come or go, and tell what they wear: what
             `tracking.track` needs.
+        shots: what finds the shots, see `cuts.open_shots`.
         read: what reads the video; `media.in_child.read` for a process that has to live on.
 
     Raises:
@@ -187,20 +150,26 @@ def watching(
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
     look = partial(_look, path, chosen.follow() if chosen else find, probe.size, dense)
     looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate)
-    shots, moments = ShotFinder(), Moments(probe.first_pts * base_seconds, probe.seconds)
+    edges = cuts.open_shots(shots, probe.fps)
+    moments, fine = (Moments(probe.first_pts * base_seconds, probe.seconds, n) for n in (Moments.SIDE, Moments.FINE))
     pts = array("q")
     with closing(read(path, start_pts=start_pts, end_pts=end_pts, size=shape, fps=fps, times=times)) as frames:
         for stamp, frame in frames:
             time = stamp * base_seconds
             looks.see(time, len(pts), frame)
-            moments.see(time, shots.see(frame))
+            moments.see(time, edges.see(frame))
+            fine.see(time, frame)
             pts.append(stamp)
             if len(pts) % _SIGN == 0:
                 yield len(pts)
     if not pts:
         raise media.VideoError("no-frames", f"{path}: no frame could be decoded")
     at, found, cells = looks.done()
-    return Watched(probe, np.array(pts), shots.shots(), at, found, cells, moments.pictures())
+    spans, transitions = edges.spans()
+    seconds = np.array(pts)[at] * base_seconds
+    near = [np.flatnonzero(np.abs(seconds - centre) <= Moments.WINDOW / 2).tolist() for centre in fine.centres]
+    small = moments.pictures(), transitions, fine.pictures(), near
+    return Watched(probe, np.array(pts), spans, at, found, cells, *small)
 
 
 _Looked = tuple[int, list[Person], np.ndarray]  # frame, persons, cells
@@ -368,13 +337,7 @@ def prepare(finder: str | None = None, expected: Mapping[str, Any] | None = None
     if finder is None:
         _finder()
         return
-    have, expected = open_finder(finder).fingerprint(), dict(expected or {})
-    if have != expected:
-        different = ", ".join(sorted(k for k in {**have, **expected} if have.get(k) != expected.get(k)))
-        raise base.DetectorError(
-            f"the finder {finder!r} is here another than the store is built with ({different}); use the same version "
-            "and weights on all machines"
-        )
+    base.check_same(f"the finder {finder!r}", open_finder(finder).fingerprint(), expected or {})
 
 
 SSD, BLAZEPOSE = "ssd", "blazepose"

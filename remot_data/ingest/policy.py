@@ -13,7 +13,9 @@ from remot_data.records import HW, OUTSIDE, Record
 
 # Fields that came after stores were built, at the values by which those were built: these are not named, so that
 # policies keep the bytes that they had.
-_BEFORE: Mapping[str, Any] = {"min_share": 0.0} | dict.fromkeys(("finder", "persons", "times", "max_gap", "outside"))
+_BEFORE: Mapping[str, Any] = {"min_share": 0.0} | dict.fromkeys(
+    ("finder", "persons", "times", "max_gap", "outside", "shots")
+)
 
 
 def _is_sane(value: Any) -> bool:
@@ -48,8 +50,9 @@ class Policy(Record):
         min_motion: grey levels by which some cell of the crop has to change in the course of the clip (see `motion`).
             4 refuses stills, also with the noise of compression; somebody who breathes changes more. Clips of less
             than a second are not held against it.
-        duplicates: ``pictures`` to refuse videos that show the same as an earlier one (see `same_content`), also
-            when they were encoded anew; ``bytes`` for files of the same bytes only.
+        duplicates: ``persons`` to refuse videos that show the same as an earlier one, also when they were encoded
+            anew (see `duplicates.same_content`); ``pictures``, as in stores from before, the same by whole pictures
+            alone; ``bytes`` for files of the same bytes only.
         shard_frames: frames after which a shard is full.
         test: share of the videos whose split is ``test`` where a manifest does not say.
         decoder: ``pyav``, or ``decord`` for the files where it was proved to give the same frames.
@@ -66,6 +69,9 @@ class Policy(Record):
         outside: what a frame shows where its crop reaches out of the picture, as it only does where the person does not
             fit into a crop of that shape inside: ``black``, ``blur`` or ``smear`` (see `media.read`). None, as in older
             stores: the crop reaches out wherever it has room to leave round the person, and the border is smeared.
+        shots: what finds the shots: ``contrast`` (see `cuts.Contrast`), or the fingerprint of a network that does,
+            with its version and the sha256 of its weights. None, as in stores from before: cuts by an absolute change
+            alone.
     """
 
     size: HW = (256, 192)
@@ -80,7 +86,7 @@ class Policy(Record):
     min_seen: float = 0.5
     min_sharpness: float = 0.02
     min_motion: float = 4.0
-    duplicates: str = "pictures"
+    duplicates: str = "persons"
     shard_frames: int = 4096
     test: float = 0.1
     decoder: str = "pyav"
@@ -89,6 +95,7 @@ class Policy(Record):
     times: str | None = "continued"
     max_gap: float | None = 0.5
     outside: str | None = "black"
+    shots: str | Mapping[str, Any] | None = "contrast"
 
     def __post_init__(self) -> None:
         # Equal policies have equal bytes in store.json, whether 12 or 12.0 was said.
@@ -114,8 +121,10 @@ class Policy(Record):
             raise PolicyError(f"max_gap has to be positive, not {self.max_gap}")
         if self.outside not in (*OUTSIDE, None):
             raise PolicyError(f"outside is {', '.join(OUTSIDE)} or None, not {self.outside!r}")
-        if self.duplicates not in ("pictures", "bytes"):
-            raise PolicyError(f"duplicates are found by 'pictures' or 'bytes', not by {self.duplicates!r}")
+        if isinstance(self.shots, str) and self.shots != "contrast":
+            raise PolicyError(f"shots are found by 'contrast', or by a network as --shots names it, not {self.shots!r}")
+        if self.duplicates not in ("persons", "pictures", "bytes"):
+            raise PolicyError(f"duplicates are found by 'persons', 'pictures' or 'bytes', not by {self.duplicates!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {n: value for n, value in super().to_json().items() if n not in _BEFORE or value != _BEFORE[n]}

@@ -18,8 +18,8 @@ import cv2
 
 from remot_data import media
 from remot_data.detectors.base import DetectorError
-from remot_data.ingest import people
-from remot_data.ingest.duplicates import signature
+from remot_data.ingest import cuts, people
+from remot_data.ingest.duplicates import signature, signature_with_persons
 from remot_data.ingest.inputs import Input
 from remot_data.ingest.judging import judge
 from remot_data.ingest.policy import Policy
@@ -60,6 +60,7 @@ def scan(
         line.update(_refused(source, *refusal))
     else:
         people.prepare(finder, policy.get("finder"))
+        cuts.prepare(policy.get("shots"))
         line.update(_looked_through(source, policy, sandbox.Limits.from_json(limits or {}), finder))
     line["seconds"] = round(time.monotonic() - started, 3)
     return line
@@ -134,6 +135,7 @@ def _look_through(source: Input, policy: Policy, finder: str | None = None) -> G
         finder=finder,
         dense=policy.persons is not None,
         times=policy.times,
+        shots=policy.shots,
     )
     try:
         sha = yield from hashing(source.path)
@@ -147,7 +149,9 @@ def _look_through(source: Input, policy: Policy, finder: str | None = None) -> G
         "rejects": [r.to_json() for r in judged.rejects],
         "frames": judged.frames,
         **judged.persons,
-        "signature": signature(seen.moments, probe.seconds, probe.size),
+        "signature": signature_with_persons(seen)
+        if policy.duplicates == "persons"
+        else signature(seen.moments, probe.seconds, probe.size),
     }
 
 

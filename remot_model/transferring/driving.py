@@ -5,14 +5,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from remot_data import media, persons
-from remot_data.ingest import people
+from remot_data.ingest import cuts, people
 from remot_data.ingest.tracking import Track, alike, packed, track
 from remot_data.media import in_child
 from remot_data.records import HW, OUTSIDE, WH, XYWH, Times
@@ -159,6 +159,7 @@ def _look_through(
             end_pts=last,
             finder=None if finder == people.BLAZEPOSE else finder,
             dense=True,
+            shots=cuts.CONTRAST,
             read=in_child.read,
         )
     except media.VideoError as error:
@@ -167,6 +168,7 @@ def _look_through(
         raise TransferError(
             f"the driving video {path} has no frame from {start or 0:g} s to {end or probe.seconds:g} s"
         ) from error
+    seen = replace(seen, shots=cuts.joined(seen.shots, len(seen.pts)), transitions=[])
     return _Found(path, probe, seen), (first, last)
 
 

@@ -61,35 +61,6 @@ def test_no_looks_no_track():
     assert persons.main_track([[], []]) == []
 
 
-@pytest.fixture
-def scenes():
-    rng = np.random.default_rng(3)
-    pictures = [rng.integers(0, 255, (90, 160, 3), np.uint8) for _ in range(3)]
-    pictures[1] = 255 - pictures[0] // 3
-    pictures[2][:] = (10, 200, 30)
-    return pictures
-
-
-def test_cuts_are_found_at_the_right_frame(scenes):
-    finder = people.ShotFinder()
-    for picture, count in zip(scenes, (12, 9, 15), strict=True):
-        for shift in range(count):
-            finder.see(np.roll(picture, shift, axis=1))
-    assert finder.shots() == [(0, 12), (12, 21), (21, 36)]
-
-
-def test_a_moving_camera_is_no_cut():
-    finder = people.ShotFinder()
-    wide = np.kron(np.random.default_rng(0).integers(0, 255, (6, 60, 3), np.uint8), np.ones((15, 15, 1), np.uint8))
-    for shift in range(40):
-        finder.see(np.ascontiguousarray(wide[:, shift * 10 : shift * 10 + 160]))
-    assert finder.shots() == [(0, 40)]
-
-
-def test_a_video_without_frames_has_no_shots():
-    assert people.ShotFinder().shots() == []
-
-
 class Alone:
     """A detector for one thread at a time, as LiteRT's networks are, and as slow in turns."""
 
