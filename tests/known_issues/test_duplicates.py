@@ -75,11 +75,13 @@ def refused(paths: list[Path], finder: str, **policy: str) -> set[str]:
     return {Path(r["path"]).name for r in made.rejects if r["code"] == "duplicate"}
 
 
+@pytest.mark.slow
 def test_both_takes_are_kept_and_a_copy_is_refused(takes, finder):
     copy = copied(takes[0], "slower")
     assert refused([*takes, copy], finder) == {copy.name, "take1.mp4"} - {min(copy.name, "take1.mp4")}
 
 
+@pytest.mark.slow
 def test_whole_pictures_take_them_for_the_same_as_before(takes, finder):
     assert refused([*takes], finder, duplicates="pictures") == {"take2.mp4"}
 

@@ -74,6 +74,7 @@ def test_what_a_machine_failed_on_is_tried_again_by_the_next_run(folder, tmp_pat
     assert (codes(done), done.frames["kept"]) == ([], 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["crashed", "timeout"])
 def test_what_the_data_may_be_at_fault_for_stays_refused(folder, tmp_path, monkeypatch, code, capsys):
     from remot_data.cli import run
@@ -149,6 +150,7 @@ def test_a_build_from_a_new_place_renews_the_paths(folder, tmp_path):
         assert state(store) == before
 
 
+@pytest.mark.slow
 def test_a_video_of_another_name_is_known_again_once_the_old_one_is_gone(folder, tmp_path):
     made(folder, tmp_path)
     (folder / "dance.mp4").rename(folder / "solo.mp4")

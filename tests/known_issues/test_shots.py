@@ -149,6 +149,7 @@ def test_both_edges_of_a_flash_used_to_be_cuts():
     assert len(old(flash(dance(90, 1, 120)))) == 3
 
 
+@pytest.mark.slow
 def test_it_decides_alike_in_long_videos_and_forgets_what_is_past():
     parts = [dance(150, n % 3, 60 + 20 * n, begins=7 * n) for n in range(6)]
     finder = Contrast(30)

@@ -146,6 +146,7 @@ def test_from_the_source_boxes_have_the_size_of_its_frames(tmp_path: Path, asks:
     assert abs(found["own2"] - OWN[2]).max() < 0.01 and abs(found["other1"] - BESIDE[1]).max() < 0.01
 
 
+@pytest.mark.slow
 def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> None:
     """What the default detectors make of it does not depend on whether they could ask for boxes."""
     layers = open_store(str(OLD)).snapshot("main").layers

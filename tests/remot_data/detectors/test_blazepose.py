@@ -66,6 +66,7 @@ def test_tracking_agrees_with_mediapipe(pose: BlazePose, name: str) -> None:
     assert np.median(far) < 0.005
 
 
+@pytest.mark.slow
 def test_single_images_agree_with_mediapipe(pose: BlazePose) -> None:
     every = RECIPE["IMAGE_EVERY"]
     far = [

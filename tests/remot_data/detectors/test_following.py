@@ -34,6 +34,7 @@ def away(keypoints: np.ndarray, clip: Clip, own: Dancer) -> np.ndarray:
     return np.where(count > 0, (distance * both).sum(1) / np.maximum(count, 1) / height, np.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "before"), [(CLOSE, False), (CLOSE, True), (CROSSING, True), (APART, False)])
 def test_the_pose_stays_on_the_person_of_the_track(pose: BlazePose, shift: tuple[int, int], before: bool) -> None:
     """Two clips of one scene, one for each own box."""
@@ -75,6 +76,7 @@ def test_where_pose_and_track_disagree_all_is_zero(pose: BlazePose) -> None:
     assert (found["keypoints"][8:, :, 2].max(1) > 0.5).all() and (found["mask"][8:].max((1, 2)) > 200).all()
 
 
+@pytest.mark.slow
 def test_where_the_track_is_lost_the_pose_goes_on_but_jumps_to_nobody_else(pose: BlazePose) -> None:
     frames, behind, before = scene(APART)
     clip = Clip.of(frames, before, behind)
@@ -87,6 +89,7 @@ def test_where_the_track_is_lost_the_pose_goes_on_but_jumps_to_nobody_else(pose:
     assert not (away(found[6:], clip.cut(slice(6, None)), behind.cut(slice(6, None))) < 0.16).any()
 
 
+@pytest.mark.slow
 def test_pixels_of_others_are_told_and_those_of_the_person_are_not(pose: BlazePose) -> None:
     for before in (False, True):
         frames, *dancers = scene(APART)

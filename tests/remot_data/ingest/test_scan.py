@@ -207,6 +207,7 @@ def reasons(line):
     return {r["code"] for r in line["rejects"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sample-cam01", "sample-cam02", "sample-cam03", "sample-cam04"])
 def test_the_sample_clips_are_kept_whole(name):
     line = look(fetch(name))
