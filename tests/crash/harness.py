@@ -239,7 +239,7 @@ class _Points:
     def watch(self) -> None:
         for module, name in ((os, "replace"), (os, "link"), (os, "remove"), (os, "unlink"), (shutil, "rmtree")):
             setattr(module, name, self._watched(name, getattr(module, name)))
-        for name in ("files", "log"):
+        for name in ("disk", "files", "log"):
             module = importlib.import_module(f"remot_data.store.{name}")
             module.open = self._open  # type: ignore[attr-defined]
 
