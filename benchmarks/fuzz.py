@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz.py --out FOLDER --files 5000
 
-Done in parts of 100 files; run again, it goes on after the last finished part. Says how each file ended, what must not
+Done in parts of 250 files; run again, it goes on after the last finished part. Says how each file ended, what must not
 have happened, the time, and the most memory that a process took. Exit status 1 where something must not have happened.
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests import fuzzing
 
-PART = 100
+PART = 250
 
 
 def main() -> int:

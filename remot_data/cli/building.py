@@ -253,6 +253,8 @@ def _print_build(summary: Any) -> None:
         )
     for reject in summary.rejects:
         out.print(escape(f"refused {reject['what']} {reject['id']}: {reject['code']} ({reject['detail']})"))
+    for note in summary.notes:
+        out.print(escape(f"note: {note}"))
     codes = {reject["code"] for reject in summary.rejects}
     if again := sorted(codes & {"crashed", "timeout", "out-of-memory"}):
         out.print(f"to try again what was refused for it: the same command with --retry {','.join(again)}")

@@ -46,6 +46,8 @@ _ENOUGH = 20
 class Summary(Record):
     """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy).
 
+    `notes` say what of a video that was kept is not in it: frames that damage may have reached, or without a time.
+
     `person_frames` has every frame once for each person followed in it: seen = kept + refused, which is by code.
     """
 
@@ -63,6 +65,7 @@ class Summary(Record):
     layers: dict[str, str] = field(default_factory=dict)
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -165,7 +168,8 @@ def build(
         store.compact_log("videos", lambda line: line["input"]["path"])
         store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
         store.compact_log("jobs", lambda job: job["id"])
-    return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds)
+    notes = tuple(note for line in lines for note in line.get("notes", ()))
+    return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds, notes)
 
 
 def _finder_of(stored: Policy | None) -> str | None:
@@ -399,6 +403,7 @@ def _summary(
     added: int,
     layers: Mapping[str, str],
     seconds: Mapping[str, float],
+    notes: tuple[str, ...],
 ) -> Summary:
     paths = {item.path for item in inputs}
     live = [clip for clip in made.clips if clip.id not in store.removed]
@@ -419,4 +424,5 @@ def _summary(
         layers=dict(layers),
         failed={kind: clips for kind, clips in failed.items() if clips},
         seconds={k: round(v, 2) for k, v in seconds.items()},
+        notes=notes,
     )

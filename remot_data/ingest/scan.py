@@ -23,7 +23,7 @@ from remot_data.ingest.duplicates import signature, signature_with_persons
 from remot_data.ingest.inputs import Input
 from remot_data.ingest.judging import judge
 from remot_data.ingest.policy import Policy
-from remot_data.media import sandbox
+from remot_data.media import in_child, sandbox
 from remot_data.media.identity import checked, hashing, stamp
 from remot_data.records import Reject, Video
 
@@ -46,7 +46,8 @@ def scan(
         finder: what finds the persons, see `people.open_finder`; its fingerprint is that of the policy.
 
     Returns:
-        Plain values: input, stamp, video, clips, rejects, frames, signature, seconds.
+        Plain values: input, stamp, video, clips, rejects, frames, signature, seconds; `notes` where there are some, of
+        what was left out of the video.
 
     Raises:
         RuntimeError: the file cannot be seen here but could be there, or no child process can be started.
@@ -113,12 +114,14 @@ def looking(
     cv2.setNumThreads(1)
     source = Input.from_json(item)
     steps = checked(source.path, _look_through(source, Policy.from_json(policy), finder), 0)
-    while True:
-        try:
-            yield {"frames": next(steps)}, b""
-        except StopIteration as end:
-            yield {"line": end.value}, b""
-            return
+    with in_child.kept() as said:
+        while True:
+            try:
+                yield {"frames": next(steps)}, b""
+            except StopIteration as end:
+                notes = list(dict.fromkeys(words for _, words in said))
+                yield {"line": {**end.value, **({"notes": notes} if notes else {})}}, b""
+                return
 
 
 def _look_through(source: Input, policy: Policy, finder: str | None = None) -> Generator[int, None, dict[str, Any]]:

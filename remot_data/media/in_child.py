@@ -151,7 +151,7 @@ def _tell(header: Mapping[str, Any]) -> None:
 
 def frames(path: str, **options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """What the child does for `read`: every frame, signs of life on the way to the first, and warnings."""
-    with _kept() as said:
+    with kept() as said:
         for pts, frame in reading.read(path, passing=True, **options):
             yield ({"pts": pts, "shape": frame.shape}, frame) if frame.size else ({}, b"")
     if said:
@@ -160,7 +160,7 @@ def frames(path: str, **options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
 
 def working(work: str, arguments: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Any]]:
     """What the child does for the others: one piece of work, of which the only message tells what it gave."""
-    with _kept() as said:
+    with kept() as said:
         made = _WORK[work](**arguments)
     if isinstance(made, np.ndarray):
         made = Picture(made)
@@ -196,7 +196,7 @@ class _Keeping(logging.Handler):
 
 
 @contextmanager
-def _kept() -> Iterator[list[tuple[str, str]]]:
+def kept() -> Iterator[list[tuple[str, str]]]:
     """Name of the logger and words of the warnings of this package."""
     handler, logger = _Keeping(), logging.getLogger("remot_data")
     logger.addHandler(handler)

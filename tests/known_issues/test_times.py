@@ -206,7 +206,9 @@ def test_a_build_goes_over_a_step_back(tmp_path: Path, red: str, fps: float | No
 
 def test_what_is_read_again_is_the_same(tmp_path: Path, red: str) -> None:
     """Repair, layers from the source, and files of other tools for the frames of the video."""
-    store, _ = made(tmp_path, grid(20) + [FAR] + grid(40)[21:] + grid(20, 5 * STEP), red)
+    store, summary = made(tmp_path, grid(20) + [FAR] + grid(40)[21:] + grid(20, 5 * STEP), red)
+    (note,) = summary.notes
+    assert note.endswith("1 frame(s) whose time stamp lies far from those of its neighbours are left out")
     (clip,) = store.clips
     numbers = [n for n in range(60) if n != 20]
     assert stored(store, clip) == numbers

@@ -14,9 +14,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_originals_become_clips(files, tmp_path):
-    done = fuzzing.build(
-        [files[0].parent], str(tmp_path / "store"), policy=fuzzing.POLICY, layers={}, limits=fuzzing.LIMITS, workers=0
-    )
+    done = fuzzing.build([files[0].parent], str(tmp_path / "store"), workers=0, **fuzzing.OPTIONS)
     # They show the same, and so the first is kept and the others are its duplicates.
     assert {r["code"] for r in done.rejects if r["what"] == "video"} <= {"duplicate"}
     assert done.videos >= 1 and done.frames["decoded"] >= 9 * fuzzing.FRAMES
