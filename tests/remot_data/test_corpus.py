@@ -123,7 +123,9 @@ def build_inputs(folder: Path, cases: Sequence[Case], manifest: Path) -> list[Pa
     pictures = [case.name for case in cases if case.name.startswith("folders/")]
     entries = "".join(f"  - {{path: {name}, fps: 30}}\n" for name in pictures)
     manifest.write_text(f"root: {folder}\nvideos:\n{entries}")
-    return [manifest, *sorted(p for p in folder.iterdir() if p.name != "folders" and not p.name.startswith("."))]
+    folders = sorted(p for p in folder.iterdir() if p.name != "folders" and not p.name.startswith("."))
+    # In a folder an animation lies beside videos; by its own name it is one.
+    return [manifest, *folders, *folder.rglob("*.gif")]
 
 
 def check_build(summary: Summary, store: Store, cases: Sequence[Case], folder: Path) -> list[str]:

@@ -78,7 +78,7 @@ def train(stores, run, *, say, show, **options):
     show("region 3/3 | total 3", True)
     return [module.StageResult("region", 3, 1.0, 3.0, 0.1, {})]
 module.train = train
-sys.exit(cli.run(["train", "store", "--out", "run", *sys.argv[1:]]))
+sys.exit(cli.run(["train", "store", "--out", "run", "--preset", "tiny:portrait", *sys.argv[1:]]))
 """
 
 
