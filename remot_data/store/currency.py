@@ -47,7 +47,8 @@ def is_current(meta: Mapping[str, Any] | None, now: Mapping[str, Mapping[str, An
 
 def may_pass(meta: Mapping[str, Any]) -> bool:
     """Whether clips are not in a shard because the machine failed: the next run tries again."""
-    return any(why.split(":")[0] in PASSING for why in meta["failed"].values())
+    # The code stands first, or behind the words of who read: "its source cannot be read again: unavailable: ...".
+    return any(code in why.split(": ") for why in meta["failed"].values() for code in PASSING)
 
 
 def metas(store: Store, inputs: Mapping[str, str], shard: int) -> dict[str, dict[str, Any] | None]:

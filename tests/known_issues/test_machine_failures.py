@@ -14,6 +14,7 @@ import signal
 import pytest
 
 from remot_data.care.relocate import relocate
+from remot_data.detectors.base import DetectorError
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
 from remot_data.media import sandbox
@@ -190,3 +191,16 @@ def test_relocate_tells_a_store_where_its_videos_are(folder, tmp_path, monkeypat
     assert relocate(open_store(store.url), f"{place}={tmp_path}/gone")[1] == [
         f"{tmp_path}/gone/{name}" for name in ("dance.mp4", "no.mp4")
     ]
+
+
+def test_a_layer_is_made_again_where_its_source_was_not_there(folder, tmp_path):
+    from remot_data.annotating.annotate import annotate
+
+    made(folder, tmp_path)
+    (folder / "dance.mp4").rename(tmp_path / "away.mp4")
+    flow = {"detector": "dis", "source": 96, "workers": 0}
+    with pytest.raises(DetectorError, match="cannot be read again: unavailable: "):
+        annotate(str(tmp_path / "store"), "flow", **flow)
+    (tmp_path / "away.mp4").rename(folder / "dance.mp4")
+    done = annotate(str(tmp_path / "store"), "flow", **flow)
+    assert (done.failed, done.frames) == ({}, 40)
