@@ -64,7 +64,7 @@ class Verdict:
 
 
 def truth() -> dict[str, Any]:
-    """The file of the gloves: by the number of a frame of the video, ``at`` has ``right`` and ``left`` in its pixels."""
+    """The file of the gloves: ``at`` has, by the number of a frame, ``right`` and ``left`` in pixels of the video."""
     return json.loads(TRUTH.read_text())
 
 
