@@ -197,6 +197,7 @@ BUILTIN = {
 DEFAULTS = {entry.kind: name for name, entry in BUILTIN.items()}
 _ADAPTERS = "remot_data.detectors"
 BUILTIN |= {
+    "smooth": Entry("pose", f"{_ADAPTERS}.smooth:Smooth"),
     "ultralytics": Entry(
         "pose", f"{_ADAPTERS}.ultralytics_pose:UltralyticsPose", extra="ultralytics", library="ultralytics"
     ),
