@@ -15,9 +15,10 @@ import pytest
 
 from remot_data import media
 from remot_data.annotating.annotate import annotate, plan_jobs
+from remot_data.annotating.jobs import Job
 from remot_data.assets import fetch
 from remot_data.care.verify import repair, verify
-from remot_data.detectors.base import DEFAULTS
+from remot_data.detectors.base import DEFAULTS, before, load
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
 from remot_data.reading.stream import Plan
@@ -61,21 +62,23 @@ def test_its_policy_is_written_today_as_it_was_then() -> None:
 
 def test_its_layers_are_those_of_todays_default_detectors(old: Store) -> None:
     layers = old.snapshot("main").layers
-    assert {job.kind: job.id for job in plan_jobs(old, DEFAULTS)} == layers
+    then = {kind: before(load(name)) for kind, name in DEFAULTS.items()}
+    jobs = {kind: Job(kind, name, settings=then[kind]) for kind, name in DEFAULTS.items()}
+    assert {job.kind: job.id for job in plan_jobs(old, jobs)} == layers
     for kind, name in DEFAULTS.items():
-        done = annotate(old, kind, name, inputs=layers, workers=0)
+        done = annotate(old, kind, name, settings=then[kind], inputs=layers, workers=0)
         assert (done.computed, done.id) == (0, layers[kind]), kind
 
 
 @pytest.mark.slow
 def test_it_grows_under_its_own_rules(old: Store, tmp_path: Path) -> None:
-    before = open_store(str(OLD))
+    first = open_store(str(OLD))
     media.cut(fetch("sample-cam02"), tmp_path / "more.mp4", 0.1, 0.3)
     done = build([tmp_path / "more.mp4"], old.url, workers=0)
     assert done.clips == 3 and not list(verify(old := open_store(old.url)))
-    assert old.config["policy"] == before.config["policy"]
-    assert old.snapshot("main").layers == before.snapshot("main").layers
-    assert windows(old, set(before.clip)) == windows(before, set(before.clip))
+    assert old.config["policy"] == first.config["policy"]
+    assert old.snapshot("main").layers == first.snapshot("main").layers
+    assert windows(old, set(first.clip)) == windows(first, set(first.clip))
 
 
 def test_what_is_lost_of_it_is_made_again(old: Store) -> None:
