@@ -149,7 +149,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     hem, boot = _trousers(scores, place)
     belly = trunk & (place.height > -0.25) & (place.height < 0.5)
     waist = 0.5 - 0.375 * _reach(2 - (place.height[belly] + 0.25) / 0.375, (scores[TOP] - scores[BOTTOM])[belly], 1)
-    skirt, reach = _skirt(place)
+    skirt, reach = _skirt(place, (scores[BOTTOM] > -2) & (scores[BOTTOM] > scores[SKIN]), hem)
     if skirt:
         hem = min(hem, reach)
     return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
@@ -168,6 +168,10 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
     # Shins of the colour of the hips are likely covered.
     if 3 in middles and score(middles[3][None], bottom)[0] > -1.5:
         del middles[3]
+    # So are arms of the colour of the top, unless that is a tone of skin.
+    for i in {1, 2} & set(middles):
+        if score(middles[i][None], top)[0] > -1.5 and skin_like(seen[i]).mean() < 0.3:
+            del middles[i]
     if not middles:
         return np.zeros((0, 3), np.float32)
     every = np.stack(list(middles.values()))
@@ -176,7 +180,7 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
     if votes[best] < 2:
         return np.zeros((0, 3), np.float32)
     # All but face and hands may be covered: they only count where nothing else is seen.
-    shown = np.concatenate([c for i, c in seen.items() if i in (0, 1, best)])
+    shown = np.concatenate([c for i, c in seen.items() if i in {0, 1, best} & set(middles)])
     return centres(shown[score(shown, middles[best][None]) > -1], 2)
 
 
@@ -196,12 +200,42 @@ def _without(seen: np.ndarray, others: np.ndarray) -> np.ndarray:
     return clear if len(clear) > 0.3 * len(seen) else seen
 
 
+_SKIN = np.array([0.78, 0.45, 0.28], np.float32)  # linear RGB of skin in white light, up to its brightness
+
+
 def _hair_colours(colours: np.ndarray, place: Place, skin: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Colours of hair, and whether it is a hat: green, blue, violet or deep red."""
+    """Colours of hair, and whether it is a hat: green, blue, violet or deep red in the light that the skin is in."""
     above = place.is_on("head") & (((place.face < -0.2) & (place.crown > -0.1)) | (place.crown > 0.2))
     seen = colours[above]
-    a, b = np.median(seen[:, 1:], 0) - 128 if len(seen) else (0, 0)
-    return centres(_without(seen, skin), 2), bool(b < -8 or a < -8 or (a > 30 and a > b))
+    return centres(_without(seen, skin), 2), len(seen) > 0 and len(skin) > 0 and _is_hat(np.median(seen, 0), skin[0])
+
+
+def _is_hat(seen: np.ndarray, skin: np.ndarray) -> bool:
+    """Whether Lab [3] of what is on the head is the colour of a hat, where skin has the colour `skin` [3].
+
+    What light does to the skin it does to hair: dark hair on a stage has the light's hue. Black is no hue at all.
+    """
+    if seen[0] < 45:
+        return False
+    hair, face = (_linear(c) for c in (seen, skin))
+    light = face / _SKIN
+    lab = _lab(np.clip(hair / np.maximum(light / light.max(), 0.1), 0, 1))
+    a, b = lab[1:] - 128
+    plain_a, plain_b = seen[1:] - 128
+    found, as_seen = ((b < -8 or a < -8 or (a > 30 and a > b)) for a, b in ((a, b), (plain_a, plain_b)))
+    return bool(found and as_seen)
+
+
+def _linear(lab: np.ndarray) -> np.ndarray:
+    """Linear RGB float32 [3] of OpenCV's 8-bit Lab [3]."""
+    pixel = np.array([[[lab[0] / 2.55, lab[1] - 128, lab[2] - 128]]], np.float32)
+    return np.clip(cv2.cvtColor(pixel, cv2.COLOR_Lab2LRGB)[0, 0], 1e-4, 1)
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """8-bit Lab, as float32 [3], of linear RGB [3]."""
+    lab = cv2.cvtColor(rgb[None, None].astype(np.float32), cv2.COLOR_LRGB2Lab)[0, 0]
+    return lab * np.array([2.55, 1, 1], np.float32) + np.array([0, 128, 128], np.float32)
 
 
 def centres(colours: np.ndarray, count: int) -> np.ndarray:
@@ -260,14 +294,18 @@ def _trousers(scores: np.ndarray, place: Place) -> tuple[float, float]:
     return found
 
 
-def _skirt(place: Place) -> tuple[bool, float]:
-    """Whether enough of the person is beside the legs for a skirt, and how far down the legs that goes."""
-    leg = place.is_on("thigh", "shin") & (place.along > 0.3)
+def _skirt(place: Place, cloth: np.ndarray, hem: float) -> tuple[bool, float]:
+    """Whether enough of the cloth is beside the legs for a skirt, and how far down the legs that goes.
+
+    `cloth` bool [N] is what has the colours of the hips and not of the skin: what is held, or written on the picture,
+    is no skirt.
+    """
+    leg = place.is_on("thigh", "shin") & (place.along > 0.3) & cloth
     beside = (place.away[leg] > 1.2) & (place.height[leg] < 0)
-    thigh = place.along[leg] < 1
+    above = place.along[leg] <= max(hem, 0.5)
     share = _profile(place.along[leg], beside)
     reach = _STEP * (np.flatnonzero(share > 0.08).max(initial=0) + 2)
-    return bool(thigh.any() and beside[thigh].mean() > 0.06), reach
+    return bool(above.sum() > 20 and beside[above].mean() > 0.04), max(reach, min(hem, 1.0))
 
 
 def _alike(top: np.ndarray, bottom: np.ndarray) -> bool:

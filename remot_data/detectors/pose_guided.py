@@ -46,6 +46,12 @@ _ODDS = {
 }
 _PRIOR = np.array([_ODDS[limb] for limb in LIMBS], np.float32)
 
+# How far from a limb's axis, in its half widths, what is worn reaches; what is farther may be something else.
+_REACH = {"head": 1.9, "neck": 2.6, "torso": 1.9, "upper-arm": 2.4, "forearm": 2.4, "hand": 1.9, "thigh": 2.0,
+          "shin": 2.2, "foot": 1.9}  # fmt: skip
+_REACHES = np.array([_REACH[limb] for limb in LIMBS], np.float32)
+_SKIRT_REACH = 3.5  # of the legs
+
 
 def odds(place: Place, look: Look) -> np.ndarray:
     """Logarithm of how likely each of `STUFFS` is by place alone, up to a constant: float32 [5, N]."""
@@ -65,7 +71,10 @@ def odds(place: Place, look: Look) -> np.ndarray:
     out[TOP, trunk] -= (-above).clip(0, 4)
     neck = np.flatnonzero(place.is_on("neck"))
     out[SKIN, neck] -= (20 * (1 - place.height[neck])).clip(0, 3)
-    hair = np.flatnonzero(place.is_on("torso", "upper-arm", "neck"))
+    out[HAIR, place.lost] = -1.5
+    out[SKIN, place.lost] = np.maximum(out[SKIN, place.lost], -0.5)
+    out[TOP, place.lost] = np.maximum(out[TOP, place.lost], -1)
+    hair = np.flatnonzero(place.is_on("torso", "upper-arm", "neck") & ~place.lost)
     out[HAIR, hair] -= (4 * (-place.crown[hair] - 0.8)).clip(0, 20)
     out[SKIN, place.behind] -= 2
     head = np.flatnonzero(place.is_on("head"))
@@ -77,6 +86,20 @@ def odds(place: Place, look: Look) -> np.ndarray:
         out[SKIN, beside] -= 3
         out[BOTTOM, beside] = 0
     return out
+
+
+def nothing(place: Place, look: Look) -> np.ndarray:
+    """How likely it is by place alone that something is none of the person, as `odds`: float32 [N].
+
+    The mask of a person often has what she holds, or writing next to her.
+    """
+    reach = _REACHES[place.part]
+    if look.skirt:
+        reach = np.where(place.is_on("thigh", "shin"), _SKIRT_REACH, reach)
+    out = (6 * (place.away - reach)).clip(_NEVER, 0.7) - 1.7
+    # What is held may lie before the body; it has none of the colours that are worn.
+    held = (place.hand < 0.75) & ~(place.is_on("hand", "forearm") & (place.away < 1.15))
+    return np.where(held, np.maximum(out, -3.5), out)
 
 
 class PoseGuidedParser:
@@ -206,22 +229,27 @@ class Person:
         total = total / weight[:, None]
         total += np.take(odds(self.place, look).T, self.cell, axis=0)
         part = self.place.part[self.cell]
+        none = nothing(self.place, look)[self.cell]
         if before is not None:
-            total += 0.7 * (look.labels[part] == before[self.box].ravel()[self.pixels][:, None])
+            last = before[self.box].ravel()[self.pixels]
+            total += 0.7 * (look.labels[part] == last[:, None])
+            none += 0.7 * (last == 0)
+        best, most = _argmax(total)
         image = np.zeros(shape, np.uint8)
-        image.ravel()[self.pixels] = look.labels[part, _argmax(total)]
+        image.ravel()[self.pixels] = look.labels[part, best] * (most >= none)
         out = np.zeros(self.size, np.uint8)
         out[self.box] = vote(image, mask > 0, window[0], None if before is None else before[self.box])
         return out
 
 
-def _argmax(values: np.ndarray) -> np.ndarray:
-    """Index of the greatest of few columns of values [N, K]: NumPy's own takes longest where K is small."""
+def _argmax(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the greatest of few columns of values [N, K], and its value: NumPy's own takes longest where K is small.
+    """
     best, found = values[:, 0].copy(), np.zeros(len(values), np.uint8)
     for k in range(1, values.shape[1]):
         found[values[:, k] > best] = k
         np.maximum(best, values[:, k], out=best)
-    return found
+    return found, best
 
 
 _NO_MAP: Any = None  # `remap` is given both maps in one
@@ -266,7 +294,8 @@ def vote(labels: np.ndarray, mask: np.ndarray, size: int, before: np.ndarray | N
     """
     most, winner = np.zeros(labels.shape, np.int16), np.zeros(labels.shape, np.uint8)
     for k in np.flatnonzero(np.bincount(labels[mask], minlength=1)):
-        count = cv2.boxFilter((labels == k).view(np.uint8), cv2.CV_16S, (size, size), normalize=False,
+        here = labels == k if k else mask & (labels == 0)
+        count = cv2.boxFilter(here.view(np.uint8), cv2.CV_16S, (size, size), normalize=False,
                               borderType=cv2.BORDER_CONSTANT)  # fmt: skip
         if before is not None:
             count += (before == k) * np.int16(size * size // 3)
