@@ -121,6 +121,10 @@ def _plain_skirt(d: Dancer, rng: np.random.Generator, _: Things) -> Dancer:
     )
 
 
+def _wide_trousers(d: Dancer, rng: np.random.Generator, _: Things) -> Dancer:
+    return replace(d, bottom="pants", hem=2.0, baggy=rng.uniform(1.15, 1.5), lower=_plain_cloth(rng))
+
+
 def _pleats(d: Dancer, rng: np.random.Generator, _: Things) -> Dancer:
     return replace(d, bottom="skirt", hem=rng.uniform(0.6, 1.4), lower=_plain_cloth(rng), pleats=True, belt=False)
 
@@ -138,6 +142,7 @@ REAL: dict[str, Callable[[Dancer, np.random.Generator, Things], Dancer]] = {
     "coloured light": lambda d, rng, things: replace(d, hair_colour=(24, 20, 18), hat=""),
     "plain skirt": _plain_skirt,
     "pleated skirt": _pleats,
+    "wide trousers": _wide_trousers,
     "subtitles": lambda d, rng, things: d,
     "bare feet": lambda d, rng, things: replace(d, barefoot=True, boots=False),
     "long hair": lambda d, rng, things: replace(d, hair="long", mane=rng.uniform(1.2, 1.9), hat="", scarf=False),

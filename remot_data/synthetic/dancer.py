@@ -40,7 +40,7 @@ class Dancer:
     `sleeves` and `hem` count along a limb: 0 none, 1 to the elbow or knee, 2 to the wrist or ankle.
 
     What follows `print_colour` no random dancer has: gloves, bare feet, a skirt with pleats, or `flare` times as wide
-    at its hem, long hair `mane` times as long as usual, and a ball in one hand (`ball` is its side), with a radius in
+    at its hem, trousers `baggy` times as wide, long hair `mane` times as long as usual, and a ball in one hand (`ball` is its side), with a radius in
     body heights.
     """
 
@@ -72,6 +72,7 @@ class Dancer:
     barefoot: bool = False
     pleats: bool = False
     flare: float = 1.0
+    baggy: float = 1.0
     mane: float = 1.0
     ball: str = ""
     ball_colour: Colour = (210, 40, 40)

@@ -153,10 +153,12 @@ def _limb(
     skin: tuple[str, Colour],
     covers: Sequence[_Cover],
     glove: Colour | None = None,
+    baggy: float = 1.0,
 ) -> Sprite:
     """An arm or leg segment: skin under cloth, with a hand at its end, or a glove, if it is a forearm."""
     r0, r1 = radii
-    easel = Easel((-1.4 * r0, -1.4 * r0, 1.4 * r0, length + 0.06), scale)
+    wide = 1.4 * r0 * baggy**2
+    easel = Easel((-wide, -wide, wide, length + 0.06), scale)
     easel.polygon(_taper(r0, r1, 0, length), *skin)
     if length == FOREARM:
         if glove is not None:
@@ -164,7 +166,7 @@ def _limb(
         easel.ellipse((0, length + 0.02), (r1 * 1.2, 0.03), skin[0], skin[1] if glove is None else glove)
     for label, cloth, start, end in covers:
         if end > start:
-            w0, w1 = (1.14 * (r0 + (r1 - r0) * share) for share in (start, end))
+            w0, w1 = (1.14 * baggy * (r0 + (r1 * baggy - r0) * share) for share in (start, end))
             easel.polygon(_taper(w0, w1, start * length, end * length, start == 0, end == 1), label, cloth)
     return easel.sprite()
 
@@ -184,8 +186,8 @@ def _leg_parts(dancer: Dancer, body: Body, scale: float) -> list[Part]:
         lower: list[_Cover] = [("pants", dancer.lower, 0, min(max(dancer.hem - 1, 0), 1))] if clothed else []
         if dancer.boots:
             lower.append((f"{side}-shoe", dancer.shoe, 0.5, 1))
-        thigh = _limb(scale, THIGH, (0.05 * g, 0.034 * g), skin, upper)
-        shin = _limb(scale, SHIN, (0.034 * g, 0.022 * g), skin, lower)
+        thigh = _limb(scale, THIGH, (0.05 * g, 0.034 * g), skin, upper, baggy=dancer.baggy**0.5)
+        shin = _limb(scale, SHIN, (0.034 * g, 0.022 * g), skin, lower, baggy=dancer.baggy)
         hip, knee, ankle = (f"{side}-{joint}" for joint in ("hip", "knee", "ankle"))
         parts.append(_moved(thigh, *_along(body, hip, knee, THIGH), _depth(body, hip, knee) - 0.1))
         parts.append(_moved(shin, *_along(body, knee, ankle, SHIN), _depth(body, knee, ankle) - 0.105))
