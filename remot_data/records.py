@@ -19,6 +19,7 @@ import numpy as np
 
 FORMAT = 2
 BOXES = "boxes"  # what detectors read beside layers: who was seen where
+SURE = "sure"  # in windows, where asked for: which labels the parser is sure of
 VALID = "valid"  # likewise, and in windows: which pixels of a clip's frames are of its source
 NO_LAYERS = frozenset({BOXES, VALID})
 # What a frame shows where its crop reaches out of the picture: black, the border repeated and blurred, or repeated.

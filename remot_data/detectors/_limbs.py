@@ -65,6 +65,14 @@ _WIDTHS = np.array([(c.width_a, c.width_b) for c in CAPSULES], np.float32)
 _FLOOR = np.where(_IS_TORSO, 0.75, 0.0).astype(np.float32)
 
 
+def confidences(points: np.ndarray) -> np.ndarray:
+    """How sure the pose is of each of `PARTS`, float32 in [0, 1]: half a confidence is taken for all of it."""
+    of_capsule = np.minimum(points[_A, 2], points[_B, 2])
+    out = np.zeros(len(PARTS), np.float32)
+    np.maximum.at(out, _PART_OF, of_capsule)
+    return (2 * out).clip(0, 1)
+
+
 def as_body25(keypoints: np.ndarray) -> np.ndarray:
     """Keypoints float32 [..., K, 3] of any known set as BODY_25; the set is told by K."""
     for name, points in KEYPOINTS.items():

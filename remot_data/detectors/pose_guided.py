@@ -25,10 +25,19 @@ import cv2
 import numpy as np
 
 from remot_data.detectors._clothes import BOTTOM, HAIR, SHOE, SKIN, STUFFS, TOP, Look, bins, find_look
-from remot_data.detectors._limbs import LIMBS, Place, as_body25, locate, person_mask, torso_lengths, with_extras
+from remot_data.detectors._limbs import (
+    LIMBS,
+    Place,
+    as_body25,
+    confidences,
+    locate,
+    person_mask,
+    torso_lengths,
+    with_extras,
+)
 from remot_data.detectors.base import Arrays
 from remot_data.detectors.dis import one_opencv_thread
-from remot_data.records import VALID
+from remot_data.records import SURE, VALID
 
 _NEVER = -20.0
 
@@ -102,6 +111,26 @@ def nothing(place: Place, look: Look) -> np.ndarray:
     return np.where(held, np.maximum(out, -3.5), out)
 
 
+_LEAD = 2.0  # by which a label leads the next best where it is clear
+
+
+def clear(mask: np.ndarray, soft: np.ndarray | None, unit: float) -> np.ndarray:
+    """How clear it is of each pixel whether it is in the mask bool [H, W], uint8 [H, W].
+
+    The soft mask uint8 tells; pieces of it that were left out are unclear. Without one, the limbs' usual widths are
+    not to be trusted farther in and out than by a twentieth of the torso's length `unit`.
+    """
+    if soft is None:
+        reach = 2 * max(round(0.05 * unit), 1) + 1
+        own = mask.view(np.uint8)
+        edge = cv2.morphologyEx(own, cv2.MORPH_GRADIENT, np.ones((reach, reach), np.uint8))
+        return (edge == 0).astype(np.uint8) * np.uint8(255)
+    away = np.abs(soft.astype(np.int16) - 128)
+    out = np.clip(4 * away, 0, 255).astype(np.uint8)
+    out[(soft >= 128) & ~mask] = 0
+    return out
+
+
 class PoseGuidedParser:
     """ATR-18 labels from pose, person mask and colour; without a mask, the limbs' capsules stand for it.
 
@@ -112,7 +141,7 @@ class PoseGuidedParser:
 
     name = "pose-guided"
     kind = "parsing"
-    version = "3"
+    version = "4"
     schema = "atr18"
     needs = ("pose", VALID)
     licence = "Apache-2.0"
@@ -129,7 +158,11 @@ class PoseGuidedParser:
         }
 
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
-        """`labels` uint8 [T, H, W] of frames uint8 [T, H, W, 3].
+        """`labels` and `sure` uint8 [T, H, W] of frames uint8 [T, H, W, 3].
+
+        `sure` is 255 where a label is clear, and less the nearer another one comes: where colours and place tell
+        little, at edges of the mask, on parts whose joints the pose is unsure of or has lost; 0 in frames without a
+        pose.
 
         `needed["pose"]` has `keypoints` float32 [T, K, 3] and may have `mask` and `others` uint8 [T, H, W]: what is
         others' is background, and what `needed["valid"]` says is none of the picture.
@@ -137,9 +170,9 @@ class PoseGuidedParser:
         keypoints = as_body25(needed["pose"]["keypoints"])
         points, units = with_extras(keypoints), torso_lengths(keypoints)
         seen = np.flatnonzero(((keypoints[..., 2] > 0).sum(1) >= 3) & (units > 0))
-        labels: np.ndarray = np.zeros(frames.shape[:3], np.uint8)
+        labels, sure = np.zeros((2, *frames.shape[:3]), np.uint8)
         if not len(seen):
-            return {"labels": labels}
+            return {"labels": labels, SURE: sure}
         soft, others = needed["pose"].get("mask"), needed["pose"].get("others")
 
         def person(t: int) -> Person | None:
@@ -149,7 +182,8 @@ class PoseGuidedParser:
                 mask &= others[t] < self.mask_threshold
             if VALID in needed:
                 mask &= needed[VALID][VALID]
-            return Person.found(frames[t], mask, points[t], float(units[t]))
+            edge = clear(mask, None if soft is None else soft[t], float(units[t]))
+            return Person.found(frames[t], mask, points[t], float(units[t]), edge)
 
         with one_opencv_thread():
             some = seen[np.unique(np.linspace(0, len(seen) - 1, min(self.samples, len(seen))).astype(int))]
@@ -159,9 +193,9 @@ class PoseGuidedParser:
             for t in seen.tolist():
                 found = sampled[t] if t in sampled else person(t)
                 if found is not None and look is not None:
-                    labels[t] = found.labels(look, carry.to(frames[t], t))
+                    labels[t], sure[t] = found.labels(look, carry.to(frames[t], t))
                 carry.keep(labels[t], t)
-        return {"labels": labels}
+        return {"labels": labels, SURE: sure}
 
 
 def _look_of(people: list[Person]) -> Look | None:
@@ -184,6 +218,8 @@ class Person:
         lab: uint8 [h, w, 3], the box in Lab.
         place: where the cells of a grid lie on the body: a large person is located in cells of 2 x 2 pixels.
         cell: int [N], the cell of each pixel.
+        edge: uint8 [H, W], how clear it is whether a pixel is the person's.
+        known: float32 [parts], how sure the pose is of each of `PARTS`.
     """
 
     box: tuple[slice, slice]
@@ -193,9 +229,13 @@ class Person:
     lab: np.ndarray
     place: Place
     cell: np.ndarray
+    edge: np.ndarray
+    known: np.ndarray
 
     @classmethod
-    def found(cls, frame: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float) -> Person | None:
+    def found(
+        cls, frame: np.ndarray, mask: np.ndarray, points: np.ndarray, unit: float, edge: np.ndarray
+    ) -> Person | None:
         x0, y0, w, h = cv2.boundingRect(mask.view(np.uint8))
         if not w:
             return None
@@ -210,15 +250,19 @@ class Person:
         number[cells] = np.arange(len(cells))
         centres = np.stack([x0 + (cells % columns + 0.5) * side, y0 + (cells // columns + 0.5) * side])
         place = locate(points, unit, centres.astype(np.float32))
-        return cls(box, mask.shape, pixels, unit, cv2.cvtColor(frame[box], cv2.COLOR_RGB2LAB), place, number[cell])
+        lab = cv2.cvtColor(frame[box], cv2.COLOR_RGB2LAB)
+        return cls(box, mask.shape, pixels, unit, lab, place, number[cell], edge, confidences(points))
 
     def thinned(self) -> tuple[np.ndarray, Place]:
         """Colours and places of at most some 1500 of its pixels."""
         step = slice(None, None, max(len(self.pixels) // 1500, 1))
         return self.lab.reshape(-1, 3)[self.pixels[step]].astype(np.float32), self.place[self.cell[step]]
 
-    def labels(self, look: Look, before: np.ndarray | None) -> np.ndarray:
-        """ATR-18 labels uint8 [H, W]; `before` are those of the frame before, brought here, where they are known."""
+    def labels(self, look: Look, before: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """ATR-18 labels and how sure they are, uint8 [H, W] each.
+
+        `before` are the labels of the frame before, brought here, where they are known.
+        """
         window = (2 * round(0.05 * self.unit) + 1,) * 2
         shape = self.lab.shape[:2]
         mask = np.zeros(shape, np.float32)
@@ -239,12 +283,33 @@ class Person:
         image.ravel()[self.pixels] = look.labels[part, best] * (most >= none)
         out = np.zeros(self.size, np.uint8)
         out[self.box] = vote(image, mask > 0, window[0], None if before is None else before[self.box])
-        return out
+        return out, self._sure(out[self.box], total, none, part, look)
+
+    def _sure(
+        self, labels: np.ndarray, total: np.ndarray, none: np.ndarray, part: np.ndarray, look: Look
+    ) -> np.ndarray:
+        """How sure the labels uint8 [h, w] of the box are: by how much they lead the next best, uint8 [H, W]."""
+        taken = labels.ravel()[self.pixels]
+        own, other = np.full((2, len(taken)), _NEVER, np.float32)
+        names = look.labels[part]
+        for k in range(len(STUFFS)):
+            same = names[:, k] == taken
+            np.maximum(own, np.where(same, total[:, k], _NEVER), out=own)
+            np.maximum(other, np.where(same, _NEVER, total[:, k]), out=other)
+        gone = taken == 0
+        own[gone], other[gone] = none[gone], total[gone].max(1)
+        np.maximum(other, np.where(gone, _NEVER, none), out=other)
+        lead = ((own - other) / _LEAD).clip(0, 1) * self.known[part]
+        lead[self.place.lost[self.cell]] = 0
+        sure = self.edge.copy()
+        inside = sure[self.box]
+        values = np.minimum((255 * lead).astype(np.uint8), inside.ravel()[self.pixels])
+        inside[self.pixels // inside.shape[1], self.pixels % inside.shape[1]] = values
+        return sure
 
 
 def _argmax(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the greatest of few columns of values [N, K], and its value: NumPy's own takes longest where K is small.
-    """
+    """Index of the greatest of few columns of values [N, K], and that: NumPy's own takes longest where K is small."""
     best, found = values[:, 0].copy(), np.zeros(len(values), np.uint8)
     for k in range(1, values.shape[1]):
         found[values[:, k] > best] = k

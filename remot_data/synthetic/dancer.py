@@ -40,8 +40,8 @@ class Dancer:
     `sleeves` and `hem` count along a limb: 0 none, 1 to the elbow or knee, 2 to the wrist or ankle.
 
     What follows `print_colour` no random dancer has: gloves, bare feet, a skirt with pleats, or `flare` times as wide
-    at its hem, trousers `baggy` times as wide, long hair `mane` times as long as usual, and a ball in one hand (`ball` is its side), with a radius in
-    body heights.
+    at its hem, trousers `baggy` times as wide, long hair `mane` times as long as usual, and a ball in one hand (`ball`
+    is its side), with a radius in body heights.
     """
 
     height: float
