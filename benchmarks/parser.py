@@ -19,21 +19,31 @@ unsure of (below half of `sure`), `of errors` the share of its wrong ones among 
 Reported are seeds from 1000 on with the things of `REPORTED`; tuning saw `--seed 1`, which draws those of `TUNED`:
 balls, lights, texts and gloves are others.
 
+The last rows are real frames, labelled by hand (`benchmarks/labelled.py`), which nothing was tuned on; they do not
+count for the status. Their flicker is unknown, their time is that of the clip of some 40 frames around each, with the
+pose.
+
     python benchmarks/parser.py [--with pose-guided] [--clips 6] [--frames 24] [--seed 1000] [--sheet out.png]
+        [--material FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.labelled import Labelled, parsed, rows
 from remot_data import assets
 from remot_data.detectors.base import Detector, load
 from remot_data.render import overlay
@@ -261,6 +271,11 @@ class Tally:
     def add(self, scene: Scene, found: np.ndarray, schema: str, seconds: float, sure: np.ndarray | None = None) -> None:
         self.seconds, self.frames = self.seconds + seconds, self.frames + len(found)
         labels, truth = convert_labels(found, schema, "remot6"), convert_labels(scene.labels, "atr18", "remot6")
+        self.compare(labels, truth, sure)
+        self.flicker(scene, labels, truth)
+
+    def compare(self, labels: np.ndarray, truth: np.ndarray, sure: np.ndarray | None) -> None:
+        """Count the classes of labels and truth uint8 [T, H, W] of `remot6`."""
         for k in range(len(CLASSES)):
             a, b = labels == k, truth == k
             self.shared[k] += (a & b).sum()
@@ -269,6 +284,8 @@ class Tally:
         if sure is not None:
             self.doubts(labels != truth, (labels > 0) | (truth > 0), sure)
             self.people += int(((labels > 0) | (truth > 0)).sum())
+
+    def flicker(self, scene: Scene, labels: np.ndarray, truth: np.ndarray) -> None:
         y, x = np.indices(labels.shape[1:])
         for t in range(1, len(labels)):
             py, px = (np.rint(v + scene.flow[t, ..., i]).astype(int) for i, v in ((1, y), (0, x)))
@@ -308,6 +325,20 @@ def measure(detector: Detector, clips: Iterator[Scene], sheet: list[np.ndarray])
     return tally
 
 
+def measure_real(video: str, frames: list[Labelled], detector: Detector, sheet: list[np.ndarray]) -> Tally:
+    """The labelled frames of one video."""
+    tally, pose = Tally(), load("blazepose")
+    for one in frames:
+        start = time.process_time()
+        made = parsed(one, detector, pose)
+        tally.seconds, tally.frames = tally.seconds + time.process_time() - start, tally.frames + len(one.frames)
+        labels = convert_labels(made["labels"], detector.schema, "remot6")
+        tally.compare(labels, one.labels[None], made.get("sure"))
+        pictures = (overlay(one.frames[one.at], m, "remot6") for m in (one.labels, labels[0]))
+        sheet.append(np.concatenate([one.frames[one.at], *pictures], 1))
+    return tally
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--with", dest="spec", default="pose-guided", help="a detector of labels, as for annotate")
@@ -316,6 +347,8 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=24, help="frames a clip")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS)
+    parser.add_argument("--material", type=Path, help="a folder with the videos of real frames beside the sample clips")
+    parser.add_argument("--real", type=int, default=1, help="0 leaves the real frames out")
     parser.add_argument("--sheet", help="picture of a frame of each clip: frame, truth, labels found")
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -338,7 +371,12 @@ def main() -> int:
         pictures.append(np.concatenate(row, 1))
         floor = 0.0 if case == "skin-coloured" else FLOOR
         good &= bool(np.nanmean(tally.iou) >= MEAN and np.nanmin(tally.iou) >= floor)
+    real: list[np.ndarray] = []
+    for video, frames in rows(options.material) if options.real else ():
+        print(measure_real(video, frames, detector, real).row(f"{len(frames)} of {video}"), flush=True)
     if options.sheet:
+        real += [np.zeros_like(real[0])] * (-len(real) % options.clips) if real else []
+        pictures += [np.concatenate(real[i : i + options.clips], 1) for i in range(0, len(real), options.clips)]
         cv2.imwrite(options.sheet, np.concatenate(pictures)[..., ::-1])
     return 0 if good else 1
 

@@ -41,6 +41,8 @@ class Look:
         boot: see `hem`.
         skirt: whether the bottom is a skirt, `dress` whether that and the top are one.
         hat: whether the head wears a hat.
+        mane: how far hair may hang below the centre of the head, in torso lengths: farther where its colours are not
+            those of the top.
         scores: float32 [bins, 5], how well the colours of each bin fit each of `STUFFS`.
         labels: uint8 [parts, 5], the label of each of `STUFFS` on each of `PARTS`.
     """
@@ -53,6 +55,7 @@ class Look:
     skirt: bool
     dress: bool
     hat: bool
+    mane: float
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -127,7 +130,9 @@ def skin_like(lab: np.ndarray) -> np.ndarray:
 def find_look(colours: np.ndarray, place: Place) -> Look:
     """The look of a clip from pixels of some of its frames: Lab colours float32 [N, 3] and where each lies."""
     trunk = place.is_on("torso") & (place.trunk < 1.1)
-    bottom = centres(colours[(trunk & (place.height < 0)) | (place.is_on("thigh") & (place.along < 0.4))], 3)
+    bottom = centres(
+        colours[(trunk & (place.height < 0)) | (place.is_on("thigh") & (place.along < 0.4) & (place.away < 1.1))], 3
+    )
     shoe = centres(colours[place.is_on("foot") & (place.away < 1)], 2)
     torso = trunk & (place.height > 0.35) & (place.height < 0.9)
     skin = _skin_colours(colours, place, centres(colours[torso], 3), bottom)
@@ -136,12 +141,12 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     top = centres(chest, 3)
     bare = _is_bare(chest, skin)
     if bare:
-        skin = np.concatenate([skin, top])
+        skin = np.concatenate([skin, top[score(top, skin) >= score(top, bottom)]])
     refs = (top, bottom, skin, shoe, hair)
     scores = np.stack([score(colours, r) for r in refs])
     arm = place.is_on("upper-arm", "forearm", "hand") & (place.away < 0.8)
     # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
-    sleeved = (scores[TOP] - scores[SKIN]).clip(-2, 2)[arm]
+    sleeved = (scores[TOP] - scores[SKIN] + _paler(colours, top, skin)).clip(-2, 2)[arm]
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
     if _alike(shoe, skin):
@@ -152,7 +157,8 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     skirt, reach = _skirt(place, (scores[BOTTOM] > -2) & (scores[BOTTOM] > scores[SKIN]), hem)
     if skirt:
         hem = min(hem, reach)
-    return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
+    apart = len(hair) > 0 and len(top) > 0 and score(hair, top).max() < -2 and score(top, hair).max() < -2
+    return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat, 1.6 if apart else 0.8)
 
 
 def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -175,7 +181,10 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
     if not middles:
         return np.zeros((0, 3), np.float32)
     every = np.stack(list(middles.values()))
-    votes = {i: (score(every, m[None]) > -1.5).sum() + (skin_like(seen[i]).mean() > 0.5) for i, m in middles.items()}
+    votes = {
+        i: (score(every, m[None]) > -1.5).sum() + (skin_like(seen[i]).mean() > 0.5) + 0.9 * _usual_skin(m)
+        for i, m in middles.items()
+    }
     best = max(votes, key=lambda i: votes[i])
     if votes[best] < 2:
         return np.zeros((0, 3), np.float32)
@@ -184,9 +193,37 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
     return centres(shown[score(shown, middles[best][None]) > -1], 2)
 
 
+def _usual_skin(lab: np.ndarray) -> float:
+    """How usual a Lab colour [3] is for skin in white light, from 0 to 1: gloves have its hue more rarely."""
+    return float(np.exp(-(((lab[1:] - [141, 146]) / [9, 11]) ** 2).sum()))
+
+
+_PALE = 0.88  # share of the strength of skin's hue below which something in its tone is cloth
+
+
+def _strength(colours: np.ndarray) -> np.ndarray:
+    """How strong the hue of Lab colours float32 [N, 3] is in proportion to their lightness: float32 [N]."""
+    return np.hypot(colours[:, 1] - 128, colours[:, 2] - 128) / np.maximum(colours[:, 0], 8)
+
+
+def _paler(colours: np.ndarray, cloth: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """Evidence float32 [N], from -2 to 2, that colours are those of a cloth in the tone of the skin, only paler.
+
+    0 where cloth and skin are told apart by their colours, or not even by this.
+    """
+    if not len(cloth) or not len(skin) or score(cloth, skin).max() < -1.5:
+        return np.zeros(len(colours), np.float32)
+    here, there = np.median(_strength(cloth)), np.median(_strength(skin))
+    if here >= _PALE * there:
+        return np.zeros(len(colours), np.float32)
+    return (4 * ((here + there) / 2 - _strength(colours)) / (there - here)).clip(-2, 2)
+
+
 def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
     """Whether the chest has the colours of skin, or its hue, in proportion to the lightness, which differs."""
     if not len(chest) or not len(skin) or skin_like(chest).mean() < 0.5:
+        return False
+    if np.median(_strength(chest)) < _PALE * np.median(_strength(skin)):
         return False
     if np.median(score(chest, skin)) > -0.75:
         return True
@@ -197,7 +234,7 @@ def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
 def _without(seen: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Colours [N, 3] without those of something else, unless that leaves little."""
     clear = seen[score(seen, others) < -1]
-    return clear if len(clear) > 0.3 * len(seen) else seen
+    return clear if len(clear) > 0.15 * len(seen) else seen
 
 
 _SKIN = np.array([0.78, 0.45, 0.28], np.float32)  # linear RGB of skin in white light, up to its brightness

@@ -55,6 +55,7 @@ _PART_OF = np.array([PARTS.index(c.part) for c in CAPSULES], np.uint8)
 _A, _B = np.array([(c.a, c.b) for c in CAPSULES]).T
 _IS_ARM = np.array([part.endswith(("arm", "hand")) for part in PARTS])
 _IS_LEG = np.array([part.endswith(("thigh", "shin", "foot")) for part in PARTS])
+_ONLY_TORSO = np.array([part == "torso" for part in PARTS])
 _IS_TORSO = np.array([c.part == "torso" for c in CAPSULES])
 # Where a capsule begins and ends on an arm or a leg.
 _SPAN = {"upper-arm": (0, 1), "forearm": (1, 2), "hand": (2, 2), "thigh": (0.2, 1), "shin": (1, 2), "foot": (2, 2)}
@@ -244,12 +245,12 @@ _ARM = 1.2  # length of an arm with its hand, in torso lengths
 def _on_lost_arm(
     points: np.ndarray, unit: float, pixels: np.ndarray, part: np.ndarray, away: np.ndarray, along: np.ndarray
 ) -> np.ndarray:
-    """Pixels far from all limbs that an arm can reach of which the pose has lost elbow or wrist: bool [N].
+    """Pixels beside the torso, or far from all limbs, that an arm can reach of which the pose has lost elbow or wrist: bool [N].
 
     Their part and how far along they lie are put right, in `part` and `along`.
     """
     lost: np.ndarray = np.zeros(len(part), bool)
-    free = (away > 1.35) & ~_IS_LEG[part]
+    free = (away > np.where(_ONLY_TORSO[part], 0.95, 1.35)) & ~_IS_LEG[part]
     nearest = np.full(len(part), np.inf, np.float32)
     for side in ("left", "right"):
         shoulder, elbow, wrist = (points[_P[f"{side}-{joint}"]] for joint in ("shoulder", "elbow", "wrist"))

@@ -12,8 +12,12 @@ flicker less and no other layer is needed. Rules that the label set forces or th
 - which way the head looks follows from left and right of ears and nose: from behind it is hair, or ``hat`` where its
   colour is no colour of hair.
 
+What is held, and writing next to the person, is often in her mask: what lies far from all limbs and has none of her
+colours is background. An arm whose joints the pose has lost is told by what an arm can reach. Beside the labels stands
+how sure they are (`sure`).
+
 It fails where the pose is wrong, and where neither colour nor place tells: a sleeve in the very tone of the skin is
-taken for a bare arm, a skirt no wider than the legs for trousers.
+taken for a bare arm, a long skirt no wider than the legs for trousers.
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ _ODDS = {
 _PRIOR = np.array([_ODDS[limb] for limb in LIMBS], np.float32)
 
 # How far from a limb's axis, in its half widths, what is worn reaches; what is farther may be something else.
-_REACH = {"head": 1.9, "neck": 2.6, "torso": 1.9, "upper-arm": 2.4, "forearm": 2.4, "hand": 1.9, "thigh": 2.0,
+_REACH = {"head": 2.3, "neck": 2.6, "torso": 1.9, "upper-arm": 2.4, "forearm": 2.4, "hand": 1.9, "thigh": 2.0,
           "shin": 2.2, "foot": 1.9}  # fmt: skip
 _REACHES = np.array([_REACH[limb] for limb in LIMBS], np.float32)
 _SKIRT_REACH = 3.5  # of the legs
@@ -84,7 +88,9 @@ def odds(place: Place, look: Look) -> np.ndarray:
     out[SKIN, place.lost] = np.maximum(out[SKIN, place.lost], -0.5)
     out[TOP, place.lost] = np.maximum(out[TOP, place.lost], -1)
     hair = np.flatnonzero(place.is_on("torso", "upper-arm", "neck") & ~place.lost)
-    out[HAIR, hair] -= (4 * (-place.crown[hair] - 0.8)).clip(0, 20)
+    out[HAIR, hair] -= (4 * (-place.crown[hair] - look.mane)).clip(0, 20)
+    if look.mane > 1:
+        out[HAIR, hair] += 1
     out[SKIN, place.behind] -= 2
     head = np.flatnonzero(place.is_on("head"))
     face = np.minimum(8 * (place.face[head] - 0.25), 12 * (0.17 - place.crown[head]))
