@@ -23,6 +23,7 @@ from remot_data.schemas import LABELS
 
 TRUTH = Path(__file__).parent / "truth" / "labels.json"
 AROUND = 20  # frames before and after a labelled one that make a clip of it
+COARSE = 2  # pixels by which a border may be off
 # Of the six layout classes, in the order in which they are painted: the later hides the earlier.
 _ORDER = ("top", "bottom", "limbs", "shoes", "head")
 _SAMPLE = "Pose2Sim/Demo_SinglePerson/videos/"
@@ -30,11 +31,15 @@ _SAMPLE = "Pose2Sim/Demo_SinglePerson/videos/"
 
 @dataclass(frozen=True)
 class Labelled:
-    """Frames uint8 [T, H, W, 3] around a labelled one, its number `at`, and its labels uint8 [H, W] of `remot6`."""
+    """Frames uint8 [T, H, W, 3] around a labelled one, its number `at`, and its labels uint8 [H, W] of `remot6`.
+
+    `near` bool [H, W] is where a border between labels is so near that it may lie elsewhere: polygons are coarse.
+    """
 
     frames: np.ndarray
     at: int
     labels: np.ndarray
+    near: np.ndarray
 
 
 def rows(material: Path | None) -> Iterator[tuple[str, list[Labelled]]]:
@@ -77,7 +82,9 @@ def _labelled(entry: dict[str, Any], pictures: dict[int, np.ndarray], size: tupl
         for polygon in entry["labels"].get(name, ()):
             cv2.fillPoly(labels, [np.array(polygon, np.int32)], LABELS["remot6"].labels.index(name))
     frames = np.stack([_cropped(pictures[n], entry["crop"], size) for n in numbers])
-    return Labelled(frames, numbers.index(entry["frame"]), labels)
+    window = np.ones((2 * COARSE + 1,) * 2, np.uint8)
+    near = cv2.dilate(labels, window) != cv2.erode(labels, window)
+    return Labelled(frames, numbers.index(entry["frame"]), labels, near)
 
 
 def _cropped(picture: np.ndarray, crop: list[float], size: tuple[int, int]) -> np.ndarray:

@@ -149,7 +149,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     sleeved = (scores[TOP] - scores[SKIN] + _paler(colours, top, skin)).clip(-2, 2)[arm]
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
-    if _alike(shoe, skin):
+    if _alike(shoe, skin) or _is_bare_foot(colours, place):
         scores[SHOE] = _WORST  # feet without shoes
     hem, boot = _trousers(scores, place)
     belly = trunk & (place.height > -0.25) & (place.height < 0.5)
@@ -196,6 +196,15 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
 def _usual_skin(lab: np.ndarray) -> float:
     """How usual a Lab colour [3] is for skin in white light, from 0 to 1: gloves have its hue more rarely."""
     return float(np.exp(-(((lab[1:] - [141, 146]) / [9, 11]) ** 2).sum()))
+
+
+def _is_bare_foot(colours: np.ndarray, place: Place) -> bool:
+    """Whether feet and shins have one tone of skin: boots in it are rarer than bare legs."""
+    shin = colours[place.is_on("shin") & (place.along > 1.2) & (place.along < 1.8) & (place.away < 0.8)]
+    foot = colours[place.is_on("foot") & (place.away < 1)]
+    if len(shin) < 20 or len(foot) < 20 or min(skin_like(shin).mean(), skin_like(foot).mean()) < 0.6:
+        return False
+    return bool(np.median(score(foot, centres(shin, 2))) > -1.5)
 
 
 _PALE = 0.88  # share of the strength of skin's hue below which something in its tone is cloth

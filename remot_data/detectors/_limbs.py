@@ -245,9 +245,10 @@ _ARM = 1.2  # length of an arm with its hand, in torso lengths
 def _on_lost_arm(
     points: np.ndarray, unit: float, pixels: np.ndarray, part: np.ndarray, away: np.ndarray, along: np.ndarray
 ) -> np.ndarray:
-    """Pixels beside the torso, or far from all limbs, that an arm can reach of which the pose has lost elbow or wrist: bool [N].
+    """Pixels of an arm of which the pose has lost elbow or wrist: bool [N].
 
-    Their part and how far along they lie are put right, in `part` and `along`.
+    They are those beside the torso, or far from all limbs, that it can reach. Their part and how far along they lie
+    are put right, in `part` and `along`.
     """
     lost: np.ndarray = np.zeros(len(part), bool)
     free = (away > np.where(_ONLY_TORSO[part], 0.95, 1.35)) & ~_IS_LEG[part]
