@@ -89,15 +89,14 @@ def resolved(stores: Any, config: Config, snapshot: str = "main") -> Config:
 
 
 def _tells_sure(store: Store | str, snapshot: str) -> bool:
-    """Whether the parsing of a snapshot tells how sure its labels are, as the first clip says that has any."""
+    """Whether the parsing of a snapshot tells how sure its labels are, as its first shard has it."""
     store = open_store(store) if isinstance(store, str) else store
     layers, extension = store.snapshot(snapshot).layers, kind("parsing").fields[SURE]
-    if "parsing" not in layers:
+    if "parsing" not in layers or not store.clips:
         return False
-    failed = store.layer("parsing", layers["parsing"]).failed
-    clip = next((clip for clip in store.clips if clip.id not in failed), None)
-    folder = layer_folder("parsing", layers["parsing"])
-    return clip is not None and store.index(folder, clip.shard).has(clip.id, extension)
+    shard = store.clips[0].shard
+    index = store.index(layer_folder("parsing", layers["parsing"]), shard)
+    return any(index.has(clip.id, extension) for clip in store.shard_clips(shard))
 
 
 def outside(stores: Any) -> str | None:
