@@ -137,7 +137,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     torso = trunk & (place.height > 0.35) & (place.height < 0.9)
     skin = _skin_colours(colours, place, centres(colours[torso], 3), bottom)
     hair, hat = _hair_colours(colours, place, skin)
-    chest = _without(colours[torso], hair)
+    chest = _without(colours[torso], hair, -2.5)
     top = centres(chest, 3)
     bare = _is_bare(chest, skin)
     if bare:
@@ -240,9 +240,9 @@ def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
     return bool((np.abs(here - there) < [0.07, 0.03]).all())
 
 
-def _without(seen: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Colours [N, 3] without those of something else, unless that leaves little."""
-    clear = seen[score(seen, others) < -1]
+def _without(seen: np.ndarray, others: np.ndarray, apart: float = -1) -> np.ndarray:
+    """Colours [N, 3] without those of something else, as far as its score is above `apart`, unless that leaves little."""
+    clear = seen[score(seen, others) < apart]
     return clear if len(clear) > 0.15 * len(seen) else seen
 
 

@@ -52,7 +52,7 @@ _ODDS = {
     "torso": (0, 0, _NEVER, _NEVER, -2),
     "upper-arm": (0, _NEVER, 0, _NEVER, -3),
     "forearm": (0, -3, 0, _NEVER, _NEVER),
-    "hand": (-2, -3, 0, _NEVER, _NEVER),
+    "hand": (-5, -6, 0, _NEVER, _NEVER),
     "thigh": (-2, 0, 0, _NEVER, _NEVER),
     "shin": (_NEVER, 0, 0, 0, _NEVER),
     "foot": (_NEVER, -1, _NEVER, 0, _NEVER),
