@@ -82,6 +82,8 @@ def moving_median(frames: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np
     A pixel is seen where at least two frames, and a tenth of those that look at it, show it beside their mask, and
     half of these agree. Arguments and results are those of `masked_median`.
     """
+    if len(frames) < 2:
+        return masked_median(frames, masks)
     middle, size = len(frames) // 2, frames.shape[2:0:-1]
     with one_opencv_thread():
         found = views(frames, masks, middle)

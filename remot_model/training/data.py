@@ -84,13 +84,16 @@ def resolved(stores: Any, config: Config, snapshot: str = "main") -> Config:
     if config.valid == "auto":
         config = dataclasses.replace(config, valid=all(found.outside is not None for found in shown(stores)))
     if config.sure == "auto":
-        config = dataclasses.replace(config, sure=all(_tells_sure(store, snapshot) for store in stores_of(stores)))
+        config = dataclasses.replace(config, sure=tell_sure(stores, snapshot))
     return config
 
 
-def _tells_sure(store: Store | str, snapshot: str) -> bool:
-    """Whether the parsing of a snapshot tells how sure its labels are, as its first shard has it."""
-    store = open_store(store) if isinstance(store, str) else store
+def tell_sure(stores: Any, snapshot: str) -> bool:
+    """Whether the parsing of a snapshot of all stores tells how sure its labels are, as their first shards have it."""
+    return all(_tells_sure(open_store(s) if isinstance(s, str) else s, snapshot) for s in stores_of(stores))
+
+
+def _tells_sure(store: Store, snapshot: str) -> bool:
     layers, extension = store.snapshot(snapshot).layers, kind("parsing").fields[SURE]
     if "parsing" not in layers or not store.clips:
         return False

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from remot_data.detectors.base import Detector, DetectorError, load
 from remot_data.detectors.temporal_median import TemporalMedian, masked_median
+from remot_data.store.layers import kind
 from remot_data.synthetic import Dancer, dance
 
 
@@ -160,3 +161,10 @@ def test_noise_on_a_screen_is_no_motion_of_the_camera() -> None:
         frames.append(np.clip(np.array([20, 30, 200]) + blocks[..., None], 0, 255).astype(np.uint8))
     new, old = (TemporalMedian(moving=x)(np.stack(frames), parsing={"labels": labels}) for x in (True, False))
     assert (new["image"] == old["image"]).all()
+
+
+def test_the_layer_tells_how_much_was_seen() -> None:
+    frames, labels, _ = followed()
+    made = TemporalMedian()(frames, parsing={"labels": labels})
+    (told,) = kind("background").columns(made, 0).items()
+    assert told == ("seen", pytest.approx((made["seen"] > 0).mean(), abs=1e-4)) and 0.8 < told[1] < 1
