@@ -19,6 +19,7 @@ import numpy as np
 
 FORMAT = 2
 BOXES = "boxes"  # what detectors read beside layers: who was seen where
+SURE = "sure"  # in windows, where asked for: which labels the parser is sure of
 VALID = "valid"  # likewise, and in windows: which pixels of a clip's frames are of its source
 TIMES = "times"  # likewise: when each frame is to be seen
 NO_LAYERS = frozenset({BOXES, VALID, TIMES})

@@ -113,6 +113,9 @@ class Config:
     # Whether losses and metrics leave out what lies outside the picture of a clip's source: true, false, or "auto",
     # true where the policies of all stores have an `outside`.
     valid: bool | str = False
+    # Whether losses leave out the pixels whose labels the parser is unsure of: true, false, or "auto", true where the
+    # parsing layers of all stores tell it.
+    sure: bool | str = False
     max_step: int = 4  # frames of a window lie 1 to so many apart, drawn for each window; released: 4
     betas: tuple[float, float] = (0.5, 0.999)
     constant_share: float = 0.5  # share of the steps before the linear decay to 0 (5 + 5 epochs)
@@ -148,8 +151,9 @@ class Config:
             known = (False, True, "auto", *_MORE_VALUES.get(name, ()))
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {_listed(known)}, not {getattr(self, name)!r}")
-        if self.valid not in (False, True, "auto"):
-            raise ConfigError(f"valid is {_listed((False, True, 'auto'))}, not {self.valid!r}")
+        for name in _BY_STORE:
+            if getattr(self, name) not in (False, True, "auto"):
+                raise ConfigError(f"{name} is {_listed((False, True, 'auto'))}, not {getattr(self, name)!r}")
         if self.crop_regions == "sizes" and self.crop_parts:
             raise ConfigError("crop_parts makes crops of any size; it does not go with crop_regions='sizes'")
         if not 0 <= self.ema < 1:
@@ -274,7 +278,8 @@ _MEANINGLESS: dict[str | None, tuple[str, ...]] = {
     "region": (*_OF_THE_WCN_ONLY, "layout_classes", "first_frame_raw"),
 }
 
-_ALL_AUTO = dict.fromkeys((*AUTO_FIELDS, "valid"), "auto")
+_BY_STORE = ("valid", "sure")  # fields whose "auto" the stores settle
+_ALL_AUTO = dict.fromkeys((*AUTO_FIELDS, *_BY_STORE), "auto")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _ALL_AUTO,
@@ -297,6 +302,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_regions": False,
         "cuda_graphs": "auto",
         "valid": "auto",
+        "sure": "auto",
         "clip_regions": True,
         "refine_coarse": True,
         "flip": 0.0,

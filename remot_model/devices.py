@@ -79,7 +79,7 @@ def resolved(config: Config, device: torch.device | str, processes: int = 1) -> 
 
 def settled(config: Config, made: Config) -> Config:
     """The configuration with the values that a run was made with, `made`, in place of each ``auto``."""
-    names = [*config.open_fields, *(["valid"] if config.valid == "auto" else [])]
+    names = [*config.open_fields, *(name for name in ("valid", "sure") if getattr(config, name) == "auto")]
     return dataclasses.replace(config, **{name: getattr(made, name) for name in names})
 
 

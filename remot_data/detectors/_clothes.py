@@ -41,6 +41,8 @@ class Look:
         boot: see `hem`.
         skirt: whether the bottom is a skirt, `dress` whether that and the top are one.
         hat: whether the head wears a hat.
+        mane: how far hair may hang below the centre of the head, in torso lengths: farther where its colours are not
+            those of the top.
         scores: float32 [bins, 5], how well the colours of each bin fit each of `STUFFS`.
         labels: uint8 [parts, 5], the label of each of `STUFFS` on each of `PARTS`.
     """
@@ -53,6 +55,7 @@ class Look:
     skirt: bool
     dress: bool
     hat: bool
+    mane: float
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -127,32 +130,35 @@ def skin_like(lab: np.ndarray) -> np.ndarray:
 def find_look(colours: np.ndarray, place: Place) -> Look:
     """The look of a clip from pixels of some of its frames: Lab colours float32 [N, 3] and where each lies."""
     trunk = place.is_on("torso") & (place.trunk < 1.1)
-    bottom = centres(colours[(trunk & (place.height < 0)) | (place.is_on("thigh") & (place.along < 0.4))], 3)
+    bottom = centres(
+        colours[(trunk & (place.height < 0)) | (place.is_on("thigh") & (place.along < 0.4) & (place.away < 1.1))], 3
+    )
     shoe = centres(colours[place.is_on("foot") & (place.away < 1)], 2)
     torso = trunk & (place.height > 0.35) & (place.height < 0.9)
     skin = _skin_colours(colours, place, centres(colours[torso], 3), bottom)
     hair, hat = _hair_colours(colours, place, skin)
-    chest = _without(colours[torso], hair)
+    chest = _without(colours[torso], hair, -2.5)
     top = centres(chest, 3)
     bare = _is_bare(chest, skin)
     if bare:
-        skin = np.concatenate([skin, top])
+        skin = np.concatenate([skin, top[score(top, skin) >= score(top, bottom)]])
     refs = (top, bottom, skin, shoe, hair)
     scores = np.stack([score(colours, r) for r in refs])
     arm = place.is_on("upper-arm", "forearm", "hand") & (place.away < 0.8)
     # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
-    sleeved = (scores[TOP] - scores[SKIN]).clip(-2, 2)[arm]
+    sleeved = (scores[TOP] - scores[SKIN] + _paler(colours, top, skin)).clip(-2, 2)[arm]
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
-    if _alike(shoe, skin):
+    if _alike(shoe, skin) or _is_bare_foot(colours, place):
         scores[SHOE] = _WORST  # feet without shoes
     hem, boot = _trousers(scores, place)
     belly = trunk & (place.height > -0.25) & (place.height < 0.5)
     waist = 0.5 - 0.375 * _reach(2 - (place.height[belly] + 0.25) / 0.375, (scores[TOP] - scores[BOTTOM])[belly], 1)
-    skirt, reach = _skirt(place)
+    skirt, reach = _skirt(place, (scores[BOTTOM] > -2) & (scores[BOTTOM] > scores[SKIN]), hem)
     if skirt:
         hem = min(hem, reach)
-    return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat)
+    apart = len(hair) > 0 and len(top) > 0 and score(hair, top).max() < -2 and score(top, hair).max() < -2
+    return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat, 1.6 if apart else 0.8)
 
 
 def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -168,21 +174,65 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
     # Shins of the colour of the hips are likely covered.
     if 3 in middles and score(middles[3][None], bottom)[0] > -1.5:
         del middles[3]
+    # So are arms of the colour of the top, unless that is a tone of skin.
+    for i in {1, 2} & set(middles):
+        if score(middles[i][None], top)[0] > -1.5 and skin_like(seen[i]).mean() < 0.3:
+            del middles[i]
     if not middles:
         return np.zeros((0, 3), np.float32)
     every = np.stack(list(middles.values()))
-    votes = {i: (score(every, m[None]) > -1.5).sum() + (skin_like(seen[i]).mean() > 0.5) for i, m in middles.items()}
+    votes = {
+        i: (score(every, m[None]) > -1.5).sum() + (skin_like(seen[i]).mean() > 0.5) + 0.9 * _usual_skin(m)
+        for i, m in middles.items()
+    }
     best = max(votes, key=lambda i: votes[i])
     if votes[best] < 2:
         return np.zeros((0, 3), np.float32)
     # All but face and hands may be covered: they only count where nothing else is seen.
-    shown = np.concatenate([c for i, c in seen.items() if i in (0, 1, best)])
+    shown = np.concatenate([c for i, c in seen.items() if i in {0, 1, best} & set(middles)])
     return centres(shown[score(shown, middles[best][None]) > -1], 2)
+
+
+def _usual_skin(lab: np.ndarray) -> float:
+    """How usual a Lab colour [3] is for skin in white light, from 0 to 1: gloves have its hue more rarely."""
+    return float(np.exp(-(((lab[1:] - [141, 146]) / [9, 11]) ** 2).sum()))
+
+
+def _is_bare_foot(colours: np.ndarray, place: Place) -> bool:
+    """Whether feet and shins have one tone of skin: boots in it are rarer than bare legs."""
+    shin = colours[place.is_on("shin") & (place.along > 1.2) & (place.along < 1.8) & (place.away < 0.8)]
+    foot = colours[place.is_on("foot") & (place.away < 1)]
+    if len(shin) < 20 or len(foot) < 20 or min(skin_like(shin).mean(), skin_like(foot).mean()) < 0.6:
+        return False
+    return bool(np.median(score(foot, centres(shin, 2))) > -1.5)
+
+
+_PALE = 0.88  # share of the strength of skin's hue below which something in its tone is cloth
+
+
+def _strength(colours: np.ndarray) -> np.ndarray:
+    """How strong the hue of Lab colours float32 [N, 3] is in proportion to their lightness: float32 [N]."""
+    return np.hypot(colours[:, 1] - 128, colours[:, 2] - 128) / np.maximum(colours[:, 0], 8)
+
+
+def _paler(colours: np.ndarray, cloth: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """Evidence float32 [N], from -2 to 2, that colours are those of a cloth in the tone of the skin, only paler.
+
+    0 where cloth and skin are told apart by their colours, or not even by this.
+    """
+    if not len(cloth) or not len(skin) or score(cloth, skin).max() < -1.5:
+        return np.zeros(len(colours), np.float32)
+    here, there = np.median(_strength(cloth)), np.median(_strength(skin))
+    if here >= _PALE * there:
+        return np.zeros(len(colours), np.float32)
+    return (4 * ((here + there) / 2 - _strength(colours)) / (there - here)).clip(-2, 2)
 
 
 def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
     """Whether the chest has the colours of skin, or its hue, in proportion to the lightness, which differs."""
     if not len(chest) or not len(skin) or skin_like(chest).mean() < 0.5:
+        return False
+    if np.median(_strength(chest)) < _PALE * np.median(_strength(skin)):
         return False
     if np.median(score(chest, skin)) > -0.75:
         return True
@@ -190,18 +240,48 @@ def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
     return bool((np.abs(here - there) < [0.07, 0.03]).all())
 
 
-def _without(seen: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Colours [N, 3] without those of something else, unless that leaves little."""
-    clear = seen[score(seen, others) < -1]
-    return clear if len(clear) > 0.3 * len(seen) else seen
+def _without(seen: np.ndarray, others: np.ndarray, apart: float = -1) -> np.ndarray:
+    """Colours [N, 3] without those of something else, as far as its score is above `apart`, unless that leaves little."""
+    clear = seen[score(seen, others) < apart]
+    return clear if len(clear) > 0.15 * len(seen) else seen
+
+
+_SKIN = np.array([0.78, 0.45, 0.28], np.float32)  # linear RGB of skin in white light, up to its brightness
 
 
 def _hair_colours(colours: np.ndarray, place: Place, skin: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Colours of hair, and whether it is a hat: green, blue, violet or deep red."""
+    """Colours of hair, and whether it is a hat: green, blue, violet or deep red in the light that the skin is in."""
     above = place.is_on("head") & (((place.face < -0.2) & (place.crown > -0.1)) | (place.crown > 0.2))
     seen = colours[above]
-    a, b = np.median(seen[:, 1:], 0) - 128 if len(seen) else (0, 0)
-    return centres(_without(seen, skin), 2), bool(b < -8 or a < -8 or (a > 30 and a > b))
+    return centres(_without(seen, skin), 2), len(seen) > 0 and len(skin) > 0 and _is_hat(np.median(seen, 0), skin[0])
+
+
+def _is_hat(seen: np.ndarray, skin: np.ndarray) -> bool:
+    """Whether Lab [3] of what is on the head is the colour of a hat, where skin has the colour `skin` [3].
+
+    What light does to the skin it does to hair: dark hair on a stage has the light's hue. Black is no hue at all.
+    """
+    if seen[0] < 45:
+        return False
+    hair, face = (_linear(c) for c in (seen, skin))
+    light = face / _SKIN
+    lab = _lab(np.clip(hair / np.maximum(light / light.max(), 0.1), 0, 1))
+    a, b = lab[1:] - 128
+    plain_a, plain_b = seen[1:] - 128
+    found, as_seen = ((b < -8 or a < -8 or (a > 30 and a > b)) for a, b in ((a, b), (plain_a, plain_b)))
+    return bool(found and as_seen)
+
+
+def _linear(lab: np.ndarray) -> np.ndarray:
+    """Linear RGB float32 [3] of OpenCV's 8-bit Lab [3]."""
+    pixel = np.array([[[lab[0] / 2.55, lab[1] - 128, lab[2] - 128]]], np.float32)
+    return np.clip(cv2.cvtColor(pixel, cv2.COLOR_Lab2LRGB)[0, 0], 1e-4, 1)
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """8-bit Lab, as float32 [3], of linear RGB [3]."""
+    lab = cv2.cvtColor(rgb[None, None].astype(np.float32), cv2.COLOR_LRGB2Lab)[0, 0]
+    return lab * np.array([2.55, 1, 1], np.float32) + np.array([0, 128, 128], np.float32)
 
 
 def centres(colours: np.ndarray, count: int) -> np.ndarray:
@@ -260,14 +340,21 @@ def _trousers(scores: np.ndarray, place: Place) -> tuple[float, float]:
     return found
 
 
-def _skirt(place: Place) -> tuple[bool, float]:
-    """Whether enough of the person is beside the legs for a skirt, and how far down the legs that goes."""
-    leg = place.is_on("thigh", "shin") & (place.along > 0.3)
+def _skirt(place: Place, cloth: np.ndarray, hem: float) -> tuple[bool, float]:
+    """Whether enough of the cloth is beside the legs for a skirt, and how far down the legs that goes.
+
+    `cloth` bool [N] is what has the colours of the hips and not of the skin: what is held, or written on the picture,
+    is no skirt. Wide trousers reach as far to the side as a narrow skirt, but hardly a leg's width farther; skirts that
+    end above the shins are told from shorts by less.
+    """
+    far, enough = (1.2, 0.04) if hem < 1.45 else (1.4, 0.06) if hem < 1.85 else (1.6, 0.05)
+    leg = place.is_on("thigh", "shin") & (place.along > 0.3) & cloth
     beside = (place.away[leg] > 1.2) & (place.height[leg] < 0)
-    thigh = place.along[leg] < 1
+    above = place.along[leg] <= max(hem, 0.5)
     share = _profile(place.along[leg], beside)
     reach = _STEP * (np.flatnonzero(share > 0.08).max(initial=0) + 2)
-    return bool(thigh.any() and beside[thigh].mean() > 0.06), reach
+    clear = (beside & (place.away[leg] > far))[above]
+    return bool(len(clear) > 20 and clear.mean() > enough), max(reach, min(hem, 1.0))
 
 
 def _alike(top: np.ndarray, bottom: np.ndarray) -> bool:

@@ -54,6 +54,8 @@ LIMBS = np.array([part.partition("-")[2] or part for part in PARTS])  # of each 
 _PART_OF = np.array([PARTS.index(c.part) for c in CAPSULES], np.uint8)
 _A, _B = np.array([(c.a, c.b) for c in CAPSULES]).T
 _IS_ARM = np.array([part.endswith(("arm", "hand")) for part in PARTS])
+_IS_LEG = np.array([part.endswith(("thigh", "shin", "foot")) for part in PARTS])
+_ONLY_TORSO = np.array([part == "torso" for part in PARTS])
 _IS_TORSO = np.array([c.part == "torso" for c in CAPSULES])
 # Where a capsule begins and ends on an arm or a leg.
 _SPAN = {"upper-arm": (0, 1), "forearm": (1, 2), "hand": (2, 2), "thigh": (0.2, 1), "shin": (1, 2), "foot": (2, 2)}
@@ -62,6 +64,14 @@ _RADIUS = 0.27  # of the head, in torso lengths
 _WIDTHS = np.array([(c.width_a, c.width_b) for c in CAPSULES], np.float32)
 # A limb in front of the torso is nearer than the torso within this share of its width.
 _FLOOR = np.where(_IS_TORSO, 0.75, 0.0).astype(np.float32)
+
+
+def confidences(points: np.ndarray) -> np.ndarray:
+    """How sure the pose is of each of `PARTS`, float32 in [0, 1]: half a confidence is taken for all of it."""
+    of_capsule = np.minimum(points[_A, 2], points[_B, 2])
+    out = np.zeros(len(PARTS), np.float32)
+    np.maximum.at(out, _PART_OF, of_capsule)
+    return (2 * out).clip(0, 1)
 
 
 def as_body25(keypoints: np.ndarray) -> np.ndarray:
@@ -173,6 +183,8 @@ class Place:
         height: float32, above the hips along the torso, in torso lengths; 1 where the torso is not known.
         crown: float32, up from the centre of the head along its axis, in torso lengths.
         face: float32, on a head taken as a sphere, the cosine of the angle from where the face looks; -1 elsewhere.
+        hand: float32, distance from the nearer hand, in torso lengths.
+        lost: bool, whether it lies on an arm of which the pose has lost elbow or wrist, as far as can be told.
     """
 
     part: np.ndarray
@@ -183,6 +195,8 @@ class Place:
     height: np.ndarray
     crown: np.ndarray
     face: np.ndarray
+    hand: np.ndarray
+    lost: np.ndarray
 
     def __getitem__(self, chosen: np.ndarray | slice) -> Place:
         return Place(*(getattr(self, f)[chosen] for f in self.__dataclass_fields__))
@@ -210,7 +224,48 @@ def locate(points: np.ndarray, unit: float, pixels: np.ndarray) -> Place:
     crown, face = _on_head(points, unit, pixels, part == PARTS.index("head"))
     away = np.take_along_axis(distance, nearest, 0)[0]
     behind = _IS_ARM[part] & (trunk < 1) & _from_behind(points, unit)
-    return Place(part, away, along, trunk, behind, _height(points, pixels), crown, face)
+    hand = _from_hands(points, unit, pixels)
+    lost = _on_lost_arm(points, unit, pixels, part, away, along)
+    away[lost] = 1
+    return Place(part, away, along, trunk, behind, _height(points, pixels), crown, face, hand, lost)
+
+
+def _from_hands(points: np.ndarray, unit: float, pixels: np.ndarray) -> np.ndarray:
+    """Distance float32 [N] from the nearer finger tip in torso lengths; 9 where no hand is known."""
+    found = np.full(pixels.shape[1], 9, np.float32)
+    for tip in (_LEFT_HAND, _RIGHT_HAND):
+        if points[tip, 2] > 0:
+            np.minimum(found, np.hypot(pixels[0] - points[tip, 0], pixels[1] - points[tip, 1]) / unit, out=found)
+    return found
+
+
+_ARM = 1.2  # length of an arm with its hand, in torso lengths
+
+
+def _on_lost_arm(
+    points: np.ndarray, unit: float, pixels: np.ndarray, part: np.ndarray, away: np.ndarray, along: np.ndarray
+) -> np.ndarray:
+    """Pixels of an arm of which the pose has lost elbow or wrist: bool [N].
+
+    They are those beside the torso, or far from all limbs, that it can reach. Their part and how far along they lie
+    are put right, in `part` and `along`.
+    """
+    lost: np.ndarray = np.zeros(len(part), bool)
+    free = (away > np.where(_ONLY_TORSO[part], 0.95, 1.35)) & ~_IS_LEG[part]
+    nearest = np.full(len(part), np.inf, np.float32)
+    for side in ("left", "right"):
+        shoulder, elbow, wrist = (points[_P[f"{side}-{joint}"]] for joint in ("shoulder", "elbow", "wrist"))
+        if shoulder[2] == 0 or (elbow[2] > 0 and wrist[2] > 0):
+            continue
+        start, begun = (elbow, 1.0) if elbow[2] > 0 else (shoulder, 0.0)
+        far = np.hypot(pixels[0] - start[0], pixels[1] - start[1]) / unit
+        at = begun + far / (0.5 * _ARM)
+        here = free & (at < 2.3) & (far < nearest)
+        lost |= here
+        nearest[here] = far[here]
+        part[here] = np.where(at[here] < 1, PARTS.index(f"{side}-upper-arm"), PARTS.index(f"{side}-forearm"))
+        along[here] = at[here].clip(0, 2)
+    return lost
 
 
 def _from_behind(points: np.ndarray, unit: float) -> bool:

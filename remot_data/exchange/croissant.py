@@ -55,6 +55,7 @@ _FORMATS = {
     "jpg": "image/jpeg",
     "png": "image/png",
     "seen.png": "image/png",
+    "sure.png": "image/png",
     "mask.png": "image/png",
     "checks.png": "image/png",
     "others.png": "image/png",

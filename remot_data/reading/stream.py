@@ -20,7 +20,7 @@ import numpy as np
 
 from remot_data.reading import sampling
 from remot_data.reading.filters import frontality, where
-from remot_data.records import BOXES, VALID, Clip
+from remot_data.records import BOXES, SURE, VALID, Clip
 from remot_data.schemas import SchemaError
 from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
 from remot_data.store import layers as layer_kinds
@@ -45,7 +45,8 @@ class Window:
     ``background`` uint8 [H, W, 3]; and of the source frame ``source`` uint8 [H, W, 3], ``source_keypoints`` float32
     [K, 3], ``source_labels`` uint8 [H, W]. The arrays of a layer that was not chosen are absent. Where all pose layers
     were made from boxes, ``others`` bool [T, H, W] is where somebody else is. Where asked for, ``valid`` bool [H, W]
-    is which pixels of the frames and of the source frame are of the source's picture (`remot_data.persons.valid`).
+    is which pixels of the frames and of the source frame are of the source's picture (`remot_data.persons.valid`), and
+    ``sure`` bool [T, H, W] which labels the parser is sure of: all, where its layer does not tell.
     Kinds of layers that are not built in add the arrays that they document.
 
     With a step of 1, the flow of the first frame points to the frame before the window. With a larger one, flow is
@@ -93,8 +94,8 @@ def stream(
     Args:
         store: a store or several, which are then mixed in proportion to their windows, or to `weights`.
         split: ``train``, ``test`` or whatever the snapshot's split policy knows; None for every frame.
-        layers: kinds to read besides frames, and ``valid``, which any store can tell; by default all of the snapshot
-            that windows can hold, and ``valid`` where the policies of all stores say what is outside the picture.
+        layers: kinds to read besides frames, ``valid``, which any store can tell, and ``sure``; by default all of the
+            snapshot that windows can hold, and ``valid`` where the policies of all stores say what is outside.
         size: height and width to resize to at load.
         source: ``random``, or ``frontal``: the frame of the clip that shows the person most from the front. With
             the split policy ``time:F`` the source always comes out of the training part.
@@ -141,7 +142,7 @@ class Plan:
         open_shards: shards that are shuffled together; see `sampling.Order`.
         raw: leave out what is derived at load; see `Window`.
         cache: where the bytes of remote shards are kept (`remot_data.store.cache.Cache`).
-        among: kinds that may be read where `layers` does not say which, and ``valid``; any by default.
+        among: kinds that may be read where `layers` does not say which, ``valid``, ``sure``; any but that by default.
 
     Raises:
         StoreError: see `stream`.
@@ -311,7 +312,7 @@ def _common(stores: Sequence[Store], snapshot: str, among: Sequence[str] | None)
         if lost:
             log.warning("%s: the %s layer is not read, because another store has none", store.url, ", ".join(lost))
     told = all(store.outside is not None for store in stores) if among is None else VALID in among
-    return [*common, *([VALID] if told else [])]
+    return [*common, *([VALID] if told else []), *([SURE] if among is not None and SURE in among else [])]
 
 
 def _is_read(kind: str, among: Sequence[str] | None) -> bool:
@@ -323,7 +324,8 @@ class _Reader:
 
     def __init__(self, store: Store, snapshot: str, layers: Sequence[str]) -> None:
         self.store, self.snapshot = store, store.snapshot(snapshot)
-        self.valid, layers = VALID in layers, [kind for kind in layers if kind != VALID]
+        self.valid, sure = VALID in layers, SURE in layers
+        layers = [kind for kind in layers if kind not in (VALID, SURE)]
         missing = [k for k in layers if k not in self.snapshot.layers]
         if missing:
             raise StoreError(
@@ -338,7 +340,9 @@ class _Reader:
         read = {*self.kinds, *(["scores"] if self.snapshot.where and "scores" in self.snapshot.layers else [])}
         infos = {kind: store.layer(kind, self.snapshot.layers[kind]) for kind in sorted(read)}
         self.schema = {kind: infos[kind].schema for kind in self.kinds}
-        self.optional = {k for k in self.kinds if layer_kinds.kind(k).window_optional and BOXES in infos[k].inputs}
+        optional = {kind: layer_kinds.kind(kind).window_optional for kind in self.kinds}
+        told = {k: sure if name == SURE else name and BOXES in infos[k].inputs for k, name in optional.items()}
+        self.optional = {kind for kind, is_told in told.items() if is_told}
         self._frontal: dict[str, int] = {}
         self.failed = {clip for info in infos.values() for clip in info.failed}
         if self.failed:

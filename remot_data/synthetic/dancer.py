@@ -38,6 +38,10 @@ class Dancer:
     `height` and `ground` (where the feet stand) are shares of the frame's height, `place` of its width.
     `shoulders` and `hips` are half widths in body heights, `head` and `girth` factors of the usual size.
     `sleeves` and `hem` count along a limb: 0 none, 1 to the elbow or knee, 2 to the wrist or ankle.
+
+    What follows `print_colour` no random dancer has: gloves, bare feet, a skirt with pleats, or `flare` times as wide
+    at its hem, trousers `baggy` times as wide, long hair `mane` times as long as usual, and a ball in one hand (`ball`
+    is its side), with a radius in body heights.
     """
 
     height: float
@@ -64,6 +68,15 @@ class Dancer:
     shoe: Colour
     boots: bool
     print_colour: Colour | None
+    gloves: Colour | None = None
+    barefoot: bool = False
+    pleats: bool = False
+    flare: float = 1.0
+    baggy: float = 1.0
+    mane: float = 1.0
+    ball: str = ""
+    ball_colour: Colour = (210, 40, 40)
+    ball_radius: float = 0.07
 
     @classmethod
     def random(cls, seed: int) -> Dancer:

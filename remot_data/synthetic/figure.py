@@ -12,7 +12,8 @@ from remot_data.schemas import LABELS
 from remot_data.synthetic.dancer import Cloth, Colour, Dancer, tint
 from remot_data.synthetic.skeleton import FOOT, FOREARM, SHIN, THIGH, TORSO, UPPER_ARM, Body, head_radii
 
-_ID = {name: i for i, name in enumerate(LABELS["atr18"].labels)}
+THING = 255  # the label of what is held: it hides the person, and is none of her
+_ID = {name: i for i, name in enumerate(LABELS["atr18"].labels)} | {"thing": THING}
 
 
 # --- sprites ------------------------------------------------------------------------------------------------
@@ -146,17 +147,26 @@ _Cover = tuple[str, "Cloth | Colour", float, float]
 
 
 def _limb(
-    scale: float, length: float, radii: tuple[float, float], skin: tuple[str, Colour], covers: Sequence[_Cover]
+    scale: float,
+    length: float,
+    radii: tuple[float, float],
+    skin: tuple[str, Colour],
+    covers: Sequence[_Cover],
+    glove: Colour | None = None,
+    baggy: float = 1.0,
 ) -> Sprite:
-    """An arm or leg segment: skin under cloth, with a hand at its end if it is a forearm."""
+    """An arm or leg segment: skin under cloth, with a hand at its end, or a glove, if it is a forearm."""
     r0, r1 = radii
-    easel = Easel((-1.4 * r0, -1.4 * r0, 1.4 * r0, length + 0.06), scale)
+    wide = 1.4 * r0 * baggy**2
+    easel = Easel((-wide, -wide, wide, length + 0.06), scale)
     easel.polygon(_taper(r0, r1, 0, length), *skin)
     if length == FOREARM:
-        easel.ellipse((0, length + 0.02), (r1 * 1.2, 0.03), *skin)
+        if glove is not None:
+            easel.polygon(_taper(1.1 * r1, 1.1 * r1, 0.8 * length, length), skin[0], tint(glove, 0.85))
+        easel.ellipse((0, length + 0.02), (r1 * 1.2, 0.03), skin[0], skin[1] if glove is None else glove)
     for label, cloth, start, end in covers:
         if end > start:
-            w0, w1 = (1.14 * (r0 + (r1 - r0) * share) for share in (start, end))
+            w0, w1 = (1.14 * baggy * (r0 + (r1 * baggy - r0) * share) for share in (start, end))
             easel.polygon(_taper(w0, w1, start * length, end * length, start == 0, end == 1), label, cloth)
     return easel.sprite()
 
@@ -176,8 +186,8 @@ def _leg_parts(dancer: Dancer, body: Body, scale: float) -> list[Part]:
         lower: list[_Cover] = [("pants", dancer.lower, 0, min(max(dancer.hem - 1, 0), 1))] if clothed else []
         if dancer.boots:
             lower.append((f"{side}-shoe", dancer.shoe, 0.5, 1))
-        thigh = _limb(scale, THIGH, (0.05 * g, 0.034 * g), skin, upper)
-        shin = _limb(scale, SHIN, (0.034 * g, 0.022 * g), skin, lower)
+        thigh = _limb(scale, THIGH, (0.05 * g, 0.034 * g), skin, upper, baggy=dancer.baggy**0.5)
+        shin = _limb(scale, SHIN, (0.034 * g, 0.022 * g), skin, lower, baggy=dancer.baggy)
         hip, knee, ankle = (f"{side}-{joint}" for joint in ("hip", "knee", "ankle"))
         parts.append(_moved(thigh, *_along(body, hip, knee, THIGH), _depth(body, hip, knee) - 0.1))
         parts.append(_moved(shin, *_along(body, knee, ankle, SHIN), _depth(body, knee, ankle) - 0.105))
@@ -189,6 +199,10 @@ def _leg_parts(dancer: Dancer, body: Body, scale: float) -> list[Part]:
 def _shoe(dancer: Dancer, side: str, scale: float) -> Sprite:
     length, label = FOOT + 0.025, f"{side}-shoe"
     easel = Easel((-0.045, -0.035, 0.045, length + 0.04), scale)
+    if dancer.barefoot:
+        easel.polygon(_taper(0.022, 0.028, 0, length), label, dancer.skin)
+        easel.polygon(_taper(0.02, 0.026, 0.85 * length, length, False), label, tint(dancer.skin, 0.93))
+        return easel.sprite()
     easel.polygon(_taper(0.027, 0.03, 0, length), label, dancer.shoe)
     easel.polygon(_taper(0.022, 0.03, 0.8 * length, length, False), label, tint(dancer.shoe, 0.7))
     easel.polygon(_taper(0.012, 0.012, 0.4 * length, 0.65 * length), label, tint(dancer.shoe, 1.5))
@@ -273,14 +287,27 @@ def _skirt(dancer: Dancer, body: Body, scale: float) -> Part:
     hip, knees = body.flat["mid-hip"], (body.flat["left-knee"] + body.flat["right-knee"]) / 2
     parted = np.linalg.norm(body.flat["left-knee"] - body.flat["right-knee"], axis=-1) / body.unit
     length, top = dancer.hem * THIGH, dancer.hips + 0.045 * dancer.girth
-    flare = 1.25 + 0.35 * dancer.hem
+    flare = (1.25 + 0.35 * dancer.hem) * dancer.flare
     easel = Easel((-top * flare - 0.01, -0.09, top * flare + 0.01, length + 0.03), scale)
     hem = [(top * flare * x, length + 0.012 * np.cos(14 * x)) for x in np.linspace(1, -1, 25)]
+    if dancer.pleats:
+        hem = [(x, y - 0.014 * (i % 2)) for i, (x, y) in enumerate(hem)]
     label = "dress" if dancer.bottom == "dress" else "skirt"
     easel.polygon([(-0.86 * top, -0.08), (0.86 * top, -0.08), (top, 0.01), *hem, (-top, 0.01)], label, dancer.lower)
+    if dancer.pleats:
+        _pleat(easel, dancer, top, flare, length, label)
     v = 0.6 * (knees - hip) / THIGH + 0.4 * down
     wide = np.clip(0.85 + 0.8 * parted / THIGH, 1, 1.35)[:, None]
     return _moved(easel.sprite(0.35), hip, u * wide, v, _before_thighs(body))
+
+
+def _pleat(easel: Easel, dancer: Dancer, top: float, flare: float, length: float, label: str) -> None:
+    """Every other strip of the skirt is in shade."""
+    shade = Cloth("plain", tint(dancer.lower.colour, 0.6), tint(dancer.lower.colour, 0.5), dancer.lower.period)
+    edges = np.linspace(-0.94, 0.94, 17)
+    for left, right in zip(edges[::2], edges[1::2], strict=False):
+        low = [(top * flare * x, length - 0.004) for x in (right, left)]
+        easel.polygon([(0.86 * top * left, -0.06), (0.86 * top * right, -0.06), *low], label, shade)
 
 
 def _before_thighs(body: Body) -> np.ndarray:
@@ -295,11 +322,25 @@ def _arm_parts(dancer: Dancer, body: Body, scale: float) -> list[Part]:
         skin = (f"{side}-arm", dancer.skin)
         upper = _limb(scale, UPPER_ARM, (0.028 * g, 0.023 * g), skin, [(label, cloth, 0, min(dancer.sleeves, 1))])
         covered = min(max(dancer.sleeves - 1, 0), 0.95)
-        lower = _limb(scale, FOREARM, (0.023 * g, 0.017 * g), skin, [(label, cloth, 0, covered)])
+        lower = _limb(scale, FOREARM, (0.023 * g, 0.017 * g), skin, [(label, cloth, 0, covered)], dancer.gloves)
         shoulder, elbow, wrist = (f"{side}-{joint}" for joint in ("shoulder", "elbow", "wrist"))
         parts.append(_moved(upper, *_along(body, shoulder, elbow, UPPER_ARM), _depth(body, shoulder, elbow) + 0.02))
         parts.append(_moved(lower, *_along(body, elbow, wrist, FOREARM), _depth(body, elbow, wrist) + 0.03))
+        if dancer.ball == side:
+            parts.append(_ball(dancer, body, side, scale))
     return parts
+
+
+def _ball(dancer: Dancer, body: Body, side: str, scale: float) -> Part:
+    """A ball that lies in the hand, before it."""
+    r, wrist, elbow = dancer.ball_radius, body.flat[f"{side}-wrist"], body.flat[f"{side}-elbow"]
+    easel = Easel((-r - 0.01, -r - 0.01, r + 0.01, r + 0.01), scale)
+    easel.ellipse((0, 0), (r, r), "thing", dancer.ball_colour)
+    easel.ellipse((-0.35 * r, -0.35 * r), (0.3 * r, 0.3 * r), "thing", tint(dancer.ball_colour, 1.3))
+    out = (wrist - elbow) / np.maximum(np.linalg.norm(wrist - elbow, axis=-1, keepdims=True), 1e-6)
+    right = np.tile([body.unit, 0.0], (len(wrist), 1))
+    near = _depth(body, f"{side}-elbow", f"{side}-wrist") + 0.031
+    return _moved(easel.sprite(0.3), wrist + out * (0.04 + 0.8 * r) * body.unit, right, right[:, ::-1], near)
 
 
 # --- the head -----------------------------------------------------------------------------------------------
@@ -356,13 +397,14 @@ def _skull(dancer: Dancer, scale: float) -> Sprite:
 def _back_hair(dancer: Dancer, scale: float) -> Sprite:
     """Hair that hangs or stands at the back of the head."""
     rw, rh = head_radii(dancer)
-    easel, cloth = Easel((-1.5 * rw, -2 * rh, 1.5 * rw, 3.4 * rh), scale), _hair_cloth(dancer)
+    tall = (-1.5 * rw, -2 * rh, 1.5 * rw, max(3.4, 2.7 * dancer.mane) * rh)
+    easel, cloth = Easel(tall, scale), _hair_cloth(dancer)
     if dancer.hair == "bun":
         easel.ellipse((0, -0.95 * rh), (0.55 * rw, 0.5 * rh), "hair", cloth)
     elif dancer.hair == "ponytail":
         easel.polygon(_taper(0.4 * rw, 0.2 * rw, -0.3 * rh, 2.3 * rh), "hair", cloth)
     else:
-        end = 2.5 * rh if dancer.hair == "long" else 1.0 * rh
+        end = 2.5 * dancer.mane * rh if dancer.hair == "long" else 1.0 * rh
         easel.polygon(_taper(1.1 * rw, 0.85 * rw, -0.1 * rh, end, True, False), "hair", cloth)
     return easel.sprite(0.15)
 

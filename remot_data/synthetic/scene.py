@@ -16,7 +16,7 @@ import numpy as np
 from remot_data.detectors.basic_scores import scores
 from remot_data.store.layers.flow import CONSISTENT, PHOTOMETRIC
 from remot_data.synthetic.dancer import Cloth, Dancer, random_colour, tint
-from remot_data.synthetic.figure import Part, Sprite, figure_parts
+from remot_data.synthetic.figure import THING, Part, Sprite, figure_parts
 from remot_data.synthetic.skeleton import Body
 
 __all__ = ["Cloth", "Dancer", "Scene", "dance", "layers"]
@@ -31,7 +31,7 @@ class Scene:
     Attributes:
         frames: uint8 [T, H, W, 3], RGB.
         keypoints: float32 [T, 25, 3], BODY_25; 0, 0, 0 outside the image, else confidence 1.
-        mask: uint8 [T, H, W], 255 on the person.
+        mask: uint8 [T, H, W], 255 on the person and on what she holds, as the masks of detectors are.
         labels: uint8 [T, H, W], ATR-18.
         flow: float32 [T, H, W, 2], pixels from frame t back to frame t-1; zero for the first.
         confidence: uint8 [T, H, W]: bit 0 where the same point was visible in frame t-1, bit 1 where the
@@ -88,10 +88,12 @@ def dance(
     flow, visible = _flow(parts, owners)
     confidence = visible.astype(np.uint8) | (_agrees(images, flow) << 1)
     confidence[0] = 0
+    mask = (labels != 0).astype(np.uint8) * 255
+    labels[labels == THING] = 0
     return Scene(
         frames=images,
         keypoints=_inside(body.keypoints(), size),
-        mask=(labels != 0).astype(np.uint8) * 255,
+        mask=mask,
         labels=labels,
         flow=flow,
         confidence=confidence,

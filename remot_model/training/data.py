@@ -17,11 +17,11 @@ from remot_data.errors import RemotError
 from remot_data.reading.loader import Batch, Loader
 from remot_data.reading.stream import Plan, to_torch
 from remot_data.reading.stream import schemas as store_schemas
-from remot_data.records import HW, OUTSIDE, VALID
+from remot_data.records import HW, OUTSIDE, SURE, VALID, layer_folder
 from remot_data.schemas import MIRROR_11, mirror_keypoints
-from remot_data.store import open_store
+from remot_data.store import Store, open_store
 from remot_data.store.content import Content, content
-from remot_data.store.layers import BUILT_IN
+from remot_data.store.layers import BUILT_IN, kind
 from remot_model.config import Config, fitted
 
 # Layers a stage reads; None is all that the snapshot has of the built-in kinds.
@@ -79,11 +79,27 @@ def shown(stores: Any) -> list[Shown]:
     return [Shown(store.url, store.size, store.outside) for store in opened]
 
 
-def resolved(stores: Any, config: Config) -> Config:
-    """The configuration with a value for an ``auto`` of `Config.valid`."""
-    if config.valid != "auto":
-        return config
-    return dataclasses.replace(config, valid=all(found.outside is not None for found in shown(stores)))
+def resolved(stores: Any, config: Config, snapshot: str = "main") -> Config:
+    """The configuration with a value for an ``auto`` of `Config.valid` and of `Config.sure`."""
+    if config.valid == "auto":
+        config = dataclasses.replace(config, valid=all(found.outside is not None for found in shown(stores)))
+    if config.sure == "auto":
+        config = dataclasses.replace(config, sure=tell_sure(stores, snapshot))
+    return config
+
+
+def tell_sure(stores: Any, snapshot: str) -> bool:
+    """Whether the parsing of a snapshot of all stores tells how sure its labels are, as their first shards have it."""
+    return all(_tells_sure(open_store(s) if isinstance(s, str) else s, snapshot) for s in stores_of(stores))
+
+
+def _tells_sure(store: Store, snapshot: str) -> bool:
+    layers, extension = store.snapshot(snapshot).layers, kind("parsing").fields[SURE]
+    if "parsing" not in layers or not store.clips:
+        return False
+    shard = store.clips[0].shard
+    index = store.index(layer_folder("parsing", layers["parsing"]), shard)
+    return any(index.has(clip.id, extension) for clip in store.shard_clips(shard))
 
 
 def outside(stores: Any) -> str | None:
@@ -115,8 +131,8 @@ def epochs(
         DataError: if a snapshot lacks a layer that the stage needs, or the pose that says which frame is frontal.
     """
     opened = [open_store(s) if isinstance(s, str) else s for s in stores_of(stores)]
-    read, config = LAYERS[stage], resolved(opened, config)
-    real = [VALID] if config.valid else []
+    read, config = LAYERS[stage], resolved(opened, config, snapshot)
+    real = [*([VALID] if config.valid else []), *([SURE] if config.sure else [])]
     wanted = {*_REQUIRED[stage].values(), *(["pose"] if config.source_frame == "frontal" else [])}
     for store in opened:
         if missing := wanted - set(store.snapshot(snapshot).layers):
@@ -227,7 +243,7 @@ def augmented(arrays: dict[str, np.ndarray], config: Config, pose_schema: str, c
 
 def _mirror(arrays: dict[str, np.ndarray], pose_schema: str) -> None:
     height, width = arrays["frames"].shape[1:3]
-    for name in (*_IMAGES, *_LABELS, "confidence", "others", VALID, "flow"):
+    for name in (*_IMAGES, *_LABELS, "confidence", "others", SURE, VALID, "flow"):
         for picture in _pictures(name, arrays):
             # OpenCV mirrors a picture many times faster than numpy copies a reversed view.
             picture[:] = cv2.flip(picture, 1)

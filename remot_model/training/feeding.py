@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from remot_data.reading.stream import to_torch
-from remot_data.records import VALID
+from remot_data.records import SURE, VALID
 from remot_model.training.data import DataError, needed
 
 Batch = dict[str, Tensor]
@@ -170,7 +170,7 @@ def converted(name: str, stored: Tensor) -> Tensor:
         return stored.movedim(-1, -3).to(torch.float32, copy=True).div_(divisor).sub_(1)
     if name in _LABELS:
         return stored.to(torch.int64, copy=True)
-    if name in ("confidence", "others", VALID):
+    if name in ("confidence", "others", SURE, VALID):
         return stored.to(torch.float32, copy=True).unsqueeze(-3)
     return stored.clone()
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from remot_data.records import VALID
+from remot_data.records import SURE, VALID
 from remot_data.schemas import label_set
 from remot_model.config import Config, temporal_spacings
 from remot_model.generating import rollout
@@ -67,12 +67,19 @@ class Chunk:
         return self.clip[name][:, self.a : self.b]
 
     def in_view(self, made: Tensor, wanted: Tensor) -> Tensor:
-        """`made` [N, T, ..., c, H, W] inside the source's picture, and `wanted` outside: no loss is to see that."""
-        if VALID not in self.clip:
-            return made
-        valid = self.clip[VALID]  # [N, 1, H, W]
-        shape = (len(valid), *(1,) * (made.ndim - 3), *valid.shape[-2:])
-        return torch.where(valid.view(shape) > 0, made, wanted.to(made.dtype))
+        """`made` [N, T, ..., c, H, W] where it teaches, else `wanted`: no loss is to see that.
+
+        That is outside the source's picture, and where the parser was unsure of its labels.
+        """
+        if VALID in self.clip:
+            valid = self.clip[VALID]  # [N, 1, H, W]
+            shape = (len(valid), *(1,) * (made.ndim - 3), *valid.shape[-2:])
+            made = torch.where(valid.view(shape) > 0, made, wanted.to(made.dtype))
+        if SURE in self.clip:
+            sure = self.new(SURE)  # [N, T, 1, H, W]
+            shape = (*sure.shape[:2], *(1,) * (made.ndim - 4), *sure.shape[-2:])
+            made = torch.where(sure.reshape(shape) > 0, made, wanted.to(made.dtype))
+        return made
 
     def judged(self, name: str) -> Tensor:
         """The frames and those before them whose outputs are at hand."""
@@ -133,7 +140,7 @@ class LayoutStage:
             "source": one_hot(source, c.layout_classes),
             "pose_map": batch["pose_map"],
             **_measured_flow(batch),
-            **_valid(batch),
+            **_teaching(batch),
         }
 
     def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[LayoutFrame, State]:
@@ -180,12 +187,12 @@ class RegionStage:
     def prepare(self, batch: Tensors, predicted: bool = False) -> Tensors:
         batch = _of_picture(batch)
         six = convert_labels(batch["labels"], "remot11", "remot6")
-        return {"frames": batch["frames"], **_aligned(self.config, batch, six), **_valid(batch)}
+        return {"frames": batch["frames"], **_aligned(self.config, batch, six), **_teaching(batch)}
 
     def roll(self, net: Any, chunk: Chunk, state: State | None) -> tuple[Tensor, State]:
         labels, aligned, aligned_labels = map(chunk.new, ("six", "aligned", "aligned_labels"))
         out, state = rollout.regions(net, self.config, labels, aligned, aligned_labels, state)
-        if VALID in chunk.clip:
+        if VALID in chunk.clip or SURE in chunk.clip:
             out = chunk.in_view(out, chunk.new("frames")[:, :, None] * region_masks(labels))
         return out, state
 
@@ -228,7 +235,7 @@ class WholeStage:
         real_six = six = convert_labels(batch["labels"], "remot11", "remot6")
         if predicted:
             six = self._predicted(batch)
-        clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, six), **_valid(batch)}
+        clip = {"pose_map": batch["pose_map"], **_measured_flow(batch), **_aligned(c, batch, six), **_teaching(batch)}
         clip["foreground"] = torch.where(real_six[:, :, None] > 0, batch["frames"], -1.0)
         clip["image"] = batch["frames"] if "background" in batch else clip["foreground"]
         clip["background"] = batch.get("background", torch.full_like(batch["source"], -1.0))
@@ -324,6 +331,8 @@ def _measured_flow(batch: Tensors) -> Tensors:
     sure = sure.unflatten(0, flow.shape[:2]) * batch["confidence"]
     if valid is not None:
         sure = sure * valid[:, None]
+    if SURE in batch:
+        sure = sure * batch[SURE]
     sure[:, 0] = 0
     return {"flow": flow, "confidence": sure}
 
@@ -341,9 +350,10 @@ def _of_picture(batch: Tensors) -> Tensors:
     }
 
 
-def _valid(batch: Tensors) -> Tensors:
-    """Which pixels are of the source's picture, float [N, 1, H, W], where the batch tells it."""
-    return {VALID: batch[VALID]} if VALID in batch else {}
+def _teaching(batch: Tensors) -> Tensors:
+    """Which pixels are of the source's picture, float [N, 1, H, W], and whose labels are sure, float [N, T, 1, H, W],
+    where the batch tells it."""
+    return {name: batch[name] for name in (VALID, SURE) if name in batch}
 
 
 def _motion(chunk: Chunk, name: str, made: Tensor, flow: Tensor, weight: Tensor) -> Motion:

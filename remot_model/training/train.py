@@ -87,7 +87,7 @@ def train(
     if processes.num_processes > 1:
         place = processes.device
     count = readers(workers, stages, place)
-    asked, config = config, _resolved(run, stores, config, place, processes.num_processes)
+    asked, config = config, _resolved(run, stores, config, snapshot, place, processes.num_processes)
     schemas = data.schemas(stores, snapshot)
     read = _read(stores, config, snapshot, split, say if processes.is_main_process else _quiet)
     _check_run(run, config, schemas, read, stages, resume)
@@ -106,6 +106,8 @@ def train(
         say(settled)
     if config.valid:
         say("what lies outside the pictures of the sources is left out of losses and metrics (valid=true)")
+    if config.sure:
+        say("pixels whose labels the parser is unsure of do not teach (sure=true)")
     by = f"{count} process{'es' if count > 1 else ''}" if count else "threads"
     say(f"reading: {by}{' for each' if several else ''}")
     results: list[StageResult] = []
@@ -142,11 +144,11 @@ def _read(stores: Any, config: Config, snapshot: str, split: str, say: Callable[
     return {**read, "contents": [content.digest for content in contents]}
 
 
-def _resolved(run: Path, stores: Any, config: Config, device: torch.device, processes: int) -> Config:
+def _resolved(run: Path, stores: Any, config: Config, snapshot: str, device: torch.device, processes: int) -> Config:
     """The configuration without an ``auto``: as the run was made, or for a new one as stores and device have it."""
     if (run / "config.json").exists():
         config = devices.settled(config, Config.from_json(checkpoint.read_info(run)["config"]))
-    return devices.resolved(data.resolved(stores, config), device, processes)
+    return devices.resolved(data.resolved(stores, config, snapshot), device, processes)
 
 
 def _check_run(

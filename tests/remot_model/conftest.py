@@ -30,6 +30,7 @@ def drawn_store(monkeypatch):
     monkeypatch.setattr(data, "schemas", lambda stores, snapshot: SCHEMAS)
     monkeypatch.setattr(data, "contents", lambda stores, snapshot: [Content("abc", {})])
     monkeypatch.setattr(data, "shown", lambda stores: [data.Shown("drawn", SIZE, None)])
+    monkeypatch.setattr(data, "tell_sure", lambda stores, snapshot: False)
     monkeypatch.setattr(data, "epochs", lambda stores, config, stage, **_: Windows(arrays, config.plan(stage).length))
     return arrays
 

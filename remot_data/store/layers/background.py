@@ -33,6 +33,10 @@ class Background(Kind):
         expect(arrays, "image", "uint8", (*size, 3))
         expect(arrays, "seen", "uint8", size)
 
+    def columns(self, arrays: Mapping[str, np.ndarray], t: int) -> dict[str, float]:
+        """`seen`: the share of the picture that was."""
+        return {"seen": round(float((arrays["seen"] > 0).mean()), 4)}
+
     def stored(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """The arrays with the picture as JPEG leaves it."""
         return {**arrays, "image": from_jpeg(to_jpeg(arrays["image"]))}

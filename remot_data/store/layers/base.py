@@ -63,9 +63,10 @@ class Kind(ABC):
         fields: array name -> extension of the member that holds it.
         per_clip: true where a clip has one sample instead of one a frame.
         window_field: the array whose members windows read; empty where windows hold nothing of the kind.
-        window_optional: an array that some clips have, of layers that were made from boxes. Where all that is read
-            together was, windows have it: its members for the frames come after those of `samples` in a clip that has
-            it, and in one that has none the array is to be filled all the same.
+        window_optional: an array that some clips have. Where it is called like something to ask for (`SURE`), windows
+            have it if that was asked for; else if all that is read together was made from boxes. Its members for the
+            frames come after those of `samples` in a clip that has it, and in one that has none the array is to be
+            filled all the same.
         window_arrays: arrays of a window that the kind fills -> their form, which says how they become tensors:
             ``image`` (uint8 [..., H, W, 3]), ``labels`` (uint8), ``vectors`` (float32 [..., H, W, C], which lie in
             memory as planes [..., C, H, W]), ``map`` (bool or float32 [..., H, W], which become

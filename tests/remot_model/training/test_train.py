@@ -35,6 +35,7 @@ def store(monkeypatch, arrays):
     monkeypatch.setattr(data, "schemas", lambda stores, snapshot: SCHEMAS)
     monkeypatch.setattr(data, "contents", lambda stores, snapshot: [Content("abc", {})])
     monkeypatch.setattr(data, "shown", lambda stores: [data.Shown("drawn", SIZE, None)])
+    monkeypatch.setattr(data, "tell_sure", lambda stores, snapshot: False)
     monkeypatch.setattr(
         data,
         "epochs",
