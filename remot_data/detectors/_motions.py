@@ -1,0 +1,168 @@
+"""What poses over time say against themselves: joints that jump away and back, sides that change, limbs that grow.
+
+All take ``body25`` keypoints float32 [T, 25, 3], times float64 [T] in seconds, and `tall`, the person's height in pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from remot_data.detectors._limbs import torso_lengths
+from remot_data.schemas import keypoint_set
+
+_P = {name: i for i, name in enumerate(keypoint_set("body25").points)}
+MAIN = slice(0, 15)  # nose, neck, shoulders, elbows, wrists, hips, knees, ankles
+ARMS, LEGS = (
+    tuple((_P[f"left-{n}"], _P[f"right-{n}"]) for n in names)
+    for names in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"))
+)
+_BONES = np.array(
+    [
+        (_P[f"{side}-{a}"], _P[f"{side}-{b}"])
+        for side in ("left", "right")
+        for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"))
+    ]
+    + [(_P["neck"], _P["mid-hip"])]
+)
+_HEIGHTS = 3.5  # torso lengths of a person's height
+_FASTEST = 3.0  # heights a second that a joint moves at most, and
+_SLACK = 0.03  # heights besides, that detectors tremble by
+_RETURNS = 1.0  # seconds after which somebody who jumped has rather come than gone
+NEAR = 0.1  # seconds to both sides that jitter is measured over
+_LOST = 1.0  # seconds to both sides in which a joint was seen that is lost now
+_EDGE = 0.05  # of the frame, from its edge: what is last seen there has left
+_CROSSED = 0.1  # heights by which limbs move less if their sides are exchanged: then they were
+
+
+def height(keypoints: np.ndarray) -> float:
+    """The person's height in pixels as the lengths of limbs tell it, at least 1."""
+    lengths = torso_lengths(keypoints)
+    return max(_HEIGHTS * float(np.median(lengths[lengths > 0])), 1.0) if (lengths > 0).any() else 1.0
+
+
+def jitter(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
+    """How far the main joint that trembles most went out and back within 0.1 s to both sides, in heights: [T].
+
+    From before to now and on to after is a way; what that is longer than straight from before to after, halved.
+    """
+    points, seen = keypoints[:, MAIN, :2], keypoints[:, MAIN, 2] > 0
+    out = np.zeros(len(points), np.float32)
+    for step in range(1, len(points)):
+        a, b = slice(None, -2 * step), slice(2 * step, None)
+        near = (times[b] - times[a] <= 2 * NEAR + 1e-6) if len(points) > 2 * step else np.zeros(0, bool)
+        if not near.any():
+            break
+        now = slice(step, -step)
+        way = _apart(points[now], points[a]) + _apart(points[b], points[now]) - _apart(points[b], points[a])
+        way = np.where(seen[a] & seen[now] & seen[b] & near[:, None], way / 2, 0).max(1) / tall
+        out[now] = np.maximum(out[now], way)
+    return out
+
+
+def jumps(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
+    """Share of the main joints that stand where they jumped to and soon jump away from again: float32 [T].
+
+    A joint jumps where it moves by more than 3 heights a second. It stands out between two jumps that are at most a
+    second apart, and half as near to each other as to the jumps before and after; a third, where one is the clip's end.
+    """
+    points, seen = keypoints[:, MAIN, :2] / tall, keypoints[:, MAIN, 2] > 0
+    out = np.zeros(seen.shape, bool)
+    for j in range(points.shape[1]):
+        there = np.flatnonzero(seen[:, j])
+        if len(there) > 2:
+            out[there, j] = _between_jumps(points[there, j], times[there])
+    return out.mean(1).astype(np.float32)
+
+
+def _between_jumps(points: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Which places [N, 2] of one joint at times [N] are in short spans between jumps: bool [N]."""
+    far = np.hypot(*np.diff(points, axis=0).T) > _SLACK + _FASTEST * np.diff(times)
+    ends = np.concatenate([[0], np.flatnonzero(far) + 1, [len(points)]])
+    spans = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+    lasts = [times[b - 1] - times[a] for a, b in spans]
+    out = np.zeros(len(points), bool)
+    for n, (a, b) in enumerate(spans):
+        beside = lasts[max(n - 1, 0) : n] + lasts[n + 1 : n + 2]
+        least = min(beside, default=0.0) / (2 if len(beside) == 2 else 3)
+        if lasts[n] <= _RETURNS and lasts[n] < least:
+            out[a:b] = True
+    return out
+
+
+def swapped(keypoints: np.ndarray, tall: float) -> np.ndarray:
+    """Which of arms and legs have sides other than in most of the clip: 0, 0.5 for either or 1 for both, float32 [T].
+
+    Sides change between two frames where the joints of both limbs move less, by 0.1 heights on the average, if left
+    and right are exchanged in one of them.
+    """
+    return (_minority(keypoints, ARMS, tall) + _minority(keypoints, LEGS, tall)) / np.float32(2)
+
+
+def _minority(keypoints: np.ndarray, pairs: tuple[tuple[int, int], ...], tall: float) -> np.ndarray:
+    left, right = (keypoints[:, [pair[side] for pair in pairs]] for side in (0, 1))
+    seen = (left[..., 2] > 0) & (right[..., 2] > 0)
+    both = seen[1:] & seen[:-1]
+    kept = _apart(left[1:], left[:-1]) + _apart(right[1:], right[:-1])
+    crossed = _apart(left[1:], right[:-1]) + _apart(right[1:], left[:-1])
+    gain = np.where(both, kept - crossed, 0).sum(1) / np.maximum(2 * both.sum(1), 1) / tall
+    state = np.concatenate([[0], np.cumsum(gain > _CROSSED) % 2])
+    return (state == (0 if 2 * state.sum() > len(state) else 1)).astype(np.float32)
+
+
+def twist(keypoints: np.ndarray, tall: float) -> np.ndarray:
+    """How far hips and shoulders lie in opposite order from left to right, in heights: float32 [T], 0 where they agree."""
+    wide = []
+    for name in ("shoulder", "hip"):
+        left, right = keypoints[:, _P[f"left-{name}"]], keypoints[:, _P[f"right-{name}"]]
+        wide.append(np.where((left[:, 2] > 0) & (right[:, 2] > 0), left[:, 0] - right[:, 0], 0) / tall)
+    apart = np.minimum(*np.abs(wide))
+    return np.where(np.sign(wide[0]) * np.sign(wide[1]) < 0, apart, 0).astype(np.float32)
+
+
+def lost(keypoints: np.ndarray, times: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Share of the main joints that are not seen, but were within a second before or after, inside the frame: [T].
+
+    A joint that was last seen within a twentieth of the frame's `size` (height, width) from its edge has left.
+    """
+    points, seen = keypoints[:, MAIN, :2], keypoints[:, MAIN, 2] > 0
+    limits = np.array(size[::-1])
+    staying = (np.minimum(points, limits - points) > _EDGE * limits).all(-1)
+    out = np.zeros(seen.shape, bool)
+    for j in range(seen.shape[1]):
+        there = np.flatnonzero(seen[:, j])
+        if len(there):
+            nearest = there[np.abs(times[:, None] - times[there]).argmin(1)]
+            out[:, j] = ~seen[:, j] & (np.abs(times - times[nearest]) <= _LOST) & staying[nearest, j]
+    return out.mean(1).astype(np.float32)
+
+
+def limbs(keypoints: np.ndarray, tall: float) -> np.ndarray:
+    """By how much the limb that changes most is longer than usual in the clip, in heights: float32 [T].
+
+    Turned to the camera a limb looks shorter, never longer. Usual is what nine tenths of the frames are below; left and
+    right are of one length.
+    """
+    a, b = keypoints[:, _BONES[:, 0]], keypoints[:, _BONES[:, 1]]
+    length = np.where((a[..., 2] > 0) & (b[..., 2] > 0), _apart(a, b) / tall, np.nan)
+    pairs = length.reshape(len(length), -1)
+    usual = np.zeros(pairs.shape[1], np.float32)
+    for i in range(4):
+        known = pairs[:, [i, i + 4]]
+        usual[[i, i + 4]] = np.nanpercentile(known, 90) if not np.isnan(known).all() else np.inf
+    usual[8] = np.nanpercentile(pairs[:, 8], 90) if not np.isnan(pairs[:, 8]).all() else np.inf
+    return np.nan_to_num(np.maximum(pairs - usual, 0), posinf=0).max(1).astype(np.float32)
+
+
+def stretch(keypoints: np.ndarray, tall: float) -> np.ndarray:
+    """By how much the limb that changes most has another length than in both frames beside it, in heights: float32 [T]."""
+    a, b = keypoints[:, _BONES[:, 0]], keypoints[:, _BONES[:, 1]]
+    length = np.where((a[..., 2] > 0) & (b[..., 2] > 0), _apart(a, b) / tall, np.nan)
+    change = np.abs(np.diff(length, axis=0))
+    edge = np.full((1, change.shape[1]), np.inf)
+    least = np.fmin(np.concatenate([edge, change]), np.concatenate([change, edge]))
+    return np.where(np.isfinite(least), least, 0).max(1).astype(np.float32)
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distances of points [..., 2 or more]."""
+    return np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1])
