@@ -20,7 +20,8 @@ import numpy as np
 FORMAT = 2
 BOXES = "boxes"  # what detectors read beside layers: who was seen where
 VALID = "valid"  # likewise, and in windows: which pixels of a clip's frames are of its source
-NO_LAYERS = frozenset({BOXES, VALID})
+TIMES = "times"  # likewise: when each frame is to be seen
+NO_LAYERS = frozenset({BOXES, VALID, TIMES})
 # What a frame shows where its crop reaches out of the picture: black, the border repeated and blurred, or repeated.
 OUTSIDE = ("black", "blur", "smear")
 
@@ -224,6 +225,11 @@ class Clip(Record):
     @property
     def frames(self) -> int:
         return len(self.pts)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """When each frame is to be seen, by the clock of its video: float64 [T] seconds."""
+        return self.pts.array() * (self.time_base[0] / self.time_base[1])
 
     @property
     def place(self) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from remot_data.detectors._torch import gpu_name
 from remot_data.detectors.base import Arrays, Batched, Detector
 from remot_data.media import VideoError
 from remot_data.media.sandbox import ChildError
-from remot_data.records import BOXES, VALID, Clip, Receipt, layer_folder
+from remot_data.records import BOXES, TIMES, VALID, Clip, Receipt, layer_folder
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.boxes import boxes_at_size
@@ -315,6 +315,8 @@ class _Given:
         if self._store.outside is not None and VALID in self.detector.needs:
             size = frames.shape[1], frames.shape[2]
             self._needed[VALID] = {VALID: persons.valid(self._clip.crop, self._clip.source_size, size)}
+        if TIMES in self.detector.needs:
+            self._needed[TIMES] = {TIMES: self._clip.seconds}
         return frames
 
     def _checked(self, arrays: Arrays, size: tuple[int, int]) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import shutil
@@ -21,7 +22,7 @@ from remot_data.annotating import task
 from remot_data.annotating.annotate import annotate, plan_job, plan_jobs, run_jobs
 from remot_data.detectors.base import DEFAULTS, Arrays, Batched, load
 from remot_data.engine import EngineError, open_engine
-from remot_data.records import Clip
+from remot_data.records import Clip, Times
 from remot_data.store import Store, create_store, open_store
 from remot_data.store.layers import kind
 from remot_data.store.shards import Sample
@@ -156,6 +157,22 @@ class Plain:
         return {"labels": np.zeros(frames.shape[:3], np.uint8)}
 
 
+class Clock:
+    """Scores: the seconds of each frame, as they were given."""
+
+    name, kind, version, schema = "clock", "scores", "1", "clock"
+    needs = ("times",)
+    licence, approximate = "", True
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"detector": self.name}
+
+    def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
+        times = needed["times"]["times"]
+        assert times.dtype == np.float64 and times.shape == (len(frames),)
+        return {"seconds": times.astype(np.float32)}
+
+
 class Card(Rows):
     """Sleeps 10 ms a batch in one thread, the card, and comes back with the outputs later."""
 
@@ -236,6 +253,17 @@ def test_a_layer_does_not_depend_on_whether_what_it_reads_was_made_in_the_same_p
             for count in passes:
                 run_jobs(engine, store, [jobs.pop(0) for _ in range(count)])
     assert layers(own_dancers) == layers(other) and any(name.endswith(".tar") for name in layers(other))
+
+
+def test_a_detector_that_asks_is_told_when_each_frame_is_seen(own_dancers):
+    """Also where the frame rate changes; no layer is read for it, so none is among the inputs."""
+    clips = own_dancers.planned
+    paused = Times([5 * t + 40 * (t > 3) for t in range(clips[0].frames)])
+    own_dancers.write_clips([dataclasses.replace(clips[0], pts=paused, time_base=(1, 50)), *clips[1:]])
+    store = open_store(own_dancers.url)
+    done = annotate(store, "scores", f"{HERE}Clock", workers=0)
+    found = store.read_arrays(f"layers/scores/{done.id}", "scores", store.clip[clips[0].id])["seconds"]
+    assert np.allclose(found[:6], [0, 0.1, 0.2, 0.3, 1.2, 1.3]) and not store.layer("scores", done.id).inputs
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
