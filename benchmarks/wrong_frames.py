@@ -2,13 +2,13 @@
 
 Three materials, each in a part that limits were set on (`--part tune`) and another that is reported:
 
-- drawn: dancers of `remot_data.synthetic` (seeds from 0 for tuning, from 5000 for the report), their exact poses made to
-  tremble as a detector's do, with one kind of fault in a few spans of 1 to 22 frames each: sides exchanged (of all, arms
-  or legs), a limb lost, an arm elsewhere, the whole pose elsewhere, somebody else's pose, labels beside the person. A
-  spoilt frame is wrong where a joint is off by 6 % of the height or lost, or labels moved; others do not count.
+- drawn: dancers of `remot_data.synthetic` (seeds from 0 for tuning, from 5000 for the report), their exact poses made
+  to tremble as a detector's do, with one kind of fault in a few spans of 1 to 22 frames each: sides exchanged (of all,
+  arms or legs), a limb lost, an arm elsewhere, the whole pose elsewhere, somebody else's pose, labels beside her.
+  A spoilt frame is wrong where a joint is off by 6 % of the height or lost, or labels moved; others do not count.
 - mirrored: the default pose detector on clips and on their mirrored copies. A frame is wrong where the poses, mirrored
   back, disagree on a shoulder, elbow, wrist, hip, knee or ankle by more than 10 % of the height, or only one has it.
-  Tuning: sample-cam01, sample-cam03 and the first part of the dancer; report: sample-cam02, sample-cam04 and the others.
+  Tuning: sample-cam01, sample-cam03 and the dancer's first part; report: sample-cam02, sample-cam04 and her others.
 - gloves: the dancer of `benchmarks/gloves.py`, where both gloves are judged; wrong is swapped, off or missing. Tuning:
   her first part; report: the others.
 
@@ -50,8 +50,11 @@ _P = keypoint_set("body25").points
 _PAIRS = [(i, _P.index(name.replace("left", "right"))) for i, name in enumerate(_P) if name.startswith("left")]
 _ARMS = [p for p in _PAIRS if _P[p[0]].endswith(("shoulder", "elbow", "wrist"))]
 _LEGS = [p for p in _PAIRS if _P[p[0]].endswith(("hip", "knee", "ankle", "toe", "heel"))]
-_LIMBS = [[_P.index(f"{side}-{n}") for n in names]
-          for side in ("left", "right") for names in (("elbow", "wrist"), ("wrist",), ("knee", "ankle", "big-toe", "small-toe", "heel"))]  # fmt: skip
+_LIMBS = [
+    [_P.index(f"{side}-{name}") for name in names]
+    for side in ("left", "right")
+    for names in (("elbow", "wrist"), ("wrist",), ("knee", "ankle", "big-toe", "small-toe", "heel"))
+]
 _JOINTS = slice(0, 15)
 _OFF, _APART = 0.06, 0.10
 
@@ -109,7 +112,16 @@ def spoil(kind: str, points: np.ndarray, other: np.ndarray, tall: float, rng: np
     return out.astype(np.float32)
 
 
-KINDS = ("swapped", "arms swapped", "legs swapped", "lost", "arm elsewhere", "elsewhere", "somebody else", "labels beside")
+KINDS = (
+    "swapped",
+    "arms swapped",
+    "legs swapped",
+    "lost",
+    "arm elsewhere",
+    "elsewhere",
+    "somebody else",
+    "labels beside",
+)
 
 
 def drawn(part: str, dancers: int, frames: int = 90) -> Iterator[Judged]:
@@ -187,7 +199,9 @@ def given(store: Store, clip: Clip) -> tuple[np.ndarray, dict[str, Any]]:
 def against_mirror(frames: np.ndarray, points: np.ndarray, boxes: Arrays) -> np.ndarray:
     """Where the pose of the mirrored clip is another: bool [T]."""
     width = frames.shape[2]
-    turned = {name: np.stack([width - b[..., 2], b[..., 1], width - b[..., 0], b[..., 3]], -1) for name, b in boxes.items()}
+    turned = {
+        name: np.stack([width - b[..., 2], b[..., 1], width - b[..., 0], b[..., 3]], -1) for name, b in boxes.items()
+    }
     found = load("blazepose")(np.ascontiguousarray(frames[:, :, ::-1]), boxes=turned)["keypoints"].copy()
     found[..., 0] = np.where(found[..., 2] > 0, width - found[..., 0], 0)
     pairs = np.ravel(_ARMS + [p for p in _LEGS if p[0] < 15])

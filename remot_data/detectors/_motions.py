@@ -1,6 +1,7 @@
 """What poses over time say against themselves: joints that jump away and back, sides that change, limbs that grow.
 
-All take ``body25`` keypoints float32 [T, 25, 3], times float64 [T] in seconds, and `tall`, the person's height in pixels.
+All take ``body25`` keypoints float32 [T, 25, 3], times float64 [T] in seconds, and `tall`, the person's height in
+pixels.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _minority(keypoints: np.ndarray, pairs: tuple[tuple[int, int], ...], tall: f
 
 
 def twist(keypoints: np.ndarray, tall: float) -> np.ndarray:
-    """How far hips and shoulders lie in opposite order from left to right, in heights: float32 [T], 0 where they agree."""
+    """How far hips and shoulders lie in opposite order from left to right, in heights: [T], 0 where they agree."""
     wide = []
     for name in ("shoulder", "hip"):
         left, right = keypoints[:, _P[f"left-{name}"]], keypoints[:, _P[f"right-{name}"]]
@@ -154,7 +155,7 @@ def limbs(keypoints: np.ndarray, tall: float) -> np.ndarray:
 
 
 def stretch(keypoints: np.ndarray, tall: float) -> np.ndarray:
-    """By how much the limb that changes most has another length than in both frames beside it, in heights: float32 [T]."""
+    """By how much the limb that changes most has another length than in both frames beside it, in heights: [T]."""
     a, b = keypoints[:, _BONES[:, 0]], keypoints[:, _BONES[:, 1]]
     length = np.where((a[..., 2] > 0) & (b[..., 2] > 0), _apart(a, b) / tall, np.nan)
     change = np.abs(np.diff(length, axis=0))

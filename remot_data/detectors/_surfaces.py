@@ -14,16 +14,17 @@ from remot_data.detectors._limbs import CAPSULES, torso_lengths, with_extras
 
 ROWS = 128
 _BLOCK = 1.0  # seconds that a subtitle stands still in
-_EDGE, _STILL, _MOVING = 25.0, 5.0, 12.0  # grey levels: of a line of writing, that it changes by, that its surroundings do
+# Grey levels: of a line of writing over its surroundings, that it changes by, that these change by.
+_EDGE, _STILL, _MOVING = 25.0, 5.0, 12.0
 
 
 @dataclass(frozen=True)
 class Raster:
     """A clip in 128 rows.
 
-    `frames` uint8 [T, 128, W, 3]; `mask` and `labels` bool [T, 128, W], the person by the pose's mask and by the labels,
-    None where there is none; `classes` uint8 [T, 128, W], labels of whatever set, 0 for nobody; `points` float32 [T, 32, 3], see
-    `_limbs.with_extras`, and `units` float32 [T], torso lengths, both in pixels of the raster; `valid` bool [128, W].
+    `frames` uint8 [T, 128, W, 3], `grey` uint8 [T, 128, W]; `mask` bool [T, 128, W], the person by the pose, None where
+    it has none; `classes` uint8 [T, 128, W], labels of whatever set, 0 for nobody; `points` float32 [T, 32, 3], see
+    `_limbs.with_extras`, `units` float32 [T], torso lengths, both in pixels of the raster; `valid` bool [128, W].
     """
 
     frames: np.ndarray
@@ -51,6 +52,9 @@ def raster(
     small = _each(frames, size, cv2.INTER_AREA)
     scale = np.array([size[1] / frames.shape[2], size[0] / frames.shape[1], 1], np.float32)
     points = keypoints * scale
+    real = np.ones(size, bool)
+    if valid is not None:
+        real = _each(valid[None].astype(np.uint8), size, cv2.INTER_NEAREST)[0] > 0
     return Raster(
         frames=small,
         grey=np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small]),
@@ -58,7 +62,7 @@ def raster(
         classes=_each(classes, size, cv2.INTER_NEAREST_EXACT),
         points=with_extras(points),
         units=torso_lengths(points),
-        valid=np.ones(size, bool) if valid is None else _each(valid[None].astype(np.uint8), size, cv2.INTER_NEAREST)[0] > 0,
+        valid=real,
     )
 
 
@@ -140,7 +144,7 @@ def flicker(clip: Raster) -> np.ndarray:
                 for other in beside:
                     if number in other:
                         here &= ~other[number]
-                strange += np.count_nonzero(here)
+                strange += int(np.count_nonzero(here))
             out[t] = strange / area
     return out
 
@@ -157,19 +161,20 @@ def camera(clip: Raster) -> np.ndarray:
 
     The median over the pixels with structure; the first frame has the value of the second.
     """
-    count, (h, w) = len(clip.grey), clip.grey.shape[1:]
+    count, high = len(clip.grey), clip.grey.shape[1]
     out = np.zeros(count, np.float32)
-    points = None
     kernel = np.ones((9, 9), np.uint8)
     for t in range(1, count):
         free = (cv2.dilate(clip.person[t - 1].astype(np.uint8), kernel) == 0) & clip.valid
         points = cv2.goodFeaturesToTrack(clip.grey[t - 1], 40, 0.02, 5, mask=free.astype(np.uint8))
         if points is not None and len(points) >= 6:
-            moved, found, _ = cv2.calcOpticalFlowPyrLK(clip.grey[t - 1], clip.grey[t], points, None, winSize=(9, 9), maxLevel=2)
+            before, now, start = clip.grey[t - 1], clip.grey[t], np.asarray(points, np.float32)
+            # OpenCV's stub does not know that it makes the points itself.
+            moved, found, _ = cv2.calcOpticalFlowPyrLK(before, now, start, None, winSize=(9, 9), maxLevel=2)  # type: ignore[call-overload]
             good = found[:, 0] > 0
             if good.sum() >= 6:
-                shift = np.median((moved - points)[good, 0], 0)
-                out[t] = float(np.hypot(*shift)) / h
+                shift = np.median((moved - start)[good, 0], 0)
+                out[t] = float(np.hypot(*shift)) / high
     out[:1] = out[1:2]
     return out
 
@@ -195,10 +200,11 @@ def overlay(clip: Raster, times: np.ndarray) -> np.ndarray:
 
 def _writing(grey: np.ndarray) -> np.ndarray:
     """Where lines stand still among what moves, in frames uint8 [T, H, W]: bool [H, W]."""
-    change = np.zeros(grey.shape[1:], np.float32)
     mean = grey.mean(0, dtype=np.float32)
     change = np.sqrt(np.maximum((grey.astype(np.float32) ** 2).mean(0) - mean**2, 0))
-    edge = np.maximum(np.abs(cv2.Sobel(mean, cv2.CV_32F, 1, 0, scale=0.25)), np.abs(cv2.Sobel(mean, cv2.CV_32F, 0, 1, scale=0.25)))
+    edge = np.maximum(
+        np.abs(cv2.Sobel(mean, cv2.CV_32F, 1, 0, scale=0.25)), np.abs(cv2.Sobel(mean, cv2.CV_32F, 0, 1, scale=0.25))
+    )
     around = cv2.blur(change, (13, 13))
     return (edge > _EDGE) & (change < _STILL) & (around > _MOVING)
 

@@ -1,4 +1,4 @@
-"""Numbers that tell wrong frames from good ones: poses that jump, sides that change, masks beside the person, writing."""
+"""Numbers that tell wrong frames from good ones: poses that jump, sides that change, masks beside the person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from remot_data.detectors import _motions, _surfaces
 from remot_data.detectors._limbs import as_body25, torso_lengths
 from remot_data.detectors.base import Arrays
 from remot_data.detectors.basic_scores import BasicScores
-from remot_data.records import BOXES, VALID
+from remot_data.records import BOXES, TIMES, VALID
 from remot_data.schemas import keypoint_set
 
 UNKNOWN = -1.0  # of a column that is never negative otherwise: nothing is known of the frame
@@ -16,7 +16,7 @@ _P = {name: i for i, name in enumerate(keypoint_set("body25").points)}
 _FACE = [_P[name] for name in ("nose", "left-eye", "right-eye")]
 _FOREARMS = [(_P[f"{side}-elbow"], _P[f"{side}-wrist"]) for side in ("left", "right")]
 _ENDS = [_P[f"{side}-{name}"] for side in ("left", "right") for name in ("elbow", "wrist", "knee", "ankle")]
-_HEAD, _HAND = 0.6, 0.6  # of a head's height over the torso's length, of a hand's length over the forearm's
+_HEAD, _HAND = 0.5, 0.6  # of a head's height over the torso's length, of a hand's length over the forearm's
 _MENDED = 1 | 2  # marks of a pose layer's `checks`: filled in over time, left and right exchanged
 _STEP, _ALONE = 1 / 250, 255  # of the person's height, in `checks`; what says there that only one pass looked
 _FPS = 30.0  # frames a second where no times are given
@@ -60,7 +60,7 @@ class QualityScores(BasicScores):
     name = "quality-scores"
     version = "1"
     schema = "quality"
-    needs = ("pose", "parsing", BOXES, VALID)
+    needs = ("pose", "parsing", BOXES, VALID, TIMES)
 
     def __call__(self, frames: np.ndarray, **needed: Arrays) -> Arrays:
         """Scores float32 [T] each, of frames uint8 [T, H, W, 3], by the names of the class.
@@ -77,7 +77,7 @@ def quality(frames: np.ndarray, **needed: Arrays) -> Arrays:
     pose = needed["pose"]
     points = as_body25(pose["keypoints"])
     valid = needed[VALID][VALID] if VALID in needed else None
-    times = np.arange(len(frames)) / _FPS
+    times = needed[TIMES][TIMES] if TIMES in needed else np.arange(len(frames)) / _FPS
     clip = _surfaces.raster(frames, points, pose.get("mask"), needed["parsing"]["labels"], valid)
     tall = _motions.height(points)
     off, bare, apart = _surfaces.against_pose(clip)
@@ -125,7 +125,8 @@ def _of_main(values: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
 
 def _confidence(points: np.ndarray, times: np.ndarray) -> Arrays:
     least = points[:, _ENDS, 2].min(1)
-    first, last = (np.searchsorted(times, times + d, s) for d, s in ((-_motions.NEAR, "left"), (_motions.NEAR, "right")))
+    first = np.searchsorted(times, times - _motions.NEAR, "left")
+    last = np.searchsorted(times, times + _motions.NEAR, "right")
     around = [least[a:b].min() for a, b in zip(first, last, strict=True)]
     return {"sure": points[:, _motions.MAIN, 2].mean(1), "least_sure": np.array(around)}
 

@@ -24,6 +24,7 @@ from remot_data.annotating.annotate import plan_jobs, recorded_job, run_jobs, sw
 from remot_data.annotating.jobs import Job
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
+from remot_data.detectors.quality_scores import QualityScores
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest import cuts, people
 from remot_data.ingest.inputs import Input, find_inputs
@@ -32,6 +33,7 @@ from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
 from remot_data.media.identity import checked, content_sha256, stamp
+from remot_data.reading import filters
 from remot_data.records import BOXES, PASSING, REASONS, Clip, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
@@ -77,6 +79,7 @@ def build(
     instead: Sequence[Job] = (),
     snapshot: str = "main",
     split: str | None = None,
+    where: str | None = None,
     root: str | os.PathLike[str] | None = None,
     retry: Collection[str] = (),
     limit_rejects: float | None = None,
@@ -99,6 +102,8 @@ def build(
         instead: layers to make in place of those of their kind, or besides: ``Job(kind, detector)``, with weights and
             settings. The snapshot has them from then on, with new layers of those that read the ones replaced.
         split: split policy of the snapshot, see `Snapshot`.
+        where: filter of the snapshot. None for that of the snapshot that is there; a new store whose scores are of the
+            schema ``quality`` has `remot_data.reading.filters.DEFAULT`, other new ones have none.
         root: folder of the data, in place of the ``root`` of a manifest.
         retry: reason codes; videos and clips refused for these are tried again. Those refused as ``unavailable``, for
             which this machine is to blame, always are.
@@ -117,6 +122,7 @@ def build(
     unknown = sorted(set(retry) - set(REASONS))
     if unknown:
         raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
+    _ = list(filters.conditions(where or ""))  # which raises, for one that cannot be read
     inputs, ignored = find_inputs(videos, root)
     stored = stored_policy(out)
     finder = finder or _finder_of(stored)
@@ -163,8 +169,10 @@ def build(
                 run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
                 chosen = {job.kind: job.id for job in jobs}
             seconds["layers"] = time.monotonic() - started
-            if layers is not None or instead or split is not None or snapshot not in store.snapshots:
-                switch(store, snapshot, chosen, split=split)
+            known = store.snapshots
+            if layers is not None or instead or split is not None or where is not None or snapshot not in known:
+                filter_ = _default_filter(store, chosen) if where is None and not known else where
+                switch(store, snapshot, chosen, filter_, split)
         store.compact_log("videos", lambda line: line["input"]["path"])
         store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
         store.compact_log("jobs", lambda job: job["id"])
@@ -209,6 +217,13 @@ def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead
         elif kind not in wanted:
             wanted[kind] = recorded_job(made_by)
     return plan_jobs(store, wanted, kept) if wanted else kept
+
+
+def _default_filter(store: Store, layers: Mapping[str, str]) -> str | None:
+    """The filter of a new store with these layers."""
+    if "scores" in layers and store.layer("scores", layers["scores"]).schema == QualityScores.schema:
+        return filters.DEFAULT
+    return None
 
 
 # Looking through
