@@ -198,7 +198,7 @@ RULES = {
         ),
         Rule(
             "overlay", _MARKED + " with text or a logo over the person", 0.2, "writing is painted onto clothes",
-            "take another copy of the video, or leave the frames out", filter="overlay<=0.03",
+            "take another copy of the video, or leave the frames out", filter="overlay<=0.005",
         ),
         Rule(
             "clipping", _MARKED + " in which much of the person is blown or black", 0.2, "no cloth is seen",

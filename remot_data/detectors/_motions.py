@@ -25,14 +25,16 @@ _BONES = np.array(
     ]
     + [(_P["neck"], _P["mid-hip"])]
 )
+Pairs = tuple[tuple[int, int], ...]
 _HEIGHTS = 3.5  # torso lengths of a person's height
-_FASTEST = 3.0  # heights a second that a joint moves at most, and
+_FASTEST = 2.0  # heights a second that a joint moves at most, and
 _SLACK = 0.03  # heights besides, that detectors tremble by
 _RETURNS = 1.0  # seconds after which somebody who jumped has rather come than gone
 NEAR = 0.1  # seconds to both sides that jitter is measured over
 _LOST = 1.0  # seconds to both sides in which a joint was seen that is lost now
 _EDGE = 0.05  # of the frame, from its edge: what is last seen there has left
 _CROSSED = 0.1  # heights by which limbs move less if their sides are exchanged: then they were
+_LIKELY = 0.12  # heights that a second of exchanged sides costs: that they are right is likelier
 
 
 def height(keypoints: np.ndarray) -> float:
@@ -63,8 +65,9 @@ def jitter(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
 def jumps(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
     """Share of the main joints that stand where they jumped to and soon jump away from again: float32 [T].
 
-    A joint jumps where it moves by more than 3 heights a second. It stands out between two jumps that are at most a
-    second apart, and half as near to each other as to the jumps before and after; a third, where one is the clip's end.
+    A joint jumps where it moves by more than 2 heights a second. It stands out between two jumps, there and back, that
+    are at most a second apart, and half as near to each other as to the jumps before and after; a third, where one is
+    the clip's end.
     """
     points, seen = keypoints[:, MAIN, :2] / tall, keypoints[:, MAIN, 2] > 0
     out = np.zeros(seen.shape, bool)
@@ -77,8 +80,8 @@ def jumps(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
 
 def _between_jumps(points: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Which places [N, 2] of one joint at times [N] are in short spans between jumps: bool [N]."""
-    far = np.hypot(*np.diff(points, axis=0).T) > _SLACK + _FASTEST * np.diff(times)
-    ends = np.concatenate([[0], np.flatnonzero(far) + 1, [len(points)]])
+    steps = np.hypot(*np.diff(points, axis=0).T)
+    ends = np.concatenate([[0], np.flatnonzero(steps > _SLACK + _FASTEST * np.diff(times)) + 1, [len(points)]])
     spans = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
     lasts = [times[b - 1] - times[a] for a, b in spans]
     out = np.zeros(len(points), bool)
@@ -86,28 +89,43 @@ def _between_jumps(points: np.ndarray, times: np.ndarray) -> np.ndarray:
         beside = lasts[max(n - 1, 0) : n] + lasts[n + 1 : n + 2]
         least = min(beside, default=0.0) / (2 if len(beside) == 2 else 3)
         if lasts[n] <= _RETURNS and lasts[n] < least:
-            out[a:b] = True
+            inside = a > 0 and b < len(points)
+            out[a:b] = not inside or np.hypot(*(points[b] - points[a - 1])) < (steps[a - 1] + steps[b - 1]) / 2
     return out
 
 
-def swapped(keypoints: np.ndarray, tall: float) -> np.ndarray:
+def swapped(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
     """Which of arms and legs have sides other than in most of the clip: 0, 0.5 for either or 1 for both, float32 [T].
 
     Sides change between two frames where the joints of both limbs move less, by 0.1 heights on the average, if left
-    and right are exchanged in one of them.
+    and right are exchanged in one of them; where that would put much of the clip on the other sides, by more.
     """
-    return (_minority(keypoints, ARMS, tall) + _minority(keypoints, LEGS, tall)) / np.float32(2)
+    return (_exchanged(keypoints, ARMS, times, tall) + _exchanged(keypoints, LEGS, times, tall)) / np.float32(2)
 
 
-def _minority(keypoints: np.ndarray, pairs: tuple[tuple[int, int], ...], tall: float) -> np.ndarray:
-    left, right = (keypoints[:, [pair[side] for pair in pairs]] for side in (0, 1))
-    seen = (left[..., 2] > 0) & (right[..., 2] > 0)
-    both = seen[1:] & seen[:-1]
+def _exchanged(keypoints: np.ndarray, pairs: Pairs, times: np.ndarray, tall: float) -> np.ndarray:
+    """Where the sides of two limbs are exchanged, float32 [T] of 0 and 1: what costs least from frame to frame."""
+    left, right = (_held(keypoints[:, [pair[side] for pair in pairs]]) for side in (0, 1))
+    both = (np.minimum(left[..., 2], right[..., 2])[1:] > 0) & (np.minimum(left[..., 2], right[..., 2])[:-1] > 0)
     kept = _apart(left[1:], left[:-1]) + _apart(right[1:], right[:-1])
     crossed = _apart(left[1:], right[:-1]) + _apart(right[1:], left[:-1])
-    gain = np.where(both, kept - crossed, 0).sum(1) / np.maximum(2 * both.sum(1), 1) / tall
-    state = np.concatenate([[0], np.cumsum(gain > _CROSSED) % 2])
-    return (state == (0 if 2 * state.sum() > len(state) else 1)).astype(np.float32)
+    stay, change = (np.where(both, x, 0).sum(1) / np.maximum(2 * both.sum(1), 1) / tall for x in (kept, crossed))
+    lasts = _LIKELY * np.diff(times, append=times[-1])
+    cost, came = np.array([0.0, lasts[0]]), np.zeros((len(times), 2), int)
+    for t in range(1, len(times)):
+        ways = np.array([[stay[t - 1], change[t - 1] + _CROSSED], [change[t - 1] + _CROSSED, stay[t - 1]]]) + cost[:, None]
+        came[t] = ways.argmin(0)
+        cost = ways.min(0) + (0, lasts[t])
+    out, state = np.zeros(len(times), np.float32), int(cost.argmin())
+    for t in range(len(times) - 1, -1, -1):
+        out[t], state = state, came[t, state]
+    return out
+
+
+def _held(points: np.ndarray) -> np.ndarray:
+    """Points [T, N, 3], those that are not seen where they were seen last."""
+    last = np.maximum.accumulate(np.where(points[..., 2] > 0, np.arange(len(points))[:, None], 0), 0)
+    return np.take_along_axis(points, last[..., None], 0)
 
 
 def twist(keypoints: np.ndarray, tall: float) -> np.ndarray:

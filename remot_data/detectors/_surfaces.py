@@ -13,9 +13,12 @@ import numpy as np
 from remot_data.detectors._limbs import CAPSULES, torso_lengths, with_extras
 
 ROWS = 128
-_BLOCK = 1.0  # seconds that a subtitle stands still in
+_BLOCK = 1.5  # seconds that a subtitle stands still in
 # Grey levels: of a line of writing over its surroundings, that it changes by, that these change by.
 _EDGE, _STILL, _MOVING = 25.0, 5.0, 12.0
+_LETTER, _COVERED = np.ones((7, 7), np.uint8), 0.7  # what masks leave out of a person, how long she is behind it
+_AROUND, _MANY = (13, 13), 0.25  # surroundings in pixels, and the share of them that has to change
+_DENSE = 0.3  # share of still lines in a place: one edge, as of a leg that stands, has less
 
 
 @dataclass(frozen=True)
@@ -175,14 +178,15 @@ def camera(clip: Raster) -> np.ndarray:
             if good.sum() >= 6:
                 shift = np.median((moved - start)[good, 0], 0)
                 out[t] = float(np.hypot(*shift)) / high
-    out[:1] = out[1:2]
+    if count > 1:
+        out[0] = out[1]
     return out
 
 
 def overlay(clip: Raster, times: np.ndarray) -> np.ndarray:
     """Share of the person's pixels under writing: lines that stand still while all around them moves; float32 [T].
 
-    Looked for in spans of a second: pixels of a strong edge that hardly change, among pixels that do.
+    Looked for in spans of 1.5 seconds: pixels of a strong edge that hardly change, among pixels that do.
     """
     out = np.zeros(len(clip.grey), np.float32)
     block = np.floor((times - times[0]) / _BLOCK + 1e-6).astype(int) if len(times) else np.zeros(0, int)
@@ -191,10 +195,11 @@ def overlay(clip: Raster, times: np.ndarray) -> np.ndarray:
         if len(span) < 6:
             out[span] = out[span[0] - 1] if span[0] else 0
             continue
-        still = _writing(clip.grey[span])
-        for t in span:
-            person = cv2.dilate(clip.person[t].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-            out[t] = (still & person).sum() / max(int(person.sum()), 1)
+        person = np.stack([cv2.morphologyEx(p.astype(np.uint8), cv2.MORPH_CLOSE, _LETTER) for p in clip.person[span]])
+        inside = cv2.erode((person.mean(0) >= _COVERED).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        still = _writing(clip.grey[span]) & inside
+        for t, area in zip(span, person.sum((1, 2)), strict=True):
+            out[t] = still.sum() / max(int(area), 1)
     return out
 
 
@@ -205,8 +210,11 @@ def _writing(grey: np.ndarray) -> np.ndarray:
     edge = np.maximum(
         np.abs(cv2.Sobel(mean, cv2.CV_32F, 1, 0, scale=0.25)), np.abs(cv2.Sobel(mean, cv2.CV_32F, 0, 1, scale=0.25))
     )
-    around = cv2.blur(change, (13, 13))
-    return (edge > _EDGE) & (change < _STILL) & (around > _MOVING)
+    moving = (change >= _STILL).astype(np.float32)
+    many = cv2.blur(moving, _AROUND)
+    around = cv2.blur(change * moving, _AROUND) / np.maximum(many, 1e-6)
+    still = (edge > _EDGE) & (change < _STILL) & (around > _MOVING) & (many > _MANY)
+    return still & (cv2.blur(still.astype(np.float32), (9, 9)) > _DENSE)
 
 
 def clipped(clip: Raster) -> np.ndarray:

@@ -86,7 +86,7 @@ def quality(frames: np.ndarray, **needed: Arrays) -> Arrays:
         **_confidence(points, times),
         "jitter": _motions.jitter(points, times, tall),
         "jumps": _motions.jumps(points, times, tall),
-        "swapped": _motions.swapped(points, tall),
+        "swapped": _motions.swapped(points, times, tall),
         "twist": _motions.twist(points, tall),
         "lost": _motions.lost(points, times, frames.shape[1:3]),
         "limbs": _motions.limbs(points, tall),
