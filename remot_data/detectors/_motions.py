@@ -66,8 +66,8 @@ def jumps(keypoints: np.ndarray, times: np.ndarray, tall: float) -> np.ndarray:
     """Share of the main joints that stand where they jumped to and soon jump away from again: float32 [T].
 
     A joint jumps where it moves by more than 2 heights a second. It stands out between two jumps, there and back, that
-    are at most a second apart, and half as near to each other as to the jumps before and after; a third, where one is
-    the clip's end.
+    are at most a second apart, and half as near to each other as to the jumps before and after; or between a jump and
+    the clip's end, 0.1 s apart.
     """
     points, seen = keypoints[:, MAIN, :2] / tall, keypoints[:, MAIN, 2] > 0
     out = np.zeros(seen.shape, bool)
@@ -86,10 +86,9 @@ def _between_jumps(points: np.ndarray, times: np.ndarray) -> np.ndarray:
     lasts = [times[b - 1] - times[a] for a, b in spans]
     out = np.zeros(len(points), bool)
     for n, (a, b) in enumerate(spans):
-        beside = lasts[max(n - 1, 0) : n] + lasts[n + 1 : n + 2]
-        least = min(beside, default=0.0) / (2 if len(beside) == 2 else 3)
-        if lasts[n] <= _RETURNS and lasts[n] < least:
-            inside = a > 0 and b < len(points)
+        least = min(lasts[max(n - 1, 0) : n] + lasts[n + 1 : n + 2], default=0.0) / 2
+        inside = a > 0 and b < len(points)
+        if lasts[n] <= (_RETURNS if inside else NEAR) and lasts[n] < least:
             out[a:b] = not inside or np.hypot(*(points[b] - points[a - 1])) < (steps[a - 1] + steps[b - 1]) / 2
     return out
 
@@ -139,20 +138,25 @@ def twist(keypoints: np.ndarray, tall: float) -> np.ndarray:
 
 
 def lost(keypoints: np.ndarray, times: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Share of the main joints that are not seen, but were within a second before or after, inside the frame: [T].
+    """Share of the main joints that are not seen, but were within a second before and are within one after: [T].
 
-    A joint that was last seen within a twentieth of the frame's `size` (height, width) from its edge has left.
+    A joint that was seen last, or is seen next, within a twentieth of the frame's `size` (height, width) from its edge
+    was out of the picture. At the ends of a clip one side is enough.
     """
     points, seen = keypoints[:, MAIN, :2], keypoints[:, MAIN, 2] > 0
     limits = np.array(size[::-1])
     staying = (np.minimum(points, limits - points) > _EDGE * limits).all(-1)
-    out = np.zeros(seen.shape, bool)
-    for j in range(seen.shape[1]):
-        there = np.flatnonzero(seen[:, j])
-        if len(there):
-            nearest = there[np.abs(times[:, None] - times[there]).argmin(1)]
-            out[:, j] = ~seen[:, j] & (np.abs(times - times[nearest]) <= _LOST) & staying[nearest, j]
-    return out.mean(1).astype(np.float32)
+    count = len(seen)
+    rows = np.arange(count)[:, None]
+    before = np.maximum.accumulate(np.where(seen, rows, -1), 0)
+    after = np.minimum.accumulate(np.where(seen, rows, count)[::-1], 0)[::-1]
+    fine = ~seen
+    for found, end, there in ((before, times[0], before >= 0), (after, times[-1], after < count)):
+        at = found.clip(0, count - 1)
+        near = np.abs(times[:, None] - times[at]) <= _LOST
+        stays = np.take_along_axis(staying, at, 0)
+        fine &= np.where(there, near & stays, np.abs(times - end)[:, None] <= _LOST)
+    return (fine & ((before >= 0) | (after < count))).mean(1).astype(np.float32)
 
 
 def limbs(keypoints: np.ndarray, tall: float) -> np.ndarray:

@@ -14,7 +14,10 @@ from remot_data.schemas import SCORES, keypoint_set
 from remot_data.store import Store, StoreError
 
 # The filter of new stores, whose scores are of the schema ``quality``; `benchmarks/wrong_frames.py` is how it was set.
-DEFAULT = "jumps<=0.05 and swapped<=0 and lost<=0.05 and off_person<=0.07 and no_limb<=0.07 and apart<=0.12"
+DEFAULT = (
+    "swapped<=0 and twist<=0.03 and jumps<=0.05 and jitter<=0.06 and lost<=0.05 and limbs<=0.04 and disagreement<=0.1 "
+    "and off_person<=0.07 and no_limb<=0.07 and apart<=0.12"
+)
 
 _OPERATORS = {
     ">=": operator.ge,
