@@ -52,7 +52,7 @@ from remot_model import checkpoint, devices, networks
 from remot_model.config import AUTO_FIELDS, Config, StagePlan, preset
 from remot_model.generating import inference, rollout
 from remot_model.training import data
-from remot_model.training.features import VGG19, Features
+from remot_model.training.features import VGG, Features
 from remot_model.training.train import train
 
 Row = dict[str, Any]
@@ -115,7 +115,9 @@ def training(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
     config = _one_chunk(configured(args, device, row["fields"]), stage, windows, frames)
     features = None
     if stage != "layout" and config.perceptual_on:
-        features = Features(VGG19(), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)).to(device)
+        features = Features(VGG("vgg19"), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)).to(
+            device
+        )
     # A few batches in turn: where crops change with the data, so do the shapes.
     drawn = {k: x.to(device) for k, x in _counting.batch_of(config, windows + 3, frames).items()}
     batches = [{name: x[i : i + windows] for name, x in drawn.items()} for i in range(4)]
@@ -266,7 +268,7 @@ def feeding(row: Row, args: argparse.Namespace, device: torch.device) -> Row:
     config = configured(args, device, row["fields"])
     with tempfile.TemporaryDirectory() as folder:
         if stage != "layout" and base.perceptual_on:
-            torch.save(VGG19().state_dict(), f"{folder}/vgg19.pth")
+            torch.save(VGG("vgg19").state_dict(), f"{folder}/vgg19.pth")
             config = dataclasses.replace(config, perceptual=f"vgg19:{folder}/vgg19.pth")
         run, store = Path(folder) / "run", _store(base, args)
         if stage == "whole":

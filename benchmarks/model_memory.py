@@ -25,7 +25,7 @@ from model_speed import batch_of
 
 from remot_model import networks
 from remot_model.config import STAGES, Config, StagePlan, preset
-from remot_model.training.features import VGG19, Features
+from remot_model.training.features import VGG, Features
 from remot_model.training.stages import Setting, needed_generators
 from remot_model.training.trainer import Trainer
 
@@ -35,7 +35,7 @@ GIB = 2**30
 def kept(config: Config, stage: str, frames: int) -> tuple[int, int]:
     """Bytes that autograd keeps for an update of `frames` frames of one window; bytes of everything that stays."""
     config = dataclasses.replace(config, **{stage: StagePlan(1, 1, length=frames, chunk=frames)})
-    features = Features(VGG19(), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
+    features = Features(VGG("vgg19"), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
     earlier = {
         name: networks.generator(name, config).requires_grad_(False) for name in needed_generators(stage, config)
     }

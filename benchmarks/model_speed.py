@@ -36,7 +36,7 @@ from remot_model import devices, networks
 from remot_model.config import Config, StagePlan, preset
 from remot_model.generating import rollout
 from remot_model.generating.rollout import convert_labels, one_hot
-from remot_model.training.features import VGG19, Features
+from remot_model.training.features import VGG, Features
 from remot_model.training.stages import Setting
 from remot_model.training.trainer import Trainer
 from tests.remot_model import reference
@@ -156,7 +156,7 @@ def child(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))  # starts the threads
     config, frames = configuration(args, task, version)
-    features = Features(VGG19(), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
+    features = Features(VGG("vgg19"), "VGG-19 with fresh weights", "", (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0))
     seconds = WORK[task, version](config, batch_of(config, frames), features)
     seconds /= args.clip if task == "transfer" else args.frames
     print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))

@@ -69,7 +69,7 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Windows in a batch, instead of the preset's.")] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="Perceptual features: auto, vgg19, vgg19:FILE or efficientnet-lite0."),
+        typer.Option(help="Perceptual features: auto, vgg19, vgg19:FILE, vgg16 or efficientnet-lite0."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last save, with all that was asked for before.")

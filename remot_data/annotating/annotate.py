@@ -23,7 +23,7 @@ from remot_data.engine import Engine, Progress, Spoilt, cpus, open_engine
 from remot_data.records import BOXES, NO_LAYERS, LayerInfo, Receipt, Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
-from remot_data.store.currency import is_current, may_pass, shards_of
+from remot_data.store.currency import in_order, is_current, may_pass, shards_of
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,12 @@ def plan_job(
         layer_kinds.kind(name)
     if detector.kind != kind:
         raise base.DetectorError(f"detector {spec!r} makes a {detector.kind} layer, not {kind}")
-    missing = [need for need in needs if need not in (available or {})]
+    named = {need: store.layer(need, layer_id).id for need, layer_id in base.reads(detector).items()}
+    known = {**(available or {}), **named}
+    missing = [need for need in needs if need not in known]
     if missing:
         raise StoreError(f"detector {spec!r} reads the layer {', '.join(missing)}; annotate that first")
-    inputs = {need: (available or {})[need] for need in needs}
+    inputs = {need: known[need] for need in needs}
     if store.has_boxes and BOXES in detector.needs:
         inputs[BOXES] = BOXES
     seen = {"policy": store.policy, "inputs": inputs, **({"source": source} if source else {})}
@@ -154,23 +156,52 @@ def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] 
         specs: kind -> detector, or a job of which the detector and what it is given count.
         kept: jobs that were planned before.
     """
-    jobs = {job.kind: job for job in kept}
+    jobs = list(kept)
     waiting = {kind: Job(kind, spec) if isinstance(spec, str) else spec for kind, spec in specs.items()}
     while waiting:
-        have = {kind: job.id for kind, job in jobs.items()}
-        ready = [k for k in layer_kinds.ordered(waiting) if set(waiting[k].detector().needs) <= {*have, *NO_LAYERS}]
+        have = {job.kind: job.id for job in jobs}
+        ready = [kind for kind in layer_kinds.ordered(waiting) if _lacks(waiting[kind]) <= have.keys()]
         if not ready:
             raise StoreError(f"the layers {', '.join(waiting)} need layers that are not being made")
         job = waiting.pop(ready[0])
-        jobs[job.kind] = plan_job(store, job.kind, job.spec, job.weights, job.settings, have, job.source)
-    return list(jobs.values())
+        jobs.append(plan_job(store, job.kind, job.spec, job.weights, job.settings, have, job.source))
+    return jobs
+
+
+def _lacks(job: Job) -> set[str]:
+    """Kinds of layers that a job reads and does not name one of."""
+    detector = job.detector()
+    return {*detector.needs} - NO_LAYERS - base.reads(detector).keys()
+
+
+def with_inputs(store: Store, jobs: Sequence[Job]) -> list[Job]:
+    """Jobs, and those that made the layers which they read and which none of them makes, in order.
+
+    So a layer that grows may read one that no snapshot holds: a smoothed pose its raw one.
+
+    Raises:
+        StoreError: as `recorded_job`.
+    """
+    found, todo = list(jobs), list(jobs)
+    while todo:
+        for folder in todo.pop().reads.values():
+            if folder.startswith("layers/") and not any(job.folder == folder for job in found):
+                _, kind, layer_id = folder.split("/")
+                found.append(recorded_job(store.layer(kind, layer_id)))
+                todo.append(found[-1])
+    return in_order(found)
+
+
+class Outdated(StoreError):
+    """A layer that its detector would make in another way today."""
 
 
 def recorded_job(info: LayerInfo) -> Job:
     """The job that made a layer, to make parts of it again or to make it for new shards.
 
     Raises:
-        StoreError: if no detector made it, or the detector here is not the one that did.
+        StoreError: if no detector made it.
+        Outdated: if the detector here is not the one that did.
     """
     if not info.spec:
         raise StoreError(f"the {info.kind} layer {info.id} was not made by a detector: it cannot be computed here")
@@ -179,7 +210,7 @@ def recorded_job(info: LayerInfo) -> Job:
     if then := {name: value for name, value in base.before(job.detector()).items() if name not in known}:
         job = dataclasses.replace(job, settings={**then, **job.settings})
     if job.detector().fingerprint() != info.fingerprint:
-        raise StoreError(
+        raise Outdated(
             f"the {info.kind} layer {info.id} was made by {info.detector} {info.version}; the detector {info.spec!r} "
             "here is another version or has other weights: annotate with it as a new layer"
         )
@@ -219,7 +250,7 @@ def run_jobs(
                 for job in jobs:
                     made.add(job.to_json())
         done, counts = [], Counter[str]()
-        what = f"annotate {'+'.join(job.kind for job in jobs)}"
+        what = f"annotate {'+'.join(dict.fromkeys(job.kind for job in jobs))}"
         for receipt in locks.enter_context(closing(engine.run(annotate_tasks, plan.work, what))):
             log.add(receipt.to_json())
             done.append(receipt)
@@ -248,7 +279,7 @@ class _Pass:
 
     @property
     def label(self) -> str:
-        return "+".join(job.kind for job in self.jobs)
+        return "+".join(dict.fromkeys(job.kind for job in self.jobs))
 
     def makes(self, folders: Iterable[str]) -> bool:
         return not {job.folder for job in self.jobs}.isdisjoint(folders)
@@ -367,7 +398,7 @@ def info(store: Store, job: Job) -> LayerInfo:
         kind=job.kind,
         detector=d.name,
         version=d.version,
-        schema=d.schema,
+        schema=d.schema or store.layer(job.kind, job.inputs[job.kind]).schema,
         fingerprint=d.fingerprint(),
         policy=store.policy,
         inputs=dict(job.inputs),

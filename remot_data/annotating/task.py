@@ -109,8 +109,8 @@ class _Part:
         self.todo = [job for job in jobs if retry or not _current(store, job, shard)]
         self.all_clips = store.shard_clips(shard)
         self.clips = self.all_clips if self.todo else []
-        self.samples: dict[str, list[Sample]] = {job.kind: [] for job in self.todo}
-        self.failed: dict[str, dict[str, str]] = {job.kind: {} for job in self.todo}
+        self.samples: dict[str, list[Sample]] = {job.folder: [] for job in self.todo}
+        self.failed: dict[str, dict[str, str]] = {job.folder: {} for job in self.todo}
         self.seconds = _Seconds(["frames", *(job.kind for job in self.todo), "encode", "write"])
         self.left = len(self.clips)
         self.receipt: Future[Receipt] | None = None
@@ -130,7 +130,7 @@ class _Part:
                     written[job.folder] = now.meta(job.folder, self.shard)
                 else:
                     seen = saw(self.store, job.inputs, self.shard)
-                    samples, failed = self.samples.pop(job.kind), self.failed[job.kind]
+                    samples, failed = self.samples.pop(job.folder), self.failed[job.folder]
                     written[job.folder] = self.store.write_shard(
                         job.folder, self.shard, samples, seen, failed, gpu_name(getattr(job.detector(), "device", ""))
                     )
@@ -170,15 +170,15 @@ class _Stages:
         """Load the detectors and start the threads with the first shard that needs them."""
         if part.todo and not self._detectors:
             # Here, in the caller's thread: libraries are not made to be imported by several at a time.
-            self._detectors = {job.kind: job.detector() for job in self._jobs}
+            self._detectors = {job.folder: job.detector() for job in self._jobs}
             batched = {k: d for k, d in self._detectors.items() if isinstance(d, Batched)}
             self._overlap |= bool(batched)
             self._pool = self._lane(self._threads, "clips")
             self._sources = self._lane(1, "sources")  # a child process decodes, and its frames are large
             self._writer = self._lane(1, "write")
-            for kind, detector in self._detectors.items():
+            for folder, detector in self._detectors.items():
                 if id(detector) not in self._own:
-                    self._own[id(detector)] = self._lane(1, kind)
+                    self._own[id(detector)] = self._lane(1, folder)
             self._batches = {k: _Batches(self._lanes, d, self._lane(1, f"{k}-landing")) for k, d in batched.items()}
         if self._batches:
             # Enough to fill every batch that a clip waits in, where clips have two frames and one item, and where one
@@ -220,32 +220,33 @@ class _Stages:
         made: dict[str, Future[Arrays]] = {}
         for job in part.todo:
             needs = {
-                kind: made[kind]
-                if kind in made
+                kind: made[layer_folder(kind, layer)]
+                if layer_folder(kind, layer) in made
                 else self._pool.submit(_stored, self._store, part, clip, kind, layer, turn=turn)
                 for kind, layer in job.inputs.items()
             }
-            detector = self._detectors[job.kind]
-            given = _Given(self._store, part, job, clip, detector, frames[job.source], needs, frozenset(made))
-            if (batches := self._batches.get(job.kind)) is not None:
+            detector = self._detectors[job.folder]
+            fresh = frozenset(kind for kind, found in needs.items() if found in made.values())
+            given = _Given(self._store, part, job, clip, detector, frames[job.source], needs, fresh)
+            if (batches := self._batches.get(job.folder)) is not None:
                 items = self._pool.after([given.frames, *needs.values()], given.split, turn=turn)
                 found: Future[Arrays] = self._lanes.promise()
                 is_last = clip is part.clips[-1]
                 self._own[id(given.detector)].submit(batches.feed, given, items, found, is_last)
             else:
                 found = self._own[id(given.detector)].submit(given.call)
-            made[job.kind] = self._pool.after([found], given.finish, found, turn=turn)
-            work.samples[job.kind] = self._pool.after([made[job.kind]], given.encode, made[job.kind], turn=turn)
+            made[job.folder] = arrays = self._pool.after([found], given.finish, found, turn=turn)
+            work.samples[job.folder] = self._pool.after([arrays], given.encode, arrays, turn=turn)
         self._clips.append(work)
 
     def _finish(self, work: _Work) -> None:
         """Wait for a clip; the last of a shard has it written."""
         part = work.part
-        for kind, future in work.samples.items():
+        for folder, future in work.samples.items():
             try:
-                part.samples[kind] += self._lanes.result(future)
+                part.samples[folder] += self._lanes.result(future)
             except base.DetectorError as error:
-                part.failed[kind][work.clip.id] = str(error)
+                part.failed[folder][work.clip.id] = str(error)
         part.left -= 1
         if not part.left:
             part.receipt = self._writer.submit(part.write)

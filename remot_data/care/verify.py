@@ -22,7 +22,7 @@ from remot_data.records import BOXES, Clip, LayerInfo, digest, is_sealed, layer_
 from remot_data.store import Store, StoreError, index_name, open_store, shard_name, shards
 from remot_data.store import layers as layer_kinds
 from remot_data.store.boxes import of_clip, unpack
-from remot_data.store.currency import changed, in_order, metas, shards_of
+from remot_data.store.currency import changed, in_order, known_shards, metas, shards_of
 from remot_data.store.disk import TEMPORARY
 from remot_data.synthetic.store import check_version, draw_missing
 
@@ -81,11 +81,34 @@ def verify(store: Store) -> Iterator[Problem]:
     whole = {name for name in indexes if is_sealed(store.files.read(name))}
     whole |= {name for name in files if _BOXES.fullmatch(name)} - broken
     yield from _boxes(store, files, whole)
+    made = _made_shards(store, files, broken, folders)
     for folder, made_by in folders.items():
         counted = _counted(made_by)
         for shard in range(store.shard_count):
-            yield from _shard(store, set(files), whole, folder, made_by, shard, counted)
+            if shard in made.get(folder, {shard}):
+                yield from _shard(store, set(files), whole, folder, made_by, shard, counted)
     yield from _pointers(store, files, broken, folders)
+
+
+def _made_shards(
+    store: Store, files: Sequence[str], broken: set[str], folders: Mapping[str, LayerInfo | None]
+) -> dict[str, set[int]]:
+    """The shards that were ever made of layers that no snapshot needs: a store may have grown without these.
+
+    By folder; only of those whose receipts are there and whole.
+    """
+    logs = [name for name in files if name.startswith("ledger/receipts/")]
+    lines = [line for name in logs for line in store.files.read(name).split(b"\n")[:-1]]
+    if any(n.startswith(("ledger/receipts", "snapshots/")) for n in broken) or not all(map(is_sealed, lines)):
+        return {}
+    todo = [layer_folder(*layer) for chosen in store.snapshots.values() for layer in chosen.layers.items()]
+    needed: set[str] = {"frames"}
+    while todo:
+        if (folder := todo.pop()) not in needed:
+            needed.add(folder)
+            todo += found.reads.values() if (found := folders.get(folder)) else []
+    known = known_shards(store)
+    return {f: {*known[f], *store.present(f)} for f in folders if f not in needed and f in known}
 
 
 def _cure(name: str) -> str:

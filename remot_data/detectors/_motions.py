@@ -112,7 +112,8 @@ def _exchanged(keypoints: np.ndarray, pairs: Pairs, times: np.ndarray, tall: flo
     lasts = _LIKELY * np.diff(times, append=times[-1])
     cost, came = np.array([0.0, lasts[0]]), np.zeros((len(times), 2), int)
     for t in range(1, len(times)):
-        ways = np.array([[stay[t - 1], change[t - 1] + _CROSSED], [change[t - 1] + _CROSSED, stay[t - 1]]]) + cost[:, None]
+        same, other = stay[t - 1], change[t - 1] + _CROSSED
+        ways = cost[:, None] + np.array([[same, other], [other, same]])
         came[t] = ways.argmin(0)
         cost = ways.min(0) + (0, lasts[t])
     out, state = np.zeros(len(times), np.float32), int(cost.argmin())

@@ -39,7 +39,8 @@ class Detector(Protocol):
 
     `kind` is the layer it makes, `schema` the label or keypoint set of its output, `needs` the kinds of
     layers it reads, `version` changes whenever the output for the same input does, `approximate` is true
-    where the result stands in for that of a trained network. One that makes a kind of layer of its own has that kind
+    where the result stands in for that of a trained network. One that changes a layer of its own kind has the
+    schema ``""``: that of the layer it reads. One that makes a kind of layer of its own has that kind
     (`remot_data.store.layers.Kind`) as an attribute `layer_kind`.
     """
 
@@ -199,6 +200,7 @@ DEFAULTS = {entry.kind: name for name, entry in BUILTIN.items()}
 _ADAPTERS = "remot_data.detectors"
 BUILTIN |= {
     "basic-scores": Entry("scores", "remot_data.detectors.basic_scores:BasicScores", weights=("blazepose-detector",)),
+    "smooth": Entry("pose", f"{_ADAPTERS}.smooth:Smooth"),
     "ultralytics": Entry(
         "pose", f"{_ADAPTERS}.ultralytics_pose:UltralyticsPose", extra="ultralytics", library="ultralytics"
     ),
@@ -330,6 +332,14 @@ def _made(spec: str, entries: Mapping[str, Entry], options: dict[str, Any]) -> A
         raise DetectorError(f"detector {spec!r} needs a library that is not installed ({error}){hint}") from error
     except TypeError as error:
         raise DetectorError(f"detector {spec!r} does not take these settings: {error}") from error
+
+
+def reads(detector: Detector) -> dict[str, str]:
+    """Kind -> id, or its beginning, of the layers that a detector was told to read: its attribute `reads`.
+
+    For other kinds among its `needs`, it reads the layers that its user has chosen, or the snapshot ``main``.
+    """
+    return dict(getattr(detector, "reads", {}))
 
 
 def before(detector: Detector) -> dict[str, Any]:

@@ -9,10 +9,11 @@ trace. A store that grows keeps its shards: new clips go to new ones.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import cv2
 
 from remot_data import media
-from remot_data.annotating.annotate import plan_jobs, recorded_job, run_jobs, switch
+from remot_data.annotating.annotate import Outdated, plan_jobs, recorded_job, run_jobs, switch, with_inputs
 from remot_data.annotating.jobs import Job
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
@@ -34,7 +35,7 @@ from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
 from remot_data.media.identity import checked, content_sha256, stamp
 from remot_data.reading import filters
-from remot_data.records import BOXES, PASSING, REASONS, Clip, Receipt, Record, Reject
+from remot_data.records import BOXES, PASSING, REASONS, Clip, LayerInfo, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
@@ -140,7 +141,8 @@ def build(
     with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
         store = create_store(out, config)
         store.sweep("", "ledger", "frames", BOXES)
-        jobs = _jobs(store, snapshot, layers, instead)  # before anything is decoded, for what cannot be done
+        # Before anything is decoded, for what cannot be done.
+        jobs, chosen = _jobs(store, snapshot, layers, instead)
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)
         seconds["look through"] = time.monotonic() - started
@@ -156,8 +158,9 @@ def build(
             store.trim()
         if policy.persons is not None:
             write_boxes(store, [*lines, *earlier])
-        chosen: dict[str, str] = {}
-        if made.clips:
+        if not made.clips:
+            chosen = {}
+        else:
             started = time.monotonic()
             found = write_frames(engine, store, policy, bounds, progress)
             if found:
@@ -167,7 +170,6 @@ def build(
             started = time.monotonic()
             if jobs:
                 run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
-                chosen = {job.kind: job.id for job in jobs}
             seconds["layers"] = time.monotonic() - started
             known = store.snapshots
             if layers is not None or instead or split is not None or where is not None or snapshot not in known:
@@ -200,23 +202,57 @@ def stored_policy(out: str) -> Policy | None:
     return Policy.from_json(store.config["policy"])
 
 
-def _jobs(store: Store, snapshot: str, layers: Mapping[str, str] | None, instead: Sequence[Job]) -> list[Job]:
-    """What to annotate with: what was asked for, or what the snapshot holds, or the defaults."""
+def _jobs(
+    store: Store, snapshot: str, layers: Mapping[str, str] | None, instead: Sequence[Job]
+) -> tuple[list[Job], dict[str, str]]:
+    """What to annotate with: what was asked for, or what the snapshot holds, or the defaults.
+
+    Returns:
+        The jobs, those too that make what others read; and kind -> id of the layers that the snapshot is to hold.
+    """
     known, wanted = store.snapshots, {job.kind: job for job in instead}
     if layers is not None or snapshot not in known:
-        return plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
-    kept = []
-    layers = known[snapshot].layers
-    held = [store.layer(kind, layer_id) for kind, layer_id in layers.items()]
-    if lacking := [i.kind for i in held if not set(i.inputs) <= {*layers, BOXES}]:
-        raise StoreError(f"the layers {', '.join(lacking)} read layers the snapshot does not hold")
-    for made_by in in_order(held):
-        kind = made_by.kind
-        if kind not in wanted and wanted.keys().isdisjoint(made_by.inputs):
-            kept.append(recorded_job(made_by))
-        elif kind not in wanted:
-            wanted[kind] = recorded_job(made_by)
-    return plan_jobs(store, wanted, kept) if wanted else kept
+        jobs = plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
+        return with_inputs(store, jobs), _ids(jobs)
+    held = in_order(store.layer(kind, layer_id) for kind, layer_id in known[snapshot].layers.items())
+    kept: list[Job] = []
+    try:
+        for made_by in held:
+            kind = made_by.kind
+            if kind not in wanted and wanted.keys().isdisjoint(made_by.inputs):
+                kept.append(recorded_job(made_by))
+            elif kind not in wanted:
+                wanted[kind] = recorded_job(made_by)
+        return with_inputs(store, chosen := plan_jobs(store, wanted, kept)), _ids(chosen)
+    except Outdated as error:
+        raise Outdated(f"{error}, before this store grows: {_anew(store, snapshot, held)}") from error
+
+
+def _ids(jobs: Iterable[Job]) -> dict[str, str]:
+    return {job.kind: job.id for job in jobs}
+
+
+def _anew(store: Store, snapshot: str, held: Sequence[LayerInfo]) -> str:
+    """The commands that make the layers again whose detectors have changed, and those that read them."""
+    stale: set[str] = set()
+    commands = []
+    for made_by in held:
+        try:
+            with_inputs(store, [recorded_job(made_by)])
+        except Outdated:
+            stale.add(made_by.kind)
+        if made_by.kind in stale or not stale.isdisjoint(made_by.inputs):
+            stale.add(made_by.kind)
+            commands.append(f"remot annotate {store.url} --layer {made_by.kind} --with {_told(made_by)}")
+    return "; ".join(f"{command} --snapshot {snapshot}" for command in commands)
+
+
+def _told(made_by: LayerInfo) -> str:
+    """Detector, weights and settings of a layer as options."""
+    spec = made_by.spec.partition(":")[0] if made_by.kind in made_by.inputs else made_by.spec
+    weights = [f"--weights {made_by.weights}"] if made_by.weights else []
+    settings = [f"--setting {name}={json.dumps(value)}" for name, value in made_by.settings.items()]
+    return " ".join([spec, *weights, *settings])
 
 
 def _default_filter(store: Store, layers: Mapping[str, str]) -> str | None:

@@ -58,7 +58,7 @@ class Sample:
 
 
 class Tally:
-    """The metrics of one method: a row a scored frame, and the learned metrics over everything.
+    """The metrics of one method: a row a scored frame, and FID over everything.
 
     The TCM of frames t-1 and t stands in the row of frame t, where both are scored.
     """
@@ -81,6 +81,8 @@ class Tally:
             "mask_ssim": metrics.mask_ssim(wanted, shown, person),
             "mask_psnr": np.minimum(metrics.mask_psnr(wanted, shown, person), metrics.PSNR_CAP),
         }
+        if (distance := self.learned.lpips(real, made)) is not None:
+            measured["lpips"] = distance
         if "flow" in arrays:
             for name, visible in (("tcm", None), ("tcm_masked", arrays["confidence"])):
                 measured[name] = np.append(np.nan, metrics.tcm(real, made, arrays["flow"], visible))

@@ -7,15 +7,20 @@ around.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from remot_data.assets import AssetError, fetch
 from remot_data.detectors.base import file_sha256
+from remot_model.networks.lpips import ASSET as LPIPS_ASSET
+from remot_model.networks.lpips import LPIPS
+from remot_model.networks.lpips import SMALLEST as LPIPS_SMALLEST
 
+FID_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 # The PSNR that identical frames count as in a mean; the largest finite one at 256x192 is 100 dB or so.
 PSNR_CAP = 100.0
 # Per-pixel energy in [-1, 1] units below which a frame counts as frozen: TCM divides by it.
@@ -33,7 +38,7 @@ CONVENTIONS = {
     "tcm": "exp(-|e_generated / e_real - 1|), e = squared change after warping with the flow of the real frames, all "
     "pixels; mean over the frame pairs of a clip, then over clips",
     "tcm_masked": "tcm over the pixels whose flow agrees forward and backward and keeps the colour",
-    "lpips": "torchmetrics, version 0.1 with AlexNet, inputs in [-1, 1] at the size of the run; mean over frames",
+    "lpips": "version 0.1 with AlexNet, inputs in [-1, 1] at the size of the run; mean over frames",
     "fid": "torchmetrics, Inception of 2015-12-05, 2048 features of pool3, bilinear to 299x299; all generated against "
     "all real frames; biased upwards where these are few",
 }
@@ -161,9 +166,9 @@ def _change(before: np.ndarray, after: np.ndarray, flow: np.ndarray, mask: np.nd
 
 
 class Learned:
-    """LPIPS and FID through torchmetrics, where the library and its weights are at hand.
+    """The metrics of trained networks: LPIPS for each frame, and FID of all of them where its weights are at hand.
 
-    Nothing is downloaded: weights that are not on this machine, or are not those of the metric, make it absent.
+    LPIPS's network is an asset, which may be downloaded; the weights of FID never are.
 
     Attributes:
         unavailable: metric -> why it is absent and what to do.
@@ -174,74 +179,78 @@ class Learned:
         self.device = device
         self.unavailable: dict[str, str] = {}
         self.networks: dict[str, str] = {}
-        self._metrics: dict[str, Any] = {}
-        for name, (libraries, weights, build) in _LEARNED.items():
-            try:
-                self.networks[name] = _weights(libraries, weights)
-                self._metrics[name] = build().to(device)
-            except _MissingError as error:
-                self.unavailable[name] = str(error)
-            except Exception as error:  # a foreign library with foreign weights: any kind may come
-                del self.networks[name]
-                self.unavailable[name] = f"torchmetrics could not load it: {' '.join(str(error).split())[:200]}"
+        self._lpips = self._had("lpips", _lpips_file, LPIPS.load)
+        self._fid = self._had("fid", _fid_file, _fid)
 
-    def update(self, real: np.ndarray, made: np.ndarray) -> None:
-        """Take in frames uint8 [T, H, W, 3] of both kinds."""
-        if not self._metrics:
-            return
+    def _had(self, name: str, find: Callable[[], Path], build: Callable[[Path], Any]) -> Any:
+        """A network on its weights, or None where it cannot be had, and why."""
+        try:
+            path = find()
+            network = build(path).to(self.device)
+        except (_MissingError, AssetError) as error:
+            self.unavailable[name] = str(error)
+            return None
+        except Exception as error:  # a foreign library with foreign weights: any kind may come
+            self.unavailable[name] = f"it could not be loaded: {' '.join(str(error).split())[:200]}"
+            return None
+        self.networks[name] = f"{path.name}, sha256 {file_sha256(path)}"
+        return network
+
+    def lpips(self, real: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+        """LPIPS of each frame, float32 [T], of frames uint8 [T, H, W, 3] of both kinds; None where it cannot be had."""
+        if self._lpips is not None and min(real.shape[1:3]) < LPIPS_SMALLEST:
+            self.unavailable["lpips"] = f"the frames are smaller than {LPIPS_SMALLEST} pixels"
+            self._lpips = None
+        if self._lpips is None:
+            return None
         import torch
 
-        real_t, made_t = (torch.from_numpy(x).permute(0, 3, 1, 2).to(self.device) for x in (real, made))
-        if "lpips" in self._metrics:
-            self._metrics["lpips"].update(made_t.float() / 127.5 - 1, real_t.float() / 127.5 - 1)
-        if "fid" in self._metrics:
-            self._metrics["fid"].update(real_t, real=True)
-            self._metrics["fid"].update(made_t, real=False)
+        pairs = [(torch.from_numpy(x).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1) for x in (real, made)]
+        with torch.no_grad():
+            return np.concatenate([self._lpips(a[None], b[None]).cpu().numpy() for a, b in zip(*pairs, strict=True)])
+
+    def update(self, real: np.ndarray, made: np.ndarray) -> None:
+        """Take in frames uint8 [T, H, W, 3] of both kinds for FID."""
+        if self._fid is not None:
+            import torch
+
+            for frames, is_real in ((real, True), (made, False)):
+                self._fid.update(torch.from_numpy(frames).permute(0, 3, 1, 2).to(self.device), real=is_real)
 
     def compute(self) -> dict[str, float]:
-        """The metrics that are available over everything taken in."""
-        return {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        """FID of everything taken in, where it can be had."""
+        return {} if self._fid is None else {"fid": float(self._fid.compute())}
 
 
 class _MissingError(Exception):
     """Why a metric cannot be had here, and what to do."""
 
 
-def _weights(libraries: Iterable[str], weights: str) -> str:
-    """Name and sha256 of a file of weights; its name ends with the first digits of that, as torch's hub has it."""
-    absent = [library for library in libraries if find_spec(library) is None]
+def _lpips_file() -> Path:
+    if find_spec("safetensors") is None:
+        raise _MissingError('needs safetensors: pip install "remot[train]"')
+    return fetch(LPIPS_ASSET)
+
+
+def _fid_file() -> Path:
+    """The weights that torch-fidelity loads out of torch's hub; a name ends with the first digits of its sha256."""
+    absent = [library for library in ("torch", "torchmetrics", "torch_fidelity") if find_spec(library) is None]
     if absent:
         raise _MissingError(f'needs {" and ".join(absent)}: pip install "remot[metrics]"')
-    path = _torch_hub() / weights
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    path = Path(home) / "hub" / "checkpoints" / FID_WEIGHTS
     if not path.is_file():
         raise _MissingError(
-            f"its weights {weights} are not in {path.parent}: fetch them where a network is at hand and copy them there"
+            f"its weights {FID_WEIGHTS} are not in {path.parent}: fetch them where a network is at hand and copy them "
+            "there"
         )
     sha256 = file_sha256(path)
     if not sha256.startswith(path.stem.rsplit("-", 1)[1]):
         raise _MissingError(f"{path} has the sha256 {sha256[:8]}..., so it is damaged or another file; fetch it again")
-    return f"{weights}, sha256 {sha256}"
+    return path
 
 
-def _torch_hub() -> Path:
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
-    return Path(home) / "hub" / "checkpoints"
-
-
-def _lpips() -> Any:
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    return LearnedPerceptualImagePatchSimilarity(net_type="alex")
-
-
-def _fid() -> Any:
+def _fid(path: Path) -> Any:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     return FrechetInceptionDistance(feature=2048)
-
-
-# Libraries, the file of weights that they load out of torch's hub, and the metric.
-_LEARNED = {
-    "lpips": (("torch", "torchmetrics", "torchvision"), "alexnet-owt-7be5be79.pth", _lpips),
-    "fid": (("torch", "torchmetrics", "torch_fidelity"), "weights-inception-2015-12-05-6726825d.pth", _fid),
-}

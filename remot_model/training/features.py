@@ -1,7 +1,7 @@
 """Frozen feature maps for perceptual losses and comparisons.
 
-VGG-19 is what the paper names. Its weights cannot be had everywhere, so EfficientNet-Lite0 stands in for it
-where they are absent, and says so. Neither is LPIPS.
+VGG-19 is what the paper names. Its weights are in no published package, those of VGG-16 are: that one stands in for it
+where they are absent, and says so. EfficientNet-Lite0 is there by name, for machines on which VGG-16 takes too long.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from remot_data.assets import fetch
+from remot_data.detectors.base import file_sha256
 from remot_data.errors import RemotError
 from remot_model.networks import gpu
 
 log = logging.getLogger(__name__)
 
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
-# Position of relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 in torchvision's `vgg19().features`.
-_VGG19_TAPS = (1, 6, 11, 20, 29)
-_VGG19_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512)
+# How many convolutions each of VGG's blocks has before its pooling, up to conv5_1, and the blocks' widths.
+_VGG = {"vgg19": (2, 2, 4, 4, 1), "vgg16": (2, 2, 3, 3, 1)}
+_VGG_WIDTHS = (64, 128, 256, 512, 512)
 _WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 # Rows of the EfficientNet-Lite0 table: repeats, kernel, stride of the first, expansion, channels out.
 _LITE0 = (
@@ -74,23 +77,24 @@ class Features(nn.Module):
         return self.body(images)
 
 
-class VGG19(nn.Module):
-    """The convolutions of VGG-19 up to relu5_1, under torchvision's names (``features.N.weight``).
+class VGG(nn.Module):
+    """The convolutions of VGG-19 or VGG-16 up to relu5_1, under torchvision's names (``features.N.weight``).
 
-    Images go in as they are, in [-1, 1], without ImageNet normalisation, as vid2vid and the authors' code do.
+    Its maps are relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1. Images go in as they are, in [-1, 1], without ImageNet
+    normalisation, as vid2vid and the authors' code do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3
-        for width in _VGG19_WIDTHS:
-            if width:
+        channels, self.taps = 3, set[int]()
+        for count, width in zip(_VGG[name], _VGG_WIDTHS, strict=True):
+            layers += [nn.MaxPool2d(2)] * bool(layers)
+            self.taps.add(len(layers) + 1)
+            for _ in range(count):
                 # In place would overwrite the maps that are handed out.
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=False)]
                 channels = width
-            else:
-                layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.on_gpu = False  # whether kernels of our own add biases, for channels_last
 
@@ -108,7 +112,7 @@ class VGG19(nn.Module):
                 x = gpu.shifted(x, before.bias, 0.0)
             else:
                 x = layer(x)
-            if i in _VGG19_TAPS:
+            if i in self.taps:
                 maps.append(x)
         return maps
 
@@ -190,13 +194,15 @@ class EfficientNetLite0(nn.Module):
         return self._fc(F.relu6(self._bn1(self._conv_head(x))).mean((-2, -1)))
 
 
+CHOICES = ("auto", "vgg19", "vgg16", "efficientnet-lite0")
+
+
 def perceptual(choice: str = "auto", weights: str | Path | None = None, device: str | torch.device = "cpu") -> Features:
     """Frozen perceptual features.
 
     Args:
-        choice: ``vgg19``, ``efficientnet-lite0``, or ``auto``: VGG-19 where its weights are at hand, otherwise
-            EfficientNet-Lite0 with a warning that names it. ``vgg19:FILE`` and ``efficientnet-lite0:FILE`` name the
-            weights too.
+        choice: ``vgg19``, ``vgg16``, ``efficientnet-lite0``, or ``auto``: VGG-19 where its weights are at hand,
+            otherwise VGG-16 with a warning that names it. ``vgg19:FILE`` and the like name the weights too.
         weights: a file with the weights of the chosen network (of VGG-19 for ``auto``).
         device: where the network goes.
 
@@ -205,24 +211,26 @@ def perceptual(choice: str = "auto", weights: str | Path | None = None, device: 
     """
     choice, _, named = choice.partition(":")
     weights = named or weights
-    if choice not in ("auto", "vgg19", "efficientnet-lite0"):
-        raise FeatureError(f"no perceptual features are called {choice!r}; known: auto, vgg19, efficientnet-lite0")
+    if choice not in CHOICES:
+        raise FeatureError(f"no perceptual features are called {choice!r}; known: {', '.join(CHOICES)}")
     if choice == "efficientnet-lite0":
         return _efficientnet(weights).to(device)
+    if choice == "vgg16":
+        return _vgg16(weights).to(device)
     file = Path(weights) if weights is not None else _cached_vgg19()
     if file is not None:
         return _vgg19(file).to(device)
     if choice == "vgg19":
         raise FeatureError(
             f"the weights of VGG-19 are not at hand: download torchvision's {VGG19_FILE} and give "
-            f"`--features vgg19:FILE`, or put it into {_hub_folder()}; or use `--features efficientnet-lite0`"
+            f"`--features vgg19:FILE`, or put it into {_hub_folder()}; or use `--features vgg16`"
         )
     log.warning(
-        "VGG-19 (%s) is not at hand: perceptual features come from EfficientNet-Lite0, a stand-in; results differ from "
-        "the paper's loss",
+        "VGG-19 (%s) is not at hand: perceptual features come from VGG-16, a stand-in; results differ from the paper's "
+        "loss",
         VGG19_FILE,
     )
-    return _efficientnet(None).to(device)
+    return _vgg16(None).to(device)
 
 
 def _hub_folder() -> Path:
@@ -235,28 +243,43 @@ def _cached_vgg19() -> Path | None:
 
 
 def _vgg19(file: Path) -> Features:
-    def wanted(name: str) -> bool:
-        return name.startswith("features.") and int(name.split(".")[1]) < _VGG19_TAPS[-1]
+    body = VGG("vgg19")
+    last = max(body.taps)
 
-    return _load(VGG19(), file, "vgg19", wanted)
+    def wanted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v for k, v in state.items() if k.startswith("features.") and int(k.split(".")[1]) < last}
+
+    return _load(body, file, "vgg19", wanted)
+
+
+def _vgg16(weights: str | Path | None) -> Features:
+    """VGG-16 out of the asset, whose kernels are [H, W, in, out], or out of a file of torchvision's."""
+    body = VGG("vgg16")
+    convs = [name for name, layer in body.named_modules() if isinstance(layer, nn.Conv2d)]
+
+    def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "VGG16_0/Conv_0/kernel" not in state:
+            return {f"{n}.{part}": state[f"{n}.{part}"] for n in convs for part in ("weight", "bias")}
+        found = {f"{n}.weight": state[f"VGG16_0/Conv_{i}/kernel"].permute(3, 2, 0, 1) for i, n in enumerate(convs)}
+        return found | {f"{n}.bias": state[f"VGG16_0/Conv_{i}/bias"] for i, n in enumerate(convs)}
+
+    return _load(body, Path(weights or fetch("lpips-vgg16")), "vgg16 (stand-in for VGG-19)", renamed)
 
 
 def _efficientnet(weights: str | Path | None) -> Features:
-    if weights is None:
-        from remot_data.assets import fetch
-
-        weights = fetch("efficientnet-lite0")
-    return _load(EfficientNetLite0(), Path(weights), "efficientnet-lite0 (stand-in for VGG-19)", lambda name: True)
+    file = Path(weights or fetch("efficientnet-lite0"))
+    return _load(EfficientNetLite0(), file, "efficientnet-lite0 (stand-in for VGG-19)", lambda state: state)
 
 
-def _load(body: nn.Module, file: Path, name: str, wanted: Callable[[str], bool]) -> Features:
-    from remot_data.detectors.base import file_sha256
-
+def _load(body: nn.Module, file: Path, name: str, wanted: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Features:
     if not file.is_file():
         raise FeatureError(f"no weights file {file}; give the path of the weights of {name}")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        body.load_state_dict({k: v for k, v in state.items() if wanted(k)}, strict=True)
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        body.load_state_dict(wanted(state), strict=True)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         reason = " ".join(str(error).split())[:300]
         raise FeatureError(f"{file} does not hold the weights of {name}: {reason}") from error

@@ -94,7 +94,7 @@ def train(
     if not processes.is_main_process:
         say = _quiet
     show = show or printed(say)
-    used = _load_features(config, stages, place, say)
+    used = _load_features(run, config, stages, place, say)
     processes.wait_for_everyone()
     if processes.is_main_process:
         asked_for = {"stages": list(stages), "steps": steps, "minutes": minutes, "save_every": save_every}
@@ -188,12 +188,15 @@ def _short(read: Mapping[str, Any]) -> str:
 
 
 def _load_features(
-    config: Config, stages: Sequence[str], device: torch.device, say: Callable[[str], None]
+    run: Path, config: Config, stages: Sequence[str], device: torch.device, say: Callable[[str], None]
 ) -> features.Features | None:
+    """The perceptual features of a run: for ``auto`` those that it has used, where it has."""
     if not config.perceptual_on or not any(STAGES[s].perceptual for s in stages):
         return None
-    choice, _, file = config.perceptual.partition(":")
-    found = features.perceptual(choice, file or None, device)
+    choice = config.perceptual
+    if choice == "auto" and (run / "config.json").exists():
+        choice = ((checkpoint.read_info(run).get("perceptual") or {}).get("name") or choice).split()[0]
+    found = features.perceptual(choice, device=device)
     say(f"perceptual features: {found.name}")
     return found
 

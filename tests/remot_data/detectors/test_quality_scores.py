@@ -52,7 +52,7 @@ def exchange(part: np.ndarray) -> None:
 
 
 def exchange_legs(part: np.ndarray) -> None:
-    a, b = [P.index(f"left-{n}") for n in ("hip", "knee", "ankle")], [P.index(f"right-{n}") for n in ("hip", "knee", "ankle")]
+    a, b = ([P.index(f"{side}-{name}") for name in ("hip", "knee", "ankle")] for side in ("left", "right"))
     part[:, [*a, *b]] = part[:, [*b, *a]]
 
 

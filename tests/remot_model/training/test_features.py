@@ -4,7 +4,12 @@ import hashlib
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+
+from remot_data.assets import AssetError
+from remot_data.assets.arrays import as_safetensors
 
 torch = pytest.importorskip("torch")
 
@@ -30,6 +35,20 @@ def vgg19_file(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "hub" / "checkpoints" / features.VGG19_FILE
     file.parent.mkdir(parents=True)
     torch.save(vgg19_state(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def vgg16_asset(tmp_path_factory) -> Path:
+    """Weights of VGG-16 under the names and in the order of the asset."""
+    rng, state, channels = np.random.default_rng(0), {}, 3
+    for i, width in enumerate((64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)):
+        scale = (2 / (9 * channels)) ** 0.5
+        state[f"VGG16_0/Conv_{i}/kernel"] = (rng.standard_normal((3, 3, channels, width)) * scale).astype(np.float32)
+        state[f"VGG16_0/Conv_{i}/bias"] = np.zeros(width, np.float32)
+        channels = width
+    file = tmp_path_factory.mktemp("weights") / "lpips-vgg16.safetensors"
+    file.write_bytes(as_safetensors(state))
     return file
 
 
@@ -94,17 +113,50 @@ def test_a_choice_can_name_its_weights(vgg19_file, lite0_file):
     assert features.perceptual(f"efficientnet-lite0:{lite0_file}").name.startswith("efficientnet-lite0")
 
 
-def test_auto_without_vgg19_names_its_stand_in(tmp_path, lite0_file, monkeypatch, caplog):
-    assets = pytest.importorskip("remot_data.assets")
+def test_auto_without_vgg19_names_its_stand_in(tmp_path, vgg16_asset, monkeypatch, caplog):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(assets, "fetch", lambda name: lite0_file)
+    monkeypatch.setattr(features, "fetch", {"lpips-vgg16": vgg16_asset}.__getitem__)
     with caplog.at_level(logging.WARNING):
         network = features.perceptual("auto")
-    assert [r for r in caplog.messages if "EfficientNet-Lite0, a stand-in" in r]
-    assert network.name == "efficientnet-lite0 (stand-in for VGG-19)"
+    assert [r for r in caplog.messages if "VGG-16, a stand-in" in r]
+    assert network.name == "vgg16 (stand-in for VGG-19)"
     maps = network(torch.rand(2, 3, 64, 48) * 2 - 1)
-    assert [tuple(m.shape[1:]) for m in maps] == [(16, 32, 24), (24, 16, 12), (40, 8, 6), (112, 4, 3), (320, 2, 2)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 64, 48), (128, 32, 24), (256, 16, 12), (512, 8, 6), (512, 4, 3)]
     assert len(network.weights) == len(maps)
+
+
+def test_vgg16_is_read_out_of_the_asset_and_out_of_torchvisions_file(tmp_path, vgg16_asset):
+    network = features.perceptual(f"vgg16:{vgg16_asset}")
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    state = safetensors.torch.load_file(vgg16_asset)
+    kernel, bias = (state[f"VGG16_0/Conv_0/{name}"] for name in ("kernel", "bias"))
+    first = torch.nn.functional.conv2d(x, kernel.permute(3, 2, 0, 1), bias, padding=1).relu()
+    maps = network(x)
+    torch.testing.assert_close(maps[0], first)
+    official = {**network.body.state_dict(), "features.26.weight": torch.zeros(1), "classifier.0.bias": torch.zeros(1)}
+    torch.save(official, tmp_path / "vgg16.pth")
+    for a, b in zip(features.perceptual(f"vgg16:{tmp_path / 'vgg16.pth'}")(x), maps, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_the_published_vgg16_knows_what_it_sees():
+    """Its features tell a cat with noise from another picture: they are those of a trained network."""
+    from skimage import data
+
+    try:
+        network = features.perceptual("vgg16")
+    except AssetError as error:
+        pytest.skip(str(error))
+
+    def deep(image):
+        x = torch.from_numpy(image[:224, :224].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return network(x)[-1].flatten()
+
+    cat, cup = data.chelsea(), data.coffee()
+    darker = cat // 2
+    alike, other = (torch.cosine_similarity(deep(cat), deep(x), 0) for x in (darker, cup))
+    assert alike > 2 * other
 
 
 def test_vgg19_demanded_but_absent_says_how_to_get_it(tmp_path, monkeypatch):

@@ -226,6 +226,23 @@ def test_every_choice_trains(stage, fields):
     assert ("gan_face" in losses) == (stage == "whole" and config.face_d)
 
 
+def test_a_run_goes_on_with_the_features_it_began_with(tmp_path, monkeypatch):
+    """What ``auto`` means may change with the version and with what is at hand; a run's losses may not."""
+    asked = []
+
+    def perceptual(choice, weights=None, device="cpu"):
+        asked.append(choice)
+        found = Blurred()
+        found.name, found.digest = "efficientnet-lite0 (stand-in for VGG-19)", "abc"
+        return found
+
+    monkeypatch.setattr(train.features, "perceptual", perceptual)
+    config = small_config(lambda_per=10.0)
+    train.train("s", tmp_path, config=config, stages=["region"], steps=1, say=quiet)
+    train.train("s", tmp_path, config=config, stages=["region"], steps=2, resume=True, say=quiet)
+    assert asked == ["auto", "efficientnet-lite0"]
+
+
 def test_without_a_background_the_foreground_is_the_image(arrays):
     config = small_config()
     setting = Setting(config, None, {"region": networks.generator("region", config)})
