@@ -265,4 +265,6 @@ def _print_build(summary: Any) -> None:
         out.print(f"to try again what was refused for it: the same command with --retry {','.join(again)}")
     if codes & PASSING:
         out.print("what was unavailable is tried again by the same command")
+    if summary.where:
+        out.print(f"training reads the frames with {summary.where}; `remot check` tells which they are", markup=False)
     print_failed(summary.failed)

@@ -50,6 +50,7 @@ class Summary(Record):
     """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy).
 
     `notes` say what of a video that was kept is not in it: frames that damage may have reached, or without a time.
+    `where` is the filter of the snapshot, where the build gave it one.
 
     `person_frames` has every frame once for each person followed in it: seen = kept + refused, which is by code.
     """
@@ -69,6 +70,7 @@ class Summary(Record):
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    where: str = ""
 
 
 def build(
@@ -137,6 +139,7 @@ def build(
     config = {"policy": policy.to_json(), "size": policy.size}
     store = check_store(out, config)
     seconds: dict[str, float] = {}
+    given = ""
     bounds = (limits or sandbox.Limits()).to_json()
     with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
         store = create_store(out, config)
@@ -174,12 +177,13 @@ def build(
             known = store.snapshots
             if layers is not None or instead or split is not None or where is not None or snapshot not in known:
                 filter_ = _default_filter(store, chosen) if where is None and not known else where
-                switch(store, snapshot, chosen, filter_, split)
+                given = switch(store, snapshot, chosen, filter_, split).where
         store.compact_log("videos", lambda line: line["input"]["path"])
         store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
         store.compact_log("jobs", lambda job: job["id"])
     notes = tuple(note for line in lines for note in line.get("notes", ()))
-    return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds, notes)
+    done = _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds, notes)
+    return dataclasses.replace(done, where=given)
 
 
 def _finder_of(stored: Policy | None) -> str | None:
