@@ -176,7 +176,7 @@ def real(part: str, folder: Path, dancer: Path | None) -> Iterator[Judged]:
             frames, needed = given(store, clip)
             scores = QualityScores()(frames, **needed)
             points = needed["pose"]["keypoints"]
-            yield Judged("mirrored", scores, *against_mirror(frames, points, needed[BOXES]))
+            yield Judged("mirrored", scores, *against_mirror(frames, points, needed))
             if not name.startswith("sample"):
                 verdict = gloves.judge(store, name, store.snapshot("main").layers["pose"])
                 wrong, counted = np.zeros((2, len(frames)), bool)
@@ -197,13 +197,14 @@ def given(store: Store, clip: Clip) -> tuple[np.ndarray, dict[str, Any]]:
     return store.read_arrays("frames", "frames", clip)["frames"], needed
 
 
-def against_mirror(frames: np.ndarray, points: np.ndarray, boxes: Arrays) -> tuple[np.ndarray, np.ndarray]:
+def against_mirror(frames: np.ndarray, points: np.ndarray, needed: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Where the pose of the mirrored clip is another, and where that tells something: bool [T] each."""
-    width = frames.shape[2]
+    width, boxes = frames.shape[2], needed[BOXES]
     turned = {
         name: np.stack([width - b[..., 2], b[..., 1], width - b[..., 0], b[..., 3]], -1) for name, b in boxes.items()
     }
-    found = load("blazepose")(np.ascontiguousarray(frames[:, :, ::-1]), boxes=turned)["keypoints"].copy()
+    told = {BOXES: turned, TIMES: needed[TIMES]}
+    found = load("blazepose")(np.ascontiguousarray(frames[:, :, ::-1]), **told)["keypoints"].copy()
     found[..., 0] = np.where(found[..., 2] > 0, width - found[..., 0], 0)
     pairs = np.ravel(_ARMS + [p for p in _LEGS if p[0] < 15])
     a, b = points[:, pairs], exchanged(found, _PAIRS)[:, pairs]
