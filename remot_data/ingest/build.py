@@ -125,7 +125,8 @@ def build(
     unknown = sorted(set(retry) - set(REASONS))
     if unknown:
         raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
-    _ = list(filters.conditions(where or ""))  # which raises, for one that cannot be read
+    if where:
+        _ = list(filters.conditions(where))  # which raises, for one that cannot be read
     inputs, ignored = find_inputs(videos, root)
     stored = stored_policy(out)
     finder = finder or _finder_of(stored)
