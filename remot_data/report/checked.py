@@ -68,7 +68,7 @@ def _rules(found: Mapping[str, Any], rules: Sequence[Mapping[str, str]]) -> Html
             state, what = "none", rule["what"]
         badge = markup('<span class="badge {}">{}</span>', "warn" if name in found["counts"] else "plain", state)
         cure = rule["cure"] if name in found["counts"] else ""
-        rows.append([markup("<code>{}</code>", name), badge, what, cure])
+        rows.append([markup("<code>{}</code>", name), badge, _with_code(what), _with_code(cure)])
     checked = f"{plural(found['checked'], 'clip')} with {plural(found['frames'], 'frame')}"
     sick = len(found["clips"])
     sound = found["checked"] - sick
@@ -82,6 +82,12 @@ def _rules(found: Mapping[str, Any], rules: Sequence[Mapping[str, str]]) -> Html
             table("Rules", ["rule", "fired on", "what", "what to do"], rows),
         ]
     )
+
+
+def _with_code(text: str) -> Html:
+    """Text in which what stands between backticks is code."""
+    parts = (markup("<code>{}</code>" if n % 2 else "{}", part) for n, part in enumerate(text.split("`")))
+    return join(parts)
 
 
 def _said(fired: Mapping[str, Any], rule: Mapping[str, str]) -> str:
