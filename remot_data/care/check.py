@@ -150,6 +150,9 @@ def _worst(rule: Rule, seen: Seen, frames: np.ndarray) -> tuple[int, ...]:
     for name, sign, text in conditions(rule.filter):
         values = seen.columns[name][frames]
         far = np.maximum(far, (values - float(text)) * (1 if sign.startswith("<") else -1))
+    worst = frames[far >= far.max()]
+    if len(worst) > _WORST:  # all alike, as where sides are exchanged
+        return tuple(worst[np.linspace(0, len(worst) - 1, _WORST).astype(int)].tolist())
     picked: list[int] = []
     for t in frames[np.argsort(-far, kind="stable")].tolist():
         if len(picked) < _WORST and all(abs(t - other) >= _APART for other in picked):

@@ -113,7 +113,7 @@ def check(
     for name, number in found.counts.items():
         rule = check_rules.RULES[name]
         on = "the set" if rule.whole else f"{number} of {found.checked} clips"
-        out.print(f"[yellow]{name}[/yellow] on {on}: {escape(rule.why)} [dim]{escape(rule.cure)}[/dim]")
+        out.print(f"[yellow]{name}[/yellow] on {on}: {escape(rule.why)}; [dim]{escape(rule.cure)}[/dim]")
     for fired in found.whole:
         out.print(escape(f"  {fired.rule}: {check_rules.RULES[fired.rule].what} {fired.value:.3g} ({fired.detail})"))
     for sick in found.clips[:most]:
@@ -125,7 +125,9 @@ def check(
         err.print(f"not judged: {name}: {why}", markup=False)
     if not found.counts:
         out.print(f"{found.store}: no rule fired on {found.checked} clips")
-    if found.filter:
+    if found.filter and found.keeps == found.passes:
+        out.print(f"the filter of {snapshot} leaves their frames out already: {found.passes} of {found.frames} pass it")
+    elif found.filter:
         out.print(f"suggested: {found.command}", markup=False)
         out.print(f"it keeps {found.keeps} of {found.frames} frames; {found.passes} pass now")
     if to:

@@ -98,6 +98,10 @@ def _said(fired: Mapping[str, Any], rule: Mapping[str, str]) -> str:
 def _filter(found: Mapping[str, Any]) -> Html:
     if not found["filter"]:
         return markup("<p>No rule of frames fired: there is nothing to filter.</p>")
+    if found["keeps"] == found["passes"]:
+        told = "The filter of the snapshot <b>{}</b> leaves these frames out already: {} of {} pass it."
+        passes = count(found["passes"]), count(found["frames"])
+        return markup(f"<p>{told}</p>", found["snapshot"], *passes)
     return markup(
         "<p><code>{}</code></p><p>It keeps {} of {} frames; {} pass the filter of the snapshot <b>{}</b> as it is.</p>",
         found["command"],

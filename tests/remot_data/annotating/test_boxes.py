@@ -113,7 +113,7 @@ def test_default_jobs_are_planned_in_the_order_of_layers(own_dancers: Store) -> 
     jobs = {job.kind: job for job in plan_jobs(store, DEFAULTS)}
     assert list(jobs) == ["pose", "parsing", "flow", "background", "scores"]
     assert jobs["pose"].inputs == {"boxes": "boxes"}
-    assert jobs["scores"].inputs == {"pose": jobs["pose"].id, "boxes": "boxes"}
+    assert jobs["scores"].inputs == {"pose": jobs["pose"].id, "parsing": jobs["parsing"].id, "boxes": "boxes"}
     assert jobs["parsing"].inputs == {"pose": jobs["pose"].id}
     assert not jobs["flow"].inputs
 

@@ -220,6 +220,17 @@ def test_the_filter_that_is_there_stays_in_it(spoilt: Store, tmp_path: Path) -> 
     assert again.passes < again.frames and again.keeps < again.passes
 
 
+def test_where_the_filter_is_there_nothing_is_suggested(
+    spoilt: Store, found: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(shutil.copytree(spoilt.url, tmp_path / "own")))
+    switch(store, "main", {}, where=found.filter)
+    assert invoke(["check", store.url, "--out", str(tmp_path / "c.html")]) == 0
+    out = capsys.readouterr().out
+    assert "suggested" not in out and "leaves their frames out already" in out
+    assert "leaves these frames out already" in (tmp_path / "c.html").read_text()
+
+
 def test_the_page_is_one_file_with_the_worst_frames(spoilt: Store, tmp_path: Path) -> None:
     check(spoilt, out=tmp_path / "check.html")
     text = (tmp_path / "check.html").read_text()
