@@ -12,7 +12,7 @@ and what a pose detector finds there is held against the places of her gloves (b
   if left and right of one frame were exchanged, and by 0.02 of her height less (all four added up). Legs do not do that
   in 0.04 s.
 
-    python benchmarks/gloves.py FOLDER [--clip dancer.avi] [--with blazepose] [--setting name=value] [--from frames]
+    python benchmarks/gloves.py FOLDER [--clip dancer.avi] [--with blazepose] [--setting name=value] [--from auto]
         [--json out.json] [--sheet out.png]
 """
 
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, help="the video of the dancer, where it is here already")
     parser.add_argument("--with", dest="spec", default="blazepose", help="a pose detector, as for annotate")
     parser.add_argument("--setting", action="append", default=[], help="name=value, a setting of it")
-    parser.add_argument("--from", dest="source", default="frames", help="as for annotate")
+    parser.add_argument("--from", dest="source", default="auto", help="as for annotate")
     parser.add_argument("--json", type=Path, help="file for the numbers of all frames")
     parser.add_argument("--sheet", type=Path, help="picture of the frames that are wrong")
     options = parser.parse_args()

@@ -14,17 +14,15 @@ from pathlib import Path
 import pytest
 
 from remot_data import media
-from remot_data.annotating.annotate import annotate, plan_jobs
+from remot_data.annotating.annotate import annotate, plan_jobs, recorded_job
 from remot_data.assets import fetch
 from remot_data.care.verify import repair, verify
-from remot_data.detectors.base import DEFAULTS
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
 from remot_data.reading.stream import Plan
 from remot_data.store import Store, open_store
 
 DATA = Path(__file__).parent / "data"
-THEN = {**DEFAULTS, "scores": "basic-scores"}  # what were the defaults
 OLD, SOURCE = DATA / "store-1c74548", DATA / "store-1c74548-cam1.mp4"
 
 
@@ -60,12 +58,22 @@ def test_its_policy_is_written_today_as_it_was_then() -> None:
     assert json.loads(json.dumps(Policy.from_json(policy).to_json())) == policy
 
 
-def test_its_layers_are_those_of_todays_default_detectors(old: Store) -> None:
+def test_its_layers_are_made_again_as_they_were(old: Store) -> None:
+    """Under their ids: settings that came later have the values of before, and frames are read as they were."""
     layers = old.snapshot("main").layers
-    assert {job.kind: job.id for job in plan_jobs(old, THEN)} == layers
-    for kind, name in THEN.items():
-        done = annotate(old, kind, name, inputs=layers, workers=0)
-        assert (done.computed, done.id) == (0, layers[kind]), kind
+    for kind, layer_id in layers.items():
+        job = recorded_job(old.layer(kind, layer_id))
+        done = annotate(old, kind, job.spec, settings=job.settings, inputs=layers, source=job.source, workers=0)
+        assert (done.computed, done.id) == (0, layer_id), kind
+
+
+def test_pose_is_looked_for_anew_in_its_frames_for_not_all_sources_are_here(old: Store) -> None:
+    (job,) = plan_jobs(old, {"pose": "blazepose"})
+    assert job.source == 0 and job.id != old.snapshot("main").layers["pose"]
+    store = Store(old.url)
+    store.write_clips([dataclasses.replace(clip, path=str(SOURCE)) for clip in store.clips])
+    (job,) = plan_jobs(open_store(old.url), {"pose": "blazepose"})
+    assert job.source == 512
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from remot_data.annotating.jobs import Job
+from remot_data.annotating.jobs import AUTO, AUTO_ROWS, Job
 from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
@@ -28,7 +29,10 @@ from remot_data.store.currency import in_order, is_current, may_pass, shards_of
 
 @dataclass(frozen=True)
 class Summary(Record):
-    """What `annotate` did; `failed` are clips the layer could not be made for, each with the reason."""
+    """What `annotate` did; `failed` are clips the layer could not be made for, each with the reason.
+
+    `source` is the most rows that were read of the source videos, 0 for the stored frames.
+    """
 
     store: str
     layer: str
@@ -38,6 +42,7 @@ class Summary(Record):
     frames: int
     seconds: float
     failed: dict[str, str] = field(default_factory=dict)
+    source: int = 0
 
 
 def annotate(
@@ -48,7 +53,7 @@ def annotate(
     weights: str | None = None,
     settings: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
-    source: int = 0,
+    source: int = AUTO,
     snapshot: str | None = None,
     retry: bool = False,
     wait: bool = False,
@@ -63,7 +68,9 @@ def annotate(
         detector: a name of `remot detectors`, or ``path/to/file.py:ClassName``.
         inputs: kind -> id of the layers a detector reads; those of the snapshot ``main`` by default.
         source: read the frames again from the source videos, through the recorded crops, at their own resolution
-            but at most so many rows; what the detector finds is mapped back. 0 for the stored frames.
+            but at most so many rows; what the detector finds is mapped back. 0 for the stored frames. By default (-1),
+            poses are looked for in the source videos at most 512 rows high, if those of all clips are here, and all
+            else in the stored frames; which it is, is chosen once for a layer.
         snapshot: name of a snapshot to make or to switch to the new layer, once it is complete. A new one starts as
             a copy of ``main``.
         retry: try again the clips that the detector failed on before; those that a machine was to blame for always are.
@@ -86,7 +93,8 @@ def annotate(
     frames = sum(r.frames for r in receipts)
     seconds = round(time.monotonic() - started, 3)
     failed = store.layer(layer, job.id).failed
-    return Summary(store.url, layer, job.id, store.shard_count, len(receipts), frames, seconds, failed)
+    count = len(receipts)
+    return Summary(store.url, layer, job.id, store.shard_count, count, frames, seconds, failed, job.source)
 
 
 def switch(
@@ -121,9 +129,9 @@ def plan_job(
     weights: str | None = None,
     settings: Mapping[str, Any] | None = None,
     available: Mapping[str, str] | None = None,
-    source: int = 0,
+    source: int = AUTO,
 ) -> Job:
-    """The job for a detector, its id named by all that its output depends on.
+    """The job for a detector, its id named by all that its output depends on, and from which frames chosen.
 
     Raises:
         DetectorError: if the detector makes another kind.
@@ -145,8 +153,18 @@ def plan_job(
     inputs = {need: known[need] for need in needs}
     if store.has_boxes and BOXES in detector.needs:
         inputs[BOXES] = BOXES
+    if source == AUTO:
+        source = AUTO_ROWS if kind == "pose" and not base.reads(detector) and has_sources(store) else 0
     seen = {"policy": store.policy, "inputs": inputs, **({"source": source} if source else {})}
     return Job(kind, spec, base.short_id(detector, seen), weights, job.settings, inputs, source)
+
+
+def has_sources(store: Store) -> bool:
+    """Whether the source videos of all clips of a store are here; also of one that is still to be built from videos."""
+    if "policy" not in store.config:
+        return False
+    clips = store.planned if store.files.exists("clips.parquet") else ()
+    return all(path and os.path.exists(path) for path in {clip.path for clip in clips})
 
 
 def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] = ()) -> list[Job]:

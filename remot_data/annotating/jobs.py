@@ -10,12 +10,16 @@ from typing import Any
 from remot_data.detectors import base
 from remot_data.records import Record, canonical_json, layer_folder, sources
 
+AUTO = -1  # rows to read from the source videos: to be chosen when the layer is planned
+AUTO_ROWS = 512  # where that is chosen: twice what the pose network sees of a person
+
 
 @dataclass(frozen=True)
 class Job(Record):
     """One layer to make: which detector, with what, under which id, from which other layers.
 
-    `source` is 0 for the stored frames, or the most rows at which frames are read again from the source videos.
+    `source` is 0 for the stored frames, or the most rows at which frames are read again from the source videos; `AUTO`
+    until it is planned.
     """
 
     kind: str
@@ -24,7 +28,7 @@ class Job(Record):
     weights: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    source: int = 0
+    source: int = AUTO
 
     @property
     def folder(self) -> str:

@@ -18,7 +18,9 @@ from remot_data.cli.options import (
     Wait,
     Workers,
     chosen_layers,
+    rows_of,
     say_approximate,
+    say_source,
     settings_of,
     size_of,
 )
@@ -65,6 +67,7 @@ def build(
     layer: Annotated[list[str] | None, typer.Option(help="kind=detector, in place of the default; repeat it.")] = None,
     weights: Annotated[list[str] | None, typer.Option(help="kind=FILE, weights of a detector of --layer.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="kind.name=value, a setting of one of --layer.")] = None,
+    read: Annotated[str, typer.Option("--from", help="What poses are looked for in, as for annotate.")] = "auto",
     wait: Wait = False,
     workers: Workers = None,
     gpus: Gpus = None,
@@ -83,6 +86,7 @@ def build(
     from remot_data.ingest.policy import Policy
     from remot_data.media.sandbox import Limits
     from remot_data.records import OUTSIDE
+    from remot_data.store import open_store
 
     given = {
         "size": size and size_of(size),
@@ -130,6 +134,7 @@ def build(
             policy=dataclasses.replace(stored or Policy(), **given),
             layers={} if no_layers else None,
             instead=instead,
+            source=rows_of(read),
             split=split,
             where=where,
             root=root,
@@ -144,6 +149,8 @@ def build(
             progress=progress,
         )
     _print_build(summary)
+    if stored is None and read == "auto" and (pose := summary.layers.get("pose")):
+        say_source("pose", open_store(to).layer("pose", pose).source)
     say_where_all_clips_are(to)
     finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)
 

@@ -19,6 +19,7 @@ from remot_data.cli.options import (
     Workers,
     rows_of,
     say_approximate,
+    say_source,
     settings_of,
 )
 from remot_data.detectors._torch import only_gpus
@@ -66,6 +67,8 @@ def annotate(
             progress=progress,
         )
     out.print(f"{summary.layer} layer {summary.id}: {summary.computed} of {summary.shards} shards computed")
+    if read == "auto":
+        say_source(layer, summary.source)
     print_failed({layer: summary.failed})
     finish(summary.to_json(), as_json, 1 if summary.failed else 0)
 

@@ -28,6 +28,14 @@ def say_approximate(jobs: Iterable[Job]) -> None:
             err.print(f"note: the {job.kind} detector {job.spec!r} is approximate; see docs for what it stands in for")
 
 
+def say_source(kind: str, rows: int) -> None:
+    """Say which frames were chosen for a layer where nobody said it."""
+    if rows:
+        err.print(f"note: {kind} was looked for in the source videos, at most {rows} rows high (or --from frames)")
+    elif kind == "pose":
+        err.print("note: pose was looked for in the stored frames; with the source videos of all clips it is better")
+
+
 def chosen_layers(layers: list[str], weights: list[str], settings: list[str]) -> list[Job]:
     """The layers of --layer, --weights and --setting of `remot build`."""
     from remot_data.annotating.jobs import Job
@@ -54,12 +62,14 @@ def settings_of(items: list[str]) -> dict[str, Any]:
 
 
 def rows_of(read: str) -> int:
-    """The most rows to read from the source videos, 0 for the stored frames."""
+    """The most rows to read from the source videos, 0 for the stored frames, `jobs.AUTO` to have it chosen."""
+    from remot_data.annotating.jobs import AUTO
+
     name, _, rows = read.partition(":")
-    if name == "frames" and not rows:
-        return 0
+    if name in ("auto", "frames") and not rows:
+        return 0 if name == "frames" else AUTO
     if name != "source" or (rows and not rows.isdigit()):
-        raise typer.BadParameter(f"--from is frames, source or source:ROWS, not {read!r}")
+        raise typer.BadParameter(f"--from is auto, frames, source or source:ROWS, not {read!r}")
     return int(rows or 768)
 
 

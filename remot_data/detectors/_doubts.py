@@ -67,9 +67,9 @@ def probes(found: np.ndarray, times: np.ndarray) -> list[int]:
     return out
 
 
-def around_probe(t: int, times: np.ndarray) -> np.ndarray:
-    """The frames that a probe stands for, bool [T]: those that it is the next one to."""
-    return np.abs(times - times[t]) <= _PROBE / 2
+def nearest(chosen: list[int], times: np.ndarray) -> np.ndarray:
+    """The one of some frames that stands for each frame, the next one to it: int [T]."""
+    return np.array(chosen)[np.abs(times[:, None] - times[chosen]).argmin(1)]
 
 
 def disagree(a: np.ndarray, b: np.ndarray, height: float) -> bool:

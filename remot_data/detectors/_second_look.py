@@ -49,10 +49,10 @@ class SecondLook:
         heights = _heights(seen)
         looks = _looks(passes)
         doubtful = doubts.doubtful(looks[0], heights, self._times)
-        for t in doubts.probes(np.array([found is not None for found in seen], bool) & ~doubtful, self._times):
-            passes[carrying.MIRRORED][t] = other = self._mirrored(t, seen[t])
-            if other is None or doubts.disagree(looks[0, t], other.body, heights[t]):
-                doubtful |= doubts.around_probe(t, self._times)
+        calm = np.array([found is not None for found in seen], bool) & ~doubtful
+        if probes := doubts.probes(calm, self._times):
+            bad = [t for t in probes if not self._agrees(t, passes, looks[0, t], heights[t])]
+            doubtful |= calm & np.isin(doubts.nearest(probes, self._times), bad)
         for start, stop in doubts.spans(doubtful):
             self._look(passes, start, stop, mask)
         looks, pace = _looks(passes), doubts.pace(self._times)
@@ -67,6 +67,11 @@ class SecondLook:
         bodies[~(held | filled), 2] = 0
         marks[bodies[..., 2] == 0] = 0
         return Carried(_put(passes, bodies), _checks(marks, apart))
+
+    def _agrees(self, t: int, passes: Sequence[list[Landmarks | None]], body: np.ndarray, height: float) -> bool:
+        """Whether the mirrored picture of a frame shows the same body."""
+        passes[carrying.MIRRORED][t] = found = self._mirrored(t, passes[carrying.FORWARD][t])
+        return found is not None and not doubts.disagree(body, found.body, height)
 
     def _look(self, passes: Sequence[list[Landmarks | None]], start: int, stop: int, mask: np.ndarray) -> None:
         """Look at the frames of a span backward in time, and at their mirrored pictures."""

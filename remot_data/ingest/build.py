@@ -22,7 +22,7 @@ import cv2
 
 from remot_data import media
 from remot_data.annotating.annotate import Outdated, plan_jobs, recorded_job, run_jobs, switch, with_inputs
-from remot_data.annotating.jobs import Job
+from remot_data.annotating.jobs import AUTO, Job
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
 from remot_data.detectors.quality_scores import QualityScores
@@ -80,6 +80,7 @@ def build(
     policy: Policy | None = None,
     layers: Mapping[str, str] | None = None,
     instead: Sequence[Job] = (),
+    source: int = AUTO,
     snapshot: str = "main",
     split: str | None = None,
     where: str | None = None,
@@ -104,6 +105,9 @@ def build(
             `remot_data.detectors.base.DEFAULTS`. Empty for frames only.
         instead: layers to make in place of those of their kind, or besides: ``Job(kind, detector)``, with weights and
             settings. The snapshot has them from then on, with new layers of those that read the ones replaced.
+        source: how the pose layer reads where it is planned anew, as for `annotate`: at most so many rows of the
+            videos, 0 for the stored frames. By default (-1) the videos, while those of all clips are here. A layer that
+            grows goes on as it was made.
         split: split policy of the snapshot, see `Snapshot`.
         where: filter of the snapshot. None for that of the snapshot that is there; a new store whose scores are of the
             schema ``quality`` has `remot_data.reading.filters.DEFAULT`, other new ones have none.
@@ -146,7 +150,7 @@ def build(
         store = create_store(out, config)
         store.sweep("", "ledger", "frames", BOXES)
         # Before anything is decoded, for what cannot be done.
-        jobs, chosen = _jobs(store, snapshot, layers, instead)
+        jobs, chosen = _jobs(store, snapshot, layers, instead, source)
         started = time.monotonic()
         lines, earlier = scan_all(engine, store, inputs, policy, retry, limit_rejects, bounds, progress, finder)
         seconds["look through"] = time.monotonic() - started
@@ -208,7 +212,7 @@ def stored_policy(out: str) -> Policy | None:
 
 
 def _jobs(
-    store: Store, snapshot: str, layers: Mapping[str, str] | None, instead: Sequence[Job]
+    store: Store, snapshot: str, layers: Mapping[str, str] | None, instead: Sequence[Job], source: int
 ) -> tuple[list[Job], dict[str, str]]:
     """What to annotate with: what was asked for, or what the snapshot holds, or the defaults.
 
@@ -216,8 +220,13 @@ def _jobs(
         The jobs, those too that make what others read; and kind -> id of the layers that the snapshot is to hold.
     """
     known, wanted = store.snapshots, {job.kind: job for job in instead}
+    if (pose := wanted.get("pose")) is not None and pose.source == AUTO:
+        wanted["pose"] = dataclasses.replace(pose, source=source)
     if layers is not None or snapshot not in known:
-        jobs = plan_jobs(store, {**(DEFAULTS if layers is None else layers), **wanted})
+        fresh: dict[str, str | Job] = {**(DEFAULTS if layers is None else layers)}
+        if isinstance(spec := fresh.get("pose"), str):
+            fresh["pose"] = Job("pose", spec, source=source)
+        jobs = plan_jobs(store, {**fresh, **wanted})
         return with_inputs(store, jobs), _ids(jobs)
     held = in_order(store.layer(kind, layer_id) for kind, layer_id in known[snapshot].layers.items())
     kept: list[Job] = []
