@@ -219,7 +219,9 @@ def _writing(grey: np.ndarray) -> np.ndarray:
 
 def clipped(clip: Raster) -> np.ndarray:
     """Share of the person's pixels, of the picture's where there is nobody, that are blown or black: float32 [T]."""
-    low, high = clip.frames.max(-1) <= 4, clip.frames.min(-1) >= 251
+    red, green, blue = (clip.frames[..., n] for n in range(3))  # max and min over them take ten times as long
+    low = np.maximum(np.maximum(red, green), blue) <= 4
+    high = np.minimum(np.minimum(red, green), blue) >= 251
     out = np.zeros(len(clip.frames), np.float32)
     for t, person in enumerate(clip.person):
         where = person & clip.valid if (person & clip.valid).any() else clip.valid
