@@ -177,8 +177,8 @@ RULES = {
             filter="jumps<=0.05 and jitter<=0.06",
         ),
         Rule(
-            "lost-joints", _MARKED + " that lack joints seen before or after", 0.1, "limbs vanish", _AGAIN,
-            filter="lost<=0.05",
+            "lost-joints", _MARKED + " that lack joints seen before and after, or all", 0.1, "limbs vanish", _AGAIN,
+            filter="lost<=0.05 and sure>=0.2",
         ),
         Rule(
             "passes-disagree", _MARKED + " on which the passes of the pose detector disagree", 0.1,

@@ -110,7 +110,7 @@ def build(
             grows goes on as it was made.
         split: split policy of the snapshot, see `Snapshot`.
         where: filter of the snapshot. None for that of the snapshot that is there; a new store whose scores are of the
-            schema ``quality`` has `remot_data.reading.filters.DEFAULT`, other new ones have none.
+            schema ``quality`` has `filters.DEFAULT` or `filters.DEFAULT_WITH_BOXES`, other new ones have none.
         root: folder of the data, in place of the ``root`` of a manifest.
         retry: reason codes; videos and clips refused for these are tried again. Those refused as ``unavailable``, for
             which this machine is to blame, always are.
@@ -272,7 +272,7 @@ def _told(made_by: LayerInfo) -> str:
 def _default_filter(store: Store, layers: Mapping[str, str]) -> str | None:
     """The filter of a new store with these layers."""
     if "scores" in layers and store.layer("scores", layers["scores"]).schema == QualityScores.schema:
-        return filters.DEFAULT
+        return filters.DEFAULT_WITH_BOXES if store.has_boxes else filters.DEFAULT
     return None
 
 

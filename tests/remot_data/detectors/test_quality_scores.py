@@ -120,6 +120,12 @@ def test_spoilt_poses_do_not_pass_the_default_filter(scene: Scene, change: Calla
     assert not passed[SPAN].any() and passed[:10].all() and passed[25:].all()
 
 
+def test_frames_in_which_nobody_was_found_do_not_pass(scene: Scene) -> None:
+    """Of a pause of any length, which a clip goes over where its person was hidden."""
+    found = scored(scene, keypoints=scene.keypoints * 0, mask=scene.mask * 0, labels=scene.labels * 0)
+    assert not passing(DEFAULT, found, T).any()
+
+
 def test_labels_beside_the_person_show(scene: Scene) -> None:
     found = scored(scene, labels=moved(scene.labels, 20))
     assert found["apart"][SPAN].min() > 0.3 and found["apart"][:15].max() < 0.1

@@ -11,7 +11,7 @@ from remot_data.annotating.annotate import switch
 from remot_data.assets import fetch
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
-from remot_data.reading.filters import DEFAULT, where
+from remot_data.reading.filters import DEFAULT, DEFAULT_WITH_BOXES, where
 from remot_data.store import StoreError, open_store
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,8 @@ def test_a_new_store_has_it_and_keeps_what_is_chosen(tmp_path: Path) -> None:
     build(first := cut(tmp_path, "sample-cam01"), out, policy=SMALL, layers=LAYERS, workers=0)
     store = open_store(out)
     snapshot = store.snapshot("main")
-    assert snapshot.where == DEFAULT and store.layer("scores", snapshot.layers["scores"]).schema == "quality"
+    assert snapshot.where == DEFAULT_WITH_BOXES and DEFAULT in snapshot.where
+    assert store.layer("scores", snapshot.layers["scores"]).schema == "quality"
     assert where(snapshot, store, store.clips[0]).any()
     build(first, out, workers=0)
     assert open_store(out).snapshot("main") == snapshot
