@@ -20,13 +20,13 @@ _LENGTH = 0.05  # of the height: by how much a limb's length changes from frame 
 _LEAST = 0.1  # confidence below which a joint is as good as lost
 _AROUND = 2  # frames before and after a doubtful one
 _NEAR = 0.2  # seconds from somebody who is seen within which being lost is doubtful
-_RATE = 25.0  # frames a second above which the bounds do not change: a body moves less in less time
+RATE = 25.0  # frames a second above which the bounds do not change: a body moves less in less time
 _PROBE = 0.5  # seconds between frames that are probed although nothing is doubtful
 
 
 def pace(times: np.ndarray) -> np.ndarray:
     """How much further than at 25 frames a second a body may move from the frame before: float64 [T], at least 1."""
-    return np.maximum(np.diff(times, prepend=times[:1]) * _RATE, 1.0)
+    return np.maximum(np.diff(times, prepend=times[:1]) * RATE, 1.0)
 
 
 def doubtful(bodies: np.ndarray, heights: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -55,13 +55,13 @@ class SecondLook:
             doubtful |= calm & np.isin(doubts.nearest(probes, self._times), bad)
         for start, stop in doubts.spans(doubtful):
             self._look(passes, start, stop, mask)
-        looks, pace = _looks(passes), doubts.pace(self._times)
+        looks = _looks(passes)
         apart = carrying.apart(looks, heights)
         bodies, marks = looks[0].copy(), np.zeros(looks.shape[1:3], np.uint8)
         if doubtful.any():
             looks[1:, ~doubtful] = np.array((np.nan, np.nan, 0), np.float32)
-            bodies, marks = carrying.decide(looks, heights, pace)
-        held = carrying.helped(bodies, heights, self._times, pace, threshold)
+            bodies, marks = carrying.decide(looks, heights, self._times)
+        held = carrying.helped(bodies, heights, self._times, threshold)
         filled = carrying.fill(bodies, held, heights, self._times)
         marks[filled] = carrying.FILLED
         bodies[~(held | filled), 2] = 0

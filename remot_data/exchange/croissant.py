@@ -56,6 +56,7 @@ _FORMATS = {
     "png": "image/png",
     "seen.png": "image/png",
     "mask.png": "image/png",
+    "checks.png": "image/png",
     "others.png": "image/png",
     "npy": "application/octet-stream",
     "npz": "application/zip",

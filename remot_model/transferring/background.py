@@ -28,7 +28,8 @@ def find_background(choice: str | Path, who: Source, drive: Driving, eyes: Eyes,
         return _behind(who.image[None], who.labels[None], who.valid, size)
     if choice == "driving":
         frames = sampled(drive, eyes.size, _SAMPLED)
-        return _behind(frames, eyes.persons(frames, eyes.look(frames)), drive.valid(eyes.size), size)
+        apart = np.arange(len(frames), dtype=np.float64)  # seconds or more: nothing is carried from one to the next
+        return _behind(frames, eyes.persons(frames, eyes.look(frames, seconds=apart)), drive.valid(eyes.size), size)
     image = read_image(Path(choice)) if Path(choice).is_file() else None
     if image is None:
         raise TransferError(f"the background {choice} is no image file, nor one of source, driving, black")

@@ -9,7 +9,7 @@ import numpy as np
 
 from remot_data.detectors import base as detectors
 from remot_data.detectors.base import Arrays, Detector
-from remot_data.records import BOXES, HW, NO_LAYERS, VALID
+from remot_data.records import BOXES, HW, NO_LAYERS, TIMES, VALID
 from remot_data.schemas import convert_keypoints, convert_labels, keypoint_set
 from remot_model.checkpoint import Run
 from remot_model.transferring.request import TransferError
@@ -32,9 +32,17 @@ class Eyes:
     schema: str
     outside: str | None = None
 
-    def look(self, frames: np.ndarray, boxes: Mapping[str, np.ndarray] | None = None) -> Arrays:
-        """What the pose detector finds in frames uint8 [T, h, w, 3]: of the person in the boxes, where it asks."""
-        return self.pose(frames, **_asked(self.pose, boxes))
+    def look(
+        self,
+        frames: np.ndarray,
+        boxes: Mapping[str, np.ndarray] | None = None,
+        seconds: np.ndarray | None = None,
+    ) -> Arrays:
+        """What the pose detector finds in frames uint8 [T, h, w, 3]: of the person in the boxes, where it asks.
+
+        `seconds` float64 [T] are the times of the frames, for a detector that asks.
+        """
+        return self.pose(frames, **_asked(self.pose, boxes, seconds))
 
     def keypoints(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Keypoints float32 [T, K, 3] in the run's schema."""
@@ -70,8 +78,9 @@ def load_eyes(run: Run, pose: str, parsing: str) -> Eyes:
     return eyes
 
 
-def _asked(detector: Detector, boxes: Mapping[str, np.ndarray] | None) -> dict[str, Arrays]:
-    return {BOXES: dict(boxes)} if boxes is not None and BOXES in detector.needs else {}
+def _asked(detector: Detector, boxes: Mapping[str, np.ndarray] | None, seconds: np.ndarray | None) -> dict[str, Arrays]:
+    times = {TIMES: {TIMES: seconds}} if seconds is not None and TIMES in detector.needs else {}
+    return {**times, **({BOXES: dict(boxes)} if boxes is not None and BOXES in detector.needs else {})}
 
 
 def has_hands(schema: str) -> bool:

@@ -137,7 +137,7 @@ class Renderer:
 
     def look(self, piece: Piece, eyes: Eyes) -> np.ndarray:
         """Keypoints float32 [T, K, 3] of a piece as `eyes` find them, at the networks' size."""
-        return self._scaled(eyes.keypoints(eyes.look(piece.frames, piece.boxes)))
+        return self._scaled(eyes.keypoints(eyes.look(piece.frames, piece.boxes, piece.seconds)))
 
     def see(self, piece: Piece, points: np.ndarray) -> Seen:
         """What the networks are given of a piece, out of what `look` found in it."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remot_data.detectors import _carrying as carrying
-from remot_data.detectors._doubts import doubtful, grown, pace, probes, spans
+from remot_data.detectors._doubts import doubtful, grown, probes, spans
 
 HEIGHT = 200.0
 ARMS, LEGS, TRUNK = list(range(13, 23)), list(range(25, 33)), [11, 12, 23, 24]
@@ -45,7 +45,7 @@ def test_sides_that_change_for_a_moment_change_back(group):
     """No other pass is needed for that; and only what was wrong is marked."""
     truth, heights, times = dancer(40)
     wrong = exchanged(truth, slice(15, 19), group)
-    found, marks = carrying.decide(looks(wrong, None, None), heights, pace(times))
+    found, marks = carrying.decide(looks(wrong, None, None), heights, times)
     assert np.array_equal(found, truth)
     expected = np.zeros((40, 33), np.uint8)
     expected[15:19, group] = carrying.EXCHANGED
@@ -56,7 +56,7 @@ def test_sides_that_stay_exchanged_for_long_are_those_of_the_network():
     """It is mostly right: when somebody turns, sides change for good."""
     truth, heights, times = dancer(120)
     turned = exchanged(truth, slice(40, None), [*ARMS, *LEGS, *TRUNK])
-    found, marks = carrying.decide(looks(turned, None, None), heights, pace(times))
+    found, marks = carrying.decide(looks(turned, None, None), heights, times)
     assert np.array_equal(found[60:], turned[60:]) and not marks[60:].any()
 
 
@@ -67,10 +67,10 @@ def test_a_limb_that_one_pass_loses_is_that_of_another():
     away = truth.copy()
     away[10:14, ARMS, 0] += 60
     away[10:14, LEGS, 0] -= 60
-    found, marks = carrying.decide(looks(wrong, away, truth), heights, pace(times))
+    found, marks = carrying.decide(looks(wrong, away, truth), heights, times)
     assert np.array_equal(found, truth)
     assert (marks[10:14, ARMS] == carrying.OF_MIRRORED).all() and not marks[:, LEGS].any()
-    found, marks = carrying.decide(looks(wrong, truth, None), heights, pace(times))
+    found, marks = carrying.decide(looks(wrong, truth, None), heights, times)
     assert np.array_equal(found, truth) and (marks[10:14, ARMS] == carrying.OF_BACKWARD).all()
 
 
@@ -78,7 +78,7 @@ def test_who_is_lost_forward_is_there_backward():
     truth, heights, times = dancer(20)
     gone = truth.copy()
     gone[5:9] = np.nan, np.nan, 0
-    found, marks = carrying.decide(looks(gone, truth, None), heights, pace(times))
+    found, marks = carrying.decide(looks(gone, truth, None), heights, times)
     assert np.array_equal(found, truth) and (marks[5:9] == carrying.OF_BACKWARD).all() and not marks[9:].any()
 
 
@@ -89,7 +89,7 @@ def test_an_unsure_joint_is_helped_while_it_moves_little():
     body[20:24, 14, 2] = 0.05  # too unsure
     body[5:9, 13, 2] = 0.2
     body[5:9, 13, 0] += 80  # elsewhere
-    seen = carrying.helped(body, heights, times, pace(times), 0.3)
+    seen = carrying.helped(body, heights, times, 0.3)
     assert seen[:, 15].all() and not seen[20:24, 14].any() and not seen[5:9, 13].any()
     assert seen[10:34, 16].all() and not seen[36:, 16].any()
     assert seen[:, [11, 12, *LEGS]].all()

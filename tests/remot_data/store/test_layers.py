@@ -208,6 +208,20 @@ def test_going_there_and_back_keeps_what_is_smooth(old, new):
     assert _at_size("scores", {"motion": np.ones(3)}, old, new)["motion"].sum() == 3
 
 
+def test_how_joints_were_found_comes_back_exactly_and_may_be_absent():
+    rng = np.random.default_rng(0)
+    given = {"keypoints": np.zeros((3, 25, 3), np.float32), "checks": rng.integers(0, 256, (3, 2, 25)).astype(np.uint8)}
+    pose = kind("pose")
+    pose.check(given, 3, (16, 16))
+    members = pose.encode(given, 1)
+    assert members.keys() == {"npy", "checks.png"}
+    assert np.array_equal(pose.decode("checks.png", members["checks.png"]), given["checks"][1])
+    assert np.array_equal(pose.resized(given, (16, 16), (32, 32))["checks"], given["checks"])
+    assert pose.encode({"keypoints": given["keypoints"]}, 1) == {"npy": members["npy"]}
+    with pytest.raises(LayerError, match="checks"):
+        pose.check({**given, "checks": given["checks"][..., :24]}, 3, (16, 16))
+
+
 def test_others_are_kept_like_the_mask_and_are_absent_where_there_are_none():
     mask = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     given = {"keypoints": np.zeros((1, 25, 3), np.float32), "mask": mask, "others": mask[:, ::-1].copy()}
