@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,9 @@ def check(store: Store | str, snapshot: str = "main", *, out: str | os.PathLike[
     sick = sorted((one for one, _ in found if one.fired), key=lambda s: (-s.score, s.clip))
     judged = {name for _, names in found for name in names}
     whole, judged_whole = _whole(store.clips, chosen)
-    unjudged = {name: _why(rule, store, chosen) for name, rule in RULES.items() if name not in judged | judged_whole}
+    have = {name for one in seen for name in one.columns}
+    left = [rule for name, rule in RULES.items() if name not in judged | judged_whole]
+    unjudged = {rule.name: _why(rule, store, chosen, have) for rule in left}
     filter_ = _filter(chosen, sick)
     made = Report(
         store=store.url,
@@ -171,10 +173,9 @@ def _whole(clips: Sequence[Clip], snapshot: Snapshot) -> tuple[list[Fired], set[
     return fired, judged
 
 
-def _why(rule: Rule, store: Store, snapshot: Snapshot) -> str:
+def _why(rule: Rule, store: Store, snapshot: Snapshot, have: Collection[str]) -> str:
     """Why a rule could not be judged, and what makes that possible."""
     known = {name for names in SCORES.values() for name in names}
-    have = set(Seen(store, snapshot, store.clips[0]).columns)
     lacking = [name for name in rule.columns if name not in have]
     if lacking and set(lacking) <= known:
         return (

@@ -45,7 +45,6 @@ def test_of_a_snapshot_without_scores(own_dancers: Store) -> None:
 
 
 def test_no_frame_of_a_clip_without_scores_passes(own_dancers: Store) -> None:
-    """Once a KeyError in reports and in `remot snapshot`."""
     snapshot = dataclasses.replace(own_dancers.snapshot("main"), where="sharpness>=0")
     clip = dataclasses.replace(own_dancers.clips[0], id="not-scored")
     assert not where(snapshot, own_dancers, clip).any()
