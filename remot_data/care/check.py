@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from remot_data.schemas import SCORES
 from remot_data.store import Store, StoreError, open_store
 
 _WORST = 6  # frames of a clip that are named for a rule
+_AT_ONCE = 16  # clips of a remote store
 _APART = 5  # frames that these lie apart, where there are enough
 
 
@@ -99,7 +101,8 @@ def check(store: Store | str, snapshot: str = "main", *, out: str | os.PathLike[
     if not store.clips:
         raise StoreError(f"{store.url} has no clips to check")
     seen = [Seen(store, chosen, clip) for clip in store.clips]
-    found = [_clip(one) for one in seen]
+    with ThreadPoolExecutor(1 if store.files.local else _AT_ONCE) as pool:  # far away a clip is mostly waiting
+        found = list(pool.map(_clip, seen))
     sick = sorted((one for one, _ in found if one.fired), key=lambda s: (-s.score, s.clip))
     judged = {name for _, names in found for name in names}
     whole, judged_whole = _whole(store.clips, chosen)
