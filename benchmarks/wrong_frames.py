@@ -8,7 +8,8 @@ Three materials, each in a part that limits were set on (`--part tune`) and anot
   A spoilt frame is wrong where a joint is off by 6 % of the height or lost, or labels moved; others do not count.
 - mirrored: the default pose detector on clips and on their mirrored copies. A frame is wrong where the poses, mirrored
   back, disagree on a shoulder, elbow, wrist, hip, knee or ankle by more than 10 % of the height, or only one has it;
-  good where both have all of them, and agree. So what both do wrong alike is called good.
+  good where both have all of them, and agree. So what both do wrong alike is called good. The pose is that of a new
+  store, which may have seen the sources; the mirrored copy is of the stored frames.
   Tuning: sample-cam01, sample-cam03 and the dancer's first part; report: sample-cam02, sample-cam04 and her others.
 - gloves: the dancer of `benchmarks/gloves.py`, where both gloves are judged; wrong is swapped, off or missing. Tuning:
   her first part; report: the others.
