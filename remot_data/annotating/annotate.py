@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from remot_data.annotating.task import annotate_shards
 from remot_data.detectors import base
 from remot_data.detectors._torch import visible_gpus
 from remot_data.engine import Engine, Progress, Spoilt, cpus, open_engine
+from remot_data.media.identity import stamp
 from remot_data.records import BOXES, NO_LAYERS, LayerInfo, Receipt, Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
@@ -160,11 +160,21 @@ def plan_job(
 
 
 def has_sources(store: Store) -> bool:
-    """Whether the source videos of all clips of a store are here; also of one that is still to be built from videos."""
+    """Whether the source videos of all clips are here, as they were when they were looked through.
+
+    So they are where a store is still to be built from videos.
+    """
     if "policy" not in store.config:
         return False
     clips = store.planned if store.files.exists("clips.parquet") else ()
-    return all(path and os.path.exists(path) for path in {clip.path for clip in clips})
+    seen: dict[str, set[str]] = {}
+    for line in store.logged("videos") if clips else ():
+        seen.setdefault(line["input"]["path"], set()).add(line["stamp"])
+    for path in {clip.path for clip in clips}:
+        now = stamp(path) if path else "absent"
+        if now == "absent" or now not in seen.get(path, {now}):
+            return False
+    return True
 
 
 def plan_jobs(store: Store, specs: Mapping[str, str | Job], kept: Iterable[Job] = ()) -> list[Job]:

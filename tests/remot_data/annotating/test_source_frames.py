@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from remot_data import media
-from remot_data.annotating.annotate import annotate
+from remot_data import cli, media
+from remot_data.annotating.annotate import annotate, plan_job, plan_jobs
+from remot_data.annotating.jobs import Job
 from remot_data.annotating.source_frames import native_size, read_native
 from remot_data.assets import fetch
 from remot_data.detectors.base import DetectorError
@@ -53,6 +54,45 @@ def test_a_layer_from_the_source_is_in_the_frames_of_the_store_and_another_layer
     assert found[0]["mask"].shape[1:] == built.size
     assert np.nanmean(kind("pose").agreement(*found, "body25", "body25", built.size)["agreement"]) > 0.9
     assert annotate(built, "pose", "blazepose", source=512, workers=0).computed == 0
+
+
+def test_poses_are_looked_for_in_the_source_while_all_of_it_is_here(built, own_dancers, tmp_path):
+    """Gone, changed, or of no video: then the stored frames are read for all; what is asked for is done in any case."""
+
+    def rows(store, **told):
+        return plan_job(store, "pose", "blazepose", **told).source
+
+    path, aside = Path(built.clips[0].path), tmp_path / "aside.mp4"
+    assert rows(built) == 512 and plan_job(built, "flow", "dis").source == 0 and rows(built, source=0) == 0
+    assert rows(own_dancers) == 0
+    path.rename(aside)
+    try:
+        assert rows(built) == 0 and rows(built, source=300) == 300
+        path.write_bytes(aside.read_bytes() + b"\0")
+        assert rows(built) == 0
+    finally:
+        aside.rename(path)
+    assert rows(built) == 512
+    made_so = {
+        job.kind: job.source for job in plan_jobs(built, {"pose": Job("pose", "blazepose", source=0), "flow": "dis"})
+    }
+    assert made_so == {"pose": 0, "flow": 0}
+
+
+def test_the_build_says_what_poses_are_looked_for_in_and_a_layer_grows_as_it_was_made(built, tmp_path, capsys):
+    video, store = built.clips[0].path, str(tmp_path / "s")
+    options = ["--size", "128x96", "--rule", "min_frames=6", "--persons", "main", "--workers", "0"]
+    assert cli.run(["build", video, "--out", store, *options, "--layer", "pose=blazepose"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("pose was looked for in the source videos, at most 512 rows high") == 1
+    pose = open_store(store).snapshot("main").layers["pose"]
+    assert open_store(store).layer("pose", pose).source == 512
+    media.cut(fetch("sample-cam04"), tmp_path / "more.mp4", 0.0, 0.3)
+    assert cli.run(["build", str(tmp_path / "more.mp4"), "--out", store, "--from", "frames", "--workers", "0"]) == 0
+    assert open_store(store).snapshot("main").layers["pose"] == pose and "looked for" not in capsys.readouterr().err
+    other = str(tmp_path / "t")
+    assert cli.run(["build", video, "--out", other, *options, "--from", "frames"]) == 0
+    assert open_store(other).layer("pose", open_store(other).snapshot("main").layers["pose"]).source == 0
 
 
 def test_a_video_that_changed_since_costs_its_clips(built):

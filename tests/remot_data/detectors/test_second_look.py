@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from remot_data.detectors._carrying import EXCHANGED, FILLED, OF_BACKWARD, OTHER_SIDE, UNKNOWN
-from remot_data.detectors._following import Landmarks
+from remot_data.detectors._following import Landmarks, soft_mask
 from remot_data.detectors._litert import Region
 from remot_data.detectors.base import DetectorError
-from remot_data.detectors.blazepose import BlazePose
+from remot_data.detectors.blazepose import BlazePose, body25
 from remot_data.schemas import keypoint_set
 from tests.remot_data.detectors.test_carrying import ARMS, LEGS, dancer, exchanged
 
@@ -162,3 +162,17 @@ def test_settings_that_do_not_go_together_are_refused():
         BlazePose(smooth=True, carry=True)
     with pytest.raises(DetectorError, match="full, heavy"):
         BlazePose(model="light")
+
+
+def test_without_carrying_each_frame_is_by_itself_to_the_bit():
+    """As layers were made before there was the setting: landmarks of the forward pass, and nothing else."""
+    from tests.remot_data.detectors.test_blazepose import clip
+
+    frames, pose = clip("cam03")[:6], BlazePose(carry=False)
+    track, found = pose.track(), pose(frames)
+    for t, frame in enumerate(frames):
+        seen = track(frame)
+        assert seen is not None
+        assert found["keypoints"][t].tobytes() == body25(seen.points, frame.shape[:2], 0.3).tobytes()
+        assert found["mask"][t].tobytes() == soft_mask(seen, frame.shape[:2]).tobytes()
+    assert found.keys() == {"keypoints", "mask"}
