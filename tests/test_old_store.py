@@ -97,6 +97,7 @@ def test_it_grows_under_its_own_rules_once_it_is_parsed_anew(old: Store, tmp_pat
     assert old.config["policy"] == first.config["policy"]
     kept = {kind: layer for kind, layer in first.snapshot("main").layers.items() if kind not in ANEW}
     assert {kind: layer for kind, layer in old.snapshot("main").layers.items() if kind in kept} == kept
+    assert old.snapshot("main").where == first.snapshot("main").where == "", "no filter that it had not"
     shown, then = windows(old, set(first.clip)), windows(first, set(first.clip))
     assert [_without_anew(window) for window in shown] == [_without_anew(window) for window in then]
 

@@ -14,6 +14,7 @@ from remot_data.annotating.annotate import annotate, plan_job, plan_jobs, record
 from remot_data.care.verify import verify
 from remot_data.detectors.base import BUILTIN, DEFAULTS, DetectorError, load
 from remot_data.reading.stream import stream
+from remot_data.schemas import SCORES
 from remot_data.store import Store, open_store
 from tests.remot_data.conftest import digests, give_boxes
 
@@ -113,7 +114,7 @@ def test_default_jobs_are_planned_in_the_order_of_layers(own_dancers: Store) -> 
     jobs = {job.kind: job for job in plan_jobs(store, DEFAULTS)}
     assert list(jobs) == ["pose", "parsing", "flow", "background", "scores"]
     assert jobs["pose"].inputs == {"boxes": "boxes"}
-    assert jobs["scores"].inputs == {"pose": jobs["pose"].id, "boxes": "boxes"}
+    assert jobs["scores"].inputs == {"pose": jobs["pose"].id, "parsing": jobs["parsing"].id, "boxes": "boxes"}
     assert jobs["parsing"].inputs == {"pose": jobs["pose"].id}
     assert not jobs["flow"].inputs
 
@@ -148,7 +149,7 @@ def test_from_the_source_boxes_have_the_size_of_its_frames(tmp_path: Path, asks:
 
 @pytest.mark.slow
 def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> None:
-    """What the default detectors make of it does not depend on whether they could ask for boxes."""
+    """What its detectors make of it does not depend on whether they could ask for boxes."""
     layers = open_store(str(OLD)).snapshot("main").layers
     urls = [str(shutil.copytree(OLD, tmp_path / name)) for name in ("one", "two")]
     for url in urls:
@@ -156,12 +157,12 @@ def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> N
             for path in (Path(url) / f"layers/{kind}/{layers[kind]}").glob("shard-*"):
                 path.unlink()
     one, two = map(open_store, urls)
-    for kind in ("pose", "parsing", "scores"):
-        annotate(one, kind, DEFAULTS[kind], inputs=layers, workers=0)
-    bare = {name: load(DEFAULTS[name]) for name in ("pose", "parsing", "scores")}
+    jobs = {kind: recorded_job(one.layer(kind, layers[kind])) for kind in ("pose", "parsing", "scores")}
+    for kind, job in jobs.items():
+        annotate(one, kind, job.spec, settings=job.settings, inputs=layers, source=job.source, workers=0)
     for clip in two.clips:
         frames = two.read_arrays("frames", "frames", clip)["frames"]
-        arrays = bare["pose"](frames)
+        arrays = jobs["pose"].detector()(frames)
         assert "others" not in arrays
         kept = one.read_arrays(f"layers/pose/{layers['pose']}", "pose", clip)
         assert kept.keys() == arrays.keys() and np.array_equal(kept["keypoints"], arrays["keypoints"])
@@ -182,9 +183,9 @@ def test_the_default_layers_of_a_store_with_boxes(tmp_path: Path) -> None:
     folders = store.folders(store.snapshot("main"))
     for clip in store.clips:
         pose = store.read_arrays(folders["pose"], "pose", clip)
-        assert pose.keys() == {"keypoints", "mask", "others"} and pose["keypoints"][..., 2].max() > 0.5
+        assert pose.keys() == {"keypoints", "mask", "others", "checks"} and pose["keypoints"][..., 2].max() > 0.5
         scores = store.read_arrays(folders["scores"], "scores", clip)
-        assert scores.keys() == {"sharpness", "visible_joints", "persons", "motion", "agreement"}
+        assert scores.keys() == {*SCORES["basic"], *SCORES["quality"], "agreement"}
         assert set(scores["persons"]) == {2.0} and set(scores["agreement"]) <= {0.0, 1.0}
     switch(store, "main", {}, where="agreement>=1")
     windows = list(stream(store, length=2, split=None))

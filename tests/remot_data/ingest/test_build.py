@@ -361,7 +361,7 @@ def test_layers_by_other_detectors_take_the_place_of_the_defaults(person, other,
     assert cli.run(["build", str(other), *common, "--layer", "parsing=pose-guided"]) == 0
     assert chosen() == DEFAULTS
     second = open_store(out).snapshot("main").layers
-    assert {kind for kind in second if second[kind] != first[kind]} == {"parsing", "background"}
+    assert {kind for kind in second if second[kind] != first[kind]} == {"parsing", "background", "scores"}
     tars = {k: v for k, v in before.items() if k.endswith(".tar")}
     assert {k: v for k, v in digests(out).items() if k in tars} == tars
     assert list(verify(open_store(out))) == []
