@@ -24,6 +24,7 @@ from remot_data.records import BOXES, NO_LAYERS, LayerInfo, Receipt, Record, Sna
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, is_current, may_pass, shards_of
+from remot_data.store.history import note
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def switch(
     )
     if write:
         store.write_snapshot(made)
+        note(store, "snapshot", **made.to_json())
     return made
 
 
@@ -240,7 +242,7 @@ def run_jobs(
     """
     with ExitStack() as locks:
         for job in jobs:
-            locks.enter_context(store.lock(job.id, wait))
+            progress = locks.enter_context(store.lock(job.id, wait)).telling(progress)
             store.sweep(job.folder)
         log = locks.enter_context(store.log("receipts"))
         state = _State(store, jobs, known or {})
@@ -266,6 +268,10 @@ def run_jobs(
                 raise base.DetectorError(f"{job.spec} failed on every clip; on {clip}: {reason}")
             made_by = dataclasses.replace(info(store, job), failed=failed)
             store.write_json(f"{job.folder}/layer.json", made_by.to_json())
+            if mine := [r for r in done if job.folder in r.made]:
+                seconds = round(sum(r.seconds.get(job.kind, 0.0) for r in mine), 3)
+                about = {"shards": len(mine), "frames": sum(r.frames for r in mine), "seconds": seconds}
+                note(store, "annotate", layer=job.kind, id=job.id, **about)
     return done
 
 

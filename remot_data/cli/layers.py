@@ -82,6 +82,7 @@ def snapshot(
     from remot_data.reading.filters import where as allowed
     from remot_data.reading.sampling import split_mask
     from remot_data.store import open_store
+    from remot_data.store.history import note
 
     opened = open_store(store)
     chosen = {kind: opened.layer(kind, i).id for kind, _, i in (item.partition("=") for item in layer or [])}
@@ -93,6 +94,7 @@ def snapshot(
     planned = switch(opened, name, chosen, where, split, write=False)
     kept = sum(int(allowed(planned, opened, clip).sum()) for clip in opened.clips)
     opened.write_snapshot(planned)
+    note(opened, "snapshot", **planned.to_json())
     total = sum(clip.frames for clip in opened.clips)
     out.print(f"snapshot {name}: {kept} of {total} frames pass; layers {json.dumps(planned.layers)}")
 
