@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from remot_data.cli.console import err, finish, out, print_failed, progress_bars
+from remot_data.cli.events import Events, Metrics, watched
 from remot_data.cli.options import (
     AsJson,
     Gpus,
@@ -65,6 +66,8 @@ def build(
     workers: Workers = None,
     gpus: Gpus = None,
     scheduler: Scheduler = None,
+    events: Events = None,
+    metrics: Metrics = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a store: decode, find the persons, crop to each, write frames, run the default layers.
@@ -116,7 +119,7 @@ def build(
     stored = stored_policy(to)
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
-    with only_gpus(gpus), progress_bars() as progress:
+    with only_gpus(gpus), progress_bars() as bars, watched("build", to, bars, events, metrics) as progress:
         if not no_layers:
             defaults = [Job(kind, spec) for kind, spec in DEFAULTS.items()] if stored is None else []
             say_approximate({job.kind: job for job in (*defaults, *instead)}.values())
@@ -138,6 +141,7 @@ def build(
             scheduler=scheduler,
             progress=progress,
         )
+        progress.finished(summary.to_json())
     _print_build(summary)
     say_where_all_clips_are(to)
     finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)

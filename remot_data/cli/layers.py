@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from remot_data.cli.console import err, finish, out, print_failed, progress_bars
+from remot_data.cli.events import Events, Metrics, watched
 from remot_data.cli.options import (
     AsJson,
     Gpus,
@@ -38,6 +39,8 @@ def annotate(
     workers: Workers = None,
     gpus: Gpus = None,
     scheduler: Scheduler = None,
+    events: Events = None,
+    metrics: Metrics = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
@@ -49,7 +52,7 @@ def annotate(
         raise typer.BadParameter(
             f"--setting device={settings['device']} is for --workers 0; a worker sees one GPU, and --gpus says which"
         )
-    with only_gpus(gpus), progress_bars() as progress:
+    with only_gpus(gpus), progress_bars() as bars, watched("annotate", store, bars, events, metrics) as progress:
         say_approximate([Job(layer, detector, weights=str(weights) if weights else None, settings=settings)])
         summary = run(
             store,
@@ -65,6 +68,7 @@ def annotate(
             scheduler=scheduler,
             progress=progress,
         )
+        progress.finished(summary.to_json())
     out.print(f"{summary.layer} layer {summary.id}: {summary.computed} of {summary.shards} shards computed")
     print_failed({layer: summary.failed})
     finish(summary.to_json(), as_json, 1 if summary.failed else 0)
