@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,23 +50,17 @@ def write_film(
     shown = [info for info in infos if info.kind not in plain]
     missing = [info.kind for info in shown if found.id not in store.index(info.folder, found.shard).spans]
     shown = [info for info in shown if info.kind not in missing]
+    panels = 1 + len(shown)
     height, width = (side + side % 2 for side in store.size)
-    out = Path(out)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "clip.mp4")
-        with media.VideoWriter(made, found.fps or 30.0, (height, width * (1 + len(shown)))) as writer:
-            for start in range(0, found.frames, _AT_ONCE):
-                which = range(start, min(start + _AT_ONCE, found.frames))
-                for strip in _strips(store, found, shown, which, (height, width)):
-                    writer.write(strip)
-                if progress:
-                    progress("frames", which[-1] + 1, found.frames)
-        if found.frames > 1:
-            pts = found.pts.array()
-            media.retime(made, made, (pts - pts[0]).tolist(), found.time_base)
-        heard = _heard(found, made, Path(folder)) if sound else None
-        with replacing(out) as file, open(heard or made, "rb") as source:
-            shutil.copyfileobj(source, file)
+
+    def strips() -> Iterator[np.ndarray]:
+        for start in range(0, found.frames, _AT_ONCE):
+            which = range(start, min(start + _AT_ONCE, found.frames))
+            yield from _strips(store, found, shown, which, (height, width))
+            if progress:
+                progress("frames", which[-1] + 1, found.frames)
+
+    heard = write_frames(Path(out), found, range(found.frames), strips(), (height, width * panels), sound)
     names = ", ".join(["frames", *(f"{info.kind} ({info.id})" for info in shown)])
     lacking = f"; it has no {', '.join(missing)}" if missing else ""
     return f"clip {found.id}, {found.frames} frames: {names}{' and sound' if heard else ''}{lacking}"
@@ -86,14 +80,40 @@ def _strips(store: Store, clip: Clip, infos: Sequence[LayerInfo], which: range, 
         yield np.concatenate([np.pad(panel, edge, mode="edge") for panel in panels], 1)
 
 
-def _heard(clip: Clip, made: Path, folder: Path) -> Path | None:
-    """The video with the sound of its source; None where the source is not there, or has none."""
+def write_frames(
+    out: Path, clip: Clip, which: range, pictures: Iterable[np.ndarray], size: HW, sound: bool = True
+) -> bool:
+    """Write pictures of some consecutive frames of a clip as H.264, at the times of these frames.
+
+    Args:
+        pictures: uint8 [H, W, 3] of `size`, which is even, one for each of `which`.
+        sound: with the sound of the source, where that is there and has one.
+
+    Returns:
+        Whether there is sound in it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "clip.mp4")
+        with media.VideoWriter(made, clip.fps or 30.0, size) as writer:
+            for picture in pictures:
+                writer.write(picture)
+        pts = clip.pts.array()[which.start : which.stop]
+        if len(pts) > 1:
+            media.retime(made, made, (pts - pts[0]).tolist(), clip.time_base)
+        heard = _heard(clip, int(pts[0]), made, Path(folder)) if sound else None
+        with replacing(out) as file, open(heard or made, "rb") as source:
+            shutil.copyfileobj(source, file)
+    return heard is not None
+
+
+def _heard(clip: Clip, first: int, made: Path, folder: Path) -> Path | None:
+    """The video with the sound of its source from a time on; None where the source is not there, or has none."""
     try:
         source = in_child.probe(clip.path)
         if not source.has_audio:
             return None
-        base = clip.time_base[0] / clip.time_base[1]
-        in_child.mux_audio(made, clip.path, folder / "heard.mp4", max((clip.pts[0] - source.first_pts) * base, 0.0))
+        start = (first - source.first_pts) * clip.time_base[0] / clip.time_base[1]
+        in_child.mux_audio(made, clip.path, folder / "heard.mp4", max(start, 0.0))
     except (VideoError, media.EncodeError, ChildError, OSError):
         return None
     return folder / "heard.mp4"
