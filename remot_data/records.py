@@ -347,7 +347,7 @@ class Snapshot(Record):
     """A named choice of one layer a kind, a filter and a split policy: what training reads.
 
     `where` is a filter over the columns of the scores layer and of ``clips.parquet``, for example
-    ``visible_joints>=0.8``. `split` is ``column`` (the split of each clip) or ``time:F`` (the last share F
+    ``jumps<=0.05 and swapped<=0``. `split` is ``column`` (the split of each clip) or ``time:F`` (the last share F
     of every clip is ``test``).
     """
 

@@ -72,6 +72,15 @@ LABELS = {
     )
 }
 
+# The scores that layers of a schema always have; beside them `agreement` and `valid`, where a store knows them.
+SCORES = {
+    "basic": ("sharpness", "visible_joints", "persons", "motion"),
+    "quality": tuple(
+        "disagreement mended sure least_sure jitter jumps swapped twist lost limbs stretch off_person no_limb apart "
+        "flicker face hand camera overlay clipped".split()
+    ),
+}
+
 # Region channels 1..5 of the six-class layout, in the order the model uses.
 REGIONS = LABELS["remot6"].labels[1:]
 

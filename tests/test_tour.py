@@ -11,9 +11,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from remot_data.care.check_rules import RULES
 from remot_data.cli import commands
 from remot_data.detectors.base import BUILTIN
 from remot_data.exchange.exports import FORMATS
+from remot_data.reading.filters import DEFAULT
+from remot_data.schemas import SCORES
 from remot_data.store.layers import BUILT_IN
 from remot_model import cli
 from remot_model.config import PRESETS, VARIANTS
@@ -52,6 +55,8 @@ def absent(names: Iterable[str], text: str) -> list[str]:
     [
         ("architecture", [f"| {kind}" for kind in BUILT_IN]),
         ("data", [f"| `{name}`" for name in FORMATS]),
+        ("checking", [f"| `{name}`" for name in (*SCORES["quality"], *RULES)]),
+        ("checking", [DEFAULT, *(rule.filter for rule in RULES.values() if rule.filter)]),
         ("detectors", [f"`{name}`" for name in BUILTIN]),
         ("model", [*(f"| `{name}`" for name in PRESETS), *(f":{name}" for name in VARIANTS)]),
     ],

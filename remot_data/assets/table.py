@@ -100,6 +100,18 @@ ASSETS: dict[str, Asset] = {
             6440512,
             "33 landmarks and a person mask (full model)",
         ),
+        Asset(
+            "blazepose-heavy",
+            "@mediapipe/pose",
+            "0.5.1675469404",
+            "package/pose_landmark_heavy.tflite",
+            "59e42d71bcd44cbdbabc419f0ff76686595fd265419566bd4009ef703ea8e1fe",
+            27709200,
+            "Apache-2.0",
+            "33 landmarks and a person mask (heavy model), for blazepose:heavy",
+            source="npm",
+            without="--with blazepose",
+        ),
         _mediapipe(
             "hand-recrop",
             "holistic_landmark/hand_recrop.tflite",

@@ -53,6 +53,10 @@ def build(
     shots: Annotated[str | None, typer.Option(help="What finds the shots: contrast (the default), transnetv2.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="name=value, any other field of the policy.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy of the snapshot: 'column' or 'time:F'.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Filter of the snapshot, '' for none. New stores have one against wrong frames."),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the manifest's root.")] = None,
     retry: Annotated[str, typer.Option(help="Reason codes (a,b): what was refused for them is tried again.")] = "",
     limit_rejects: Annotated[float | None, typer.Option(help="Stop when a larger share of inputs is refused.")] = None,
@@ -130,6 +134,7 @@ def build(
             layers={} if no_layers else None,
             instead=instead,
             split=split,
+            where=where,
             root=root,
             retry=[code for code in retry.split(",") if code],
             limit_rejects=limit_rejects,
@@ -264,4 +269,6 @@ def _print_build(summary: Any) -> None:
         out.print(f"to try again what was refused for it: the same command with --retry {','.join(again)}")
     if codes & PASSING:
         out.print("what was unavailable is tried again by the same command")
+    if summary.where:
+        out.print(f"training reads the frames with {summary.where}; `remot check` tells which they are", markup=False)
     print_failed(summary.failed)

@@ -18,6 +18,7 @@ from remot_data.cli.options import (
     Workers,
 )
 from remot_data.detectors._torch import only_gpus
+from remot_data.store import StoreError
 
 
 def verify(
@@ -87,6 +88,49 @@ def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) ->
     with progress_bars() as progress:
         count = run(open_store(store), workers, scheduler, progress)
     out.print(f"{count} shards rewritten")
+
+
+def check(
+    store: str,
+    snapshot: Annotated[str, typer.Option(help="What to check: its layers, its filter.")] = "main",
+    to: Annotated[Path | None, typer.Option("--out", help="An HTML file to write, with the worst frames.")] = None,
+    fail_on: Annotated[str, typer.Option(help="Rules (a,b), or any: end with status 1 if one of them fired.")] = "",
+    most: Annotated[int, typer.Option("--clips", min=0, help="Most clips to list.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Say which clips look wrong and by which rule, and suggest the filter that drops their frames."""
+    from remot_data.care import check_rules
+    from remot_data.care.check import check as run
+
+    try:
+        watched = {rule.name for rule in check_rules.chosen(fail_on)}
+    except KeyError as error:
+        known = ", ".join(check_rules.RULES)
+        raise typer.BadParameter(f"--fail-on: there is no rule {error.args[0]!r}; there are {known}") from error
+    found = run(store, snapshot, out=to)
+    if fail_on != "any" and (lacking := sorted(watched & found.unjudged.keys())):
+        raise StoreError(f"--fail-on {lacking[0]} cannot be judged: {found.unjudged[lacking[0]]}")
+    for name, number in found.counts.items():
+        rule = check_rules.RULES[name]
+        on = "the set" if rule.whole else f"{number} of {found.checked} clips"
+        out.print(f"[yellow]{name}[/yellow] on {on}: {escape(rule.why)} [dim]{escape(rule.cure)}[/dim]")
+    for fired in found.whole:
+        out.print(escape(f"  {fired.rule}: {check_rules.RULES[fired.rule].what} {fired.value:.3g} ({fired.detail})"))
+    for sick in found.clips[:most]:
+        said = "; ".join(f"{f.rule} {f.value:.3g}" + (f" ({f.detail})" if f.detail else "") for f in sick.fired)
+        out.print(escape(f"  {sick.clip}  {said}"))
+    if len(found.clips) > most:
+        out.print(f"  and {len(found.clips) - most} more; --clips lists more of them")
+    for name, why in found.unjudged.items():
+        err.print(f"not judged: {name}: {why}", markup=False)
+    if not found.counts:
+        out.print(f"{found.store}: no rule fired on {found.checked} clips")
+    if found.filter:
+        out.print(f"suggested: {found.command}", markup=False)
+        out.print(f"it keeps {found.keeps} of {found.frames} frames; {found.passes} pass now")
+    if to:
+        out.print(f"wrote {to}")
+    finish(found.to_json(), as_json, 1 if watched & found.counts.keys() else 0)
 
 
 def doctor(

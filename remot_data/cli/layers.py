@@ -78,7 +78,7 @@ def snapshot(
     store: str,
     name: str,
     layer: Annotated[list[str] | None, typer.Option(help="kind=id; the beginning of an id will do.")] = None,
-    where: Annotated[str | None, typer.Option(help="Filter, for example 'visible_joints>=0.8'.")] = None,
+    where: Annotated[str | None, typer.Option(help="Filter, for example 'jumps<=0.05 and swapped<=0'.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy: 'column' or 'time:F'.")] = None,
 ) -> None:
     """Name a choice of layers and a filter; training reads it by name. Starts from the one there is, or from main."""

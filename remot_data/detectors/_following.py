@@ -55,6 +55,21 @@ class Landmarks:
         """Between hips and shoulders."""
         return self.points[[11, 12, 23, 24], :2].mean(0)
 
+    @property
+    def placed(self) -> Landmarks:
+        """The same without the mask, which takes most of the memory."""
+        return replace(self, logits=self.logits[:0])
+
+    @property
+    def body(self) -> np.ndarray:
+        """The points of the body, float32 [33, 3] of x, y, confidence."""
+        return np.concatenate([self.points[:33, :2], self.points[:33, 2:].min(1, keepdims=True)], 1)
+
+    @property
+    def height(self) -> float:
+        """About that of the person, upright, in pixels: the diameter of the circle round the body."""
+        return self.region.side / _MARGIN
+
 
 class OneEuro:
     """One-euro filter of Casiez et al. (CHI 2012) for points float [K, 2] at a fixed rate.
@@ -126,6 +141,11 @@ class Track:
             return None
         return self._follow(found)
 
+    def start(self, found: Landmarks) -> None:
+        """Go on from landmarks that are known, as if they had been found in the frame before."""
+        self._restart()
+        self._follow(found)
+
     def _restart(self) -> None:
         self._aux = OneEuro(0.01, 10.0)
         self._points = OneEuro(0.05, 80.0)
@@ -136,10 +156,7 @@ class Track:
         if found.presence >= PRESENCE and moved(region, better := region_of(*found.points[33:35, :2])):
             self._restart()
             found = self._landmarks(frame, better)
-        if found.presence < PRESENCE:
-            return None
-        is_own = sight is None or sight.holds(np.array(tight_box(found, sight.size)), found.middle)
-        return found if is_own else None
+        return found if is_own(found, sight) else None
 
     def _search(self, frame: np.ndarray, sight: Sight | None) -> Iterator[Region]:
         """Where to look for the person of a crop: the largest and most central, or else the crop itself.
@@ -170,6 +187,13 @@ class Track:
             points[:, :2] = self._points(points[:, :2], max(size, 1e-6))
             found = replace(found, points=points)
         return found
+
+
+def is_own(found: Landmarks, sight: Sight | None) -> bool:
+    """Whether landmarks are of anybody, and of the person in the own box."""
+    if found.presence < PRESENCE:
+        return False
+    return sight is None or sight.holds(np.array(tight_box(found, sight.size)), found.middle)
 
 
 def _around(sight: Sight, times: float = 1.1 * _MARGIN) -> Region:
@@ -251,6 +275,6 @@ class Company:
 
 def _body(found: Landmarks) -> np.ndarray:
     """BODY_25 keypoints [25, 3] of landmarks, outside the image too."""
-    points = np.concatenate([found.points[:33, :2], found.points[:33, 2:].min(1, keepdims=True)], 1)
+    points = found.body
     points[points[:, 2] < _SEEN] = 0
     return convert_keypoints(points, "blazepose33", "body25")

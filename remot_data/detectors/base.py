@@ -192,11 +192,14 @@ BUILTIN = {
     "pose-guided": Entry("parsing", "remot_data.detectors.pose_guided:PoseGuidedParser"),
     "dis": Entry("flow", "remot_data.detectors.dis:DISFlow"),
     "temporal-median": Entry("background", "remot_data.detectors.temporal_median:TemporalMedian"),
-    "basic-scores": Entry("scores", "remot_data.detectors.basic_scores:BasicScores", weights=("blazepose-detector",)),
+    "quality-scores": Entry(
+        "scores", "remot_data.detectors.quality_scores:QualityScores", weights=("blazepose-detector",)
+    ),
 }
 DEFAULTS = {entry.kind: name for name, entry in BUILTIN.items()}
 _ADAPTERS = "remot_data.detectors"
 BUILTIN |= {
+    "basic-scores": Entry("scores", "remot_data.detectors.basic_scores:BasicScores", weights=("blazepose-detector",)),
     "smooth": Entry("pose", f"{_ADAPTERS}.smooth:Smooth"),
     "ultralytics": Entry(
         "pose", f"{_ADAPTERS}.ultralytics_pose:UltralyticsPose", extra="ultralytics", library="ultralytics"

@@ -34,7 +34,7 @@ class BasicScores:
     kind = "scores"
     version = "1"
     schema = "basic"
-    needs = ("pose", BOXES, VALID)
+    needs: tuple[str, ...] = ("pose", BOXES, VALID)
     licence = "Apache-2.0"
     approximate = False
 

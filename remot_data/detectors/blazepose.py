@@ -10,16 +10,17 @@ videos of few frames a second, the landmarks are computed again in its new place
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from remot_data.detectors._boxes import sights
+from remot_data.detectors._carrying import OTHER_SIDE, UNKNOWN
 from remot_data.detectors._following import (
     LANDMARK_SIZE,
     PRESENCE,
@@ -35,14 +36,17 @@ from remot_data.detectors._following import (
 )
 from remot_data.detectors._hands_face import Followed, HandsFace
 from remot_data.detectors._litert import Network, Region, crop, overlaps, sigmoid, weights_file
-from remot_data.detectors.base import Arrays, file_sha256
-from remot_data.records import BOXES
+from remot_data.detectors._second_look import SecondLook
+from remot_data.detectors.base import Arrays, DetectorError, file_sha256
+from remot_data.records import BOXES, TIMES
 from remot_data.schemas import convert_keypoints, keypoint_set
 
 _DETECTOR_SIZE = 224
 _HEATMAP_SIZE = 64
 _POINTS = 39  # 33 keypoints, then the two that give the next region of interest, then four of the hands
 _KERNEL = 7
+_USUAL_RATE = 30.0  # frames a second where nobody says when frames are seen
+_MODELS = {"full": "blazepose-landmarks", "heavy": "blazepose-heavy"}
 
 
 @dataclass(frozen=True)
@@ -214,18 +218,26 @@ def same_body(a: Sequence[float], b: Sequence[float]) -> bool:
 class LandmarkNetwork:
     """The landmark network: 39 points, presence and person mask inside a region of interest."""
 
-    def __init__(self, weights: str | Path | None = None, threads: int = 1):
-        self.path = weights_file(weights, "blazepose-landmarks")
+    def __init__(self, weights: str | Path | None = None, threads: int = 1, asset: str = _MODELS["full"]):
+        self.path = weights_file(weights, asset)
         size, cells = LANDMARK_SIZE, _HEATMAP_SIZE
         outputs = ((1, _POINTS * 5), (1, 1), (1, size, size, 1), (1, cells, cells, _POINTS))
         self._network = Network(self.path, "landmark network", (1, size, size, 3), outputs, threads)
 
-    def __call__(self, image: np.ndarray, region: Region) -> Landmarks:
-        """Landmarks of the person in a region of an image uint8 [H, W, 3]."""
+    def __call__(self, image: np.ndarray, region: Region, mirrored: bool = False) -> Landmarks:
+        """Landmarks of the person in a region of an image uint8 [H, W, 3].
+
+        With `mirrored`, the network sees the mirrored picture of the region, and what it finds is mirrored back.
+        """
         picture = crop(image, region, LANDMARK_SIZE, cv2.BORDER_REPLICATE)
+        if mirrored:
+            picture = picture[:, ::-1]
         values, presence, mask, heatmaps = self._network(picture * np.float32(1 / 255))
         values = values.reshape(_POINTS, 5)
         placed = refine(values[:, :2] / LANDMARK_SIZE, heatmaps) * LANDMARK_SIZE
+        if mirrored:
+            placed[:, 0], mask = LANDMARK_SIZE - 1 - placed[:, 0], mask[:, ::-1]
+            placed[:33], values[:33] = placed[OTHER_SIDE], values[OTHER_SIDE]
         points = region.to_image(placed, LANDMARK_SIZE)
         points = np.concatenate([points, sigmoid(values[:, 3:])], 1).astype(np.float32)
         return Landmarks(points, float(presence[0]), mask[..., 0], region)
@@ -242,16 +254,24 @@ def body25(points: np.ndarray, size: tuple[int, int], threshold: float) -> np.nd
 class BlazePose:
     """BlazePose (full model) as a pose detector: BODY_25 keypoints and a soft person mask for every frame.
 
-    What is stored is raw: the landmarks of each frame on its own. Only the region of interest is carried from
-    frame to frame, filtered as MediaPipe does. A frame where nobody is found has keypoints and mask of zeros.
-    The confidence of a keypoint is the smaller of its visibility and its presence in the frame.
+    Frames are looked at one after the other, the region of interest carried along, filtered as MediaPipe does. Frames
+    that are doubtful then (`_doubts`) are looked at again, backward in time and in the mirrored picture, and for
+    shoulders and hips, arms, and legs what moves least is taken, also with left and right exchanged (`_carrying`). A
+    joint that the network is unsure of is kept where it moves little from a frame in which it is sure; a single joint
+    that is lost for at most 0.2 s is filled in. What was changed is marked. No place is smoothed.
+
+    A frame where nobody is found has keypoints and mask of zeros. The confidence of a keypoint is the smaller of its
+    visibility and its presence in the frame.
 
     Args:
-        weights: a ``pose_landmark_full.tflite``; the asset ``blazepose-landmarks`` if not given.
+        weights: a ``pose_landmark_full.tflite``; the asset ``blazepose-landmarks``, or that of `model`, if not given.
         detector_weights: a ``pose_detection.tflite``; the asset ``blazepose-detector`` if not given.
         threads: CPU threads of LiteRT.
-        threshold: keypoints of smaller confidence are stored as not seen.
+        threshold: keypoints of smaller confidence are stored as not seen, unless they are carried over.
         smooth: pass the keypoints through MediaPipe's one-euro filter, at 30 frames a second.
+        carry: carry joints over time, as said above. False: the landmarks of each frame on its own, as this detector
+            gave them before it had the setting. By default, unless `smooth`.
+        model: ``full``, or ``heavy`` for a landmark network that takes three times as long.
         hands_face: find 21 points of each hand and 70 of the face besides, as OpenPose names them (``openpose137``).
             Of hands of a dozen pixels, as in frames of 256 x 192, a third is missed: read the source videos.
     """
@@ -259,9 +279,10 @@ class BlazePose:
     name = "blazepose"
     kind = "pose"
     version = "1"
-    needs: tuple[str, ...] = (BOXES,)
+    needs: tuple[str, ...] = (BOXES, TIMES)
     licence = "Apache-2.0"
     approximate = False
+    before: ClassVar[Mapping[str, Any]] = {"carry": False, "model": "full"}
 
     def __init__(
         self,
@@ -272,10 +293,19 @@ class BlazePose:
         threshold: float = 0.3,
         smooth: bool = False,
         hands_face: bool = False,
+        carry: bool | None = None,
+        model: str = "full",
     ):
-        self._landmarks = LandmarkNetwork(weights, threads)
+        if model not in _MODELS:
+            raise DetectorError(f"blazepose has no model {model!r}; its models are {', '.join(_MODELS)}")
+        if carry and smooth:
+            raise DetectorError("blazepose: smooth is for joints of each frame on its own; give it with carry=false")
+        self._carry = not smooth if carry is None else carry
+        self._landmarks = LandmarkNetwork(weights, threads, _MODELS[model])
         self._detector = PersonDetector(detector_weights, threads)
-        self._settings = {"threads": threads, "threshold": threshold, "smooth": smooth}
+        self._settings: dict[str, Any] = {"threads": threads, "threshold": threshold, "smooth": smooth}
+        later: dict[str, Any] = {"carry": self._carry, "model": model}
+        self._settings |= {name: value for name, value in later.items() if value != self.before[name]}
         self._threshold, self._smooth = threshold, smooth
         self._hands_face = HandsFace(threads) if hands_face else None
         self.schema = "openpose137" if hands_face else "body25"
@@ -295,26 +325,47 @@ class BlazePose:
         """`keypoints` float32 [T, 25 or 137, 3] and `mask` uint8 [T, H, W] of one person in uint8 [T, H, W, 3].
 
         Given `boxes`, the person is that of the own box, and in frames in which the body that is found is not that
-        person's, all are zeros. Where somebody else's box reaches into a frame, there is `others`, too.
+        person's, all are zeros. Where somebody else's box reaches into a frame, there is `others`, too. Where joints
+        are carried over time, there is `checks` uint8 [T, 2, 25 or 137], as the pose layer has it; without `times`,
+        frames are taken for 1/30 s apart.
         """
         count, size = len(frames), frames.shape[1:3]
-        keypoints = np.zeros((count, len(keypoint_set(self.schema)), 3), np.float32)
         mask = np.zeros((count, *size), np.uint8)
         track = self.track(self._smooth)
-        parts = Followed(self._hands_face) if self._hands_face else None
         known = list(sights(needed[BOXES], size)) if BOXES in needed else [None] * count
         company = Company(self.track, needed[BOXES], size) if BOXES in needed else None
+        seen: list[Landmarks | None] = []
         for t, frame in enumerate(frames):
             found = track(frame, known[t])
             if found is not None:
-                keypoints[t, :25] = body25(found.points, size, self._threshold)
                 mask[t] = soft_mask(found, size)
-            if parts is not None:
-                keypoints[t, 25:] = parts(frame, found.points if found is not None else None)
             if company is not None:
                 company.see(t, frame, found)
-        others = {"others": company.mask} if company is not None and company.seen.any() else {}
-        return {"keypoints": keypoints, "mask": mask, **others}
+            seen.append(found and found.placed)
+        more: Arrays = {"others": company.mask} if company is not None and company.seen.any() else {}
+        if not self._carry:
+            return {"keypoints": self._keypoints(frames, seen), "mask": mask, **more}
+        times = needed[TIMES][TIMES] if TIMES in needed else np.arange(count) / _USUAL_RATE
+        carried = SecondLook(self.track, self._landmarks, frames, known, times)(seen, mask, self._threshold)
+        checks = np.zeros((count, 2, len(keypoint_set(self.schema))), np.uint8)
+        checks[:, 1] = UNKNOWN
+        checks[..., :25] = carried.checks
+        return {"keypoints": self._keypoints(frames, carried.seen, 1e-9), "mask": mask, **more, "checks": checks}
+
+    def _keypoints(
+        self, frames: np.ndarray, seen: Sequence[Landmarks | None], threshold: float | None = None
+    ) -> np.ndarray:
+        """Keypoints float32 [T, 25 or 137, 3] of landmarks, with hands and face where these are asked for."""
+        keypoints = np.zeros((len(frames), len(keypoint_set(self.schema)), 3), np.float32)
+        parts = Followed(self._hands_face) if self._hands_face else None
+        for t, (frame, found) in enumerate(zip(frames, seen, strict=True)):
+            if found is not None:
+                keypoints[t, :25] = body25(
+                    found.points, frame.shape[:2], self._threshold if threshold is None else threshold
+                )
+            if parts is not None:
+                keypoints[t, 25:] = parts(frame, found.points if found is not None else None)
+        return keypoints
 
     def track(self, smooth: bool = False) -> Track:
         """Follows one person through the frames of a clip."""

@@ -25,6 +25,7 @@ from remot_data.annotating.annotate import Outdated, plan_jobs, recorded_job, ru
 from remot_data.annotating.jobs import Job
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DEFAULTS
+from remot_data.detectors.quality_scores import QualityScores
 from remot_data.engine import Engine, Progress, open_engine
 from remot_data.ingest import cuts, people
 from remot_data.ingest.inputs import Input, find_inputs
@@ -33,6 +34,7 @@ from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
 from remot_data.media.identity import checked, content_sha256, stamp
+from remot_data.reading import filters
 from remot_data.records import BOXES, PASSING, REASONS, Clip, LayerInfo, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
@@ -49,6 +51,7 @@ class Summary(Record):
     """What a build did. Frames add up: decoded = kept + refused + resampled (left out by the fps policy).
 
     `notes` say what of a video that was kept is not in it: frames that damage may have reached, or without a time.
+    `where` is the filter of the snapshot, where the build gave it one.
 
     `person_frames` has every frame once for each person followed in it: seen = kept + refused, which is by code.
     """
@@ -68,6 +71,7 @@ class Summary(Record):
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    where: str = ""
 
 
 def build(
@@ -79,6 +83,7 @@ def build(
     instead: Sequence[Job] = (),
     snapshot: str = "main",
     split: str | None = None,
+    where: str | None = None,
     root: str | os.PathLike[str] | None = None,
     retry: Collection[str] = (),
     limit_rejects: float | None = None,
@@ -101,6 +106,8 @@ def build(
         instead: layers to make in place of those of their kind, or besides: ``Job(kind, detector)``, with weights and
             settings. The snapshot has them from then on, with new layers of those that read the ones replaced.
         split: split policy of the snapshot, see `Snapshot`.
+        where: filter of the snapshot. None for that of the snapshot that is there; a new store whose scores are of the
+            schema ``quality`` has `remot_data.reading.filters.DEFAULT`, other new ones have none.
         root: folder of the data, in place of the ``root`` of a manifest.
         retry: reason codes; videos and clips refused for these are tried again. Those refused as ``unavailable``, for
             which this machine is to blame, always are.
@@ -119,6 +126,8 @@ def build(
     unknown = sorted(set(retry) - set(REASONS))
     if unknown:
         raise StoreError(f"--retry takes reason codes, not {', '.join(unknown)}; they are {', '.join(REASONS)}")
+    if where:
+        _ = list(filters.conditions(where))  # which raises, for one that cannot be read
     inputs, ignored = find_inputs(videos, root)
     stored = stored_policy(out)
     finder = finder or _finder_of(stored)
@@ -132,6 +141,7 @@ def build(
     config = {"policy": policy.to_json(), "size": policy.size}
     store = check_store(out, config)
     seconds: dict[str, float] = {}
+    given = ""
     bounds = (limits or sandbox.Limits()).to_json()
     with store.lock(wait=wait) as lock, open_engine(workers, scheduler, visible_gpus) as engine:
         progress = lock.telling(progress)
@@ -167,8 +177,10 @@ def build(
             if jobs:
                 run_jobs(engine, store, jobs, progress, wait=wait, known=known_shards(store))
             seconds["layers"] = time.monotonic() - started
-            if layers is not None or instead or split is not None or snapshot not in store.snapshots:
-                switch(store, snapshot, chosen, split=split)
+            known = store.snapshots
+            if layers is not None or instead or split is not None or where is not None or snapshot not in known:
+                filter_ = _default_filter(store, chosen) if where is None and not known else where
+                given = switch(store, snapshot, chosen, filter_, split).where
         store.compact_log("videos", lambda line: line["input"]["path"])
         store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
         store.compact_log("jobs", lambda job: job["id"])
@@ -178,7 +190,8 @@ def build(
             note(store, "build", before=before, shards=store.shard_count, clips=len(made.clips), frames=frames)
         gather(store)
     notes = tuple(note for line in lines for note in line.get("notes", ()))
-    return _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds, notes)
+    done = _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds, notes)
+    return dataclasses.replace(done, where=given)
 
 
 def _finder_of(stored: Policy | None) -> str | None:
@@ -252,6 +265,13 @@ def _told(made_by: LayerInfo) -> str:
     weights = [f"--weights {made_by.weights}"] if made_by.weights else []
     settings = [f"--setting {name}={json.dumps(value)}" for name, value in made_by.settings.items()]
     return " ".join([spec, *weights, *settings])
+
+
+def _default_filter(store: Store, layers: Mapping[str, str]) -> str | None:
+    """The filter of a new store with these layers."""
+    if "scores" in layers and store.layer("scores", layers["scores"]).schema == QualityScores.schema:
+        return filters.DEFAULT
+    return None
 
 
 # Looking through

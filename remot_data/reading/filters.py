@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from remot_data.records import Clip, Snapshot
-from remot_data.schemas import keypoint_set
+from remot_data.schemas import SCORES, keypoint_set
 from remot_data.store import Store, StoreError
+
+# The filter of new stores, whose scores are of the schema ``quality``; `benchmarks/wrong_frames.py` is how it was set.
+DEFAULT = (
+    "swapped<=0 and twist<=0.03 and jumps<=0.05 and jitter<=0.06 and lost<=0.05 and limbs<=0.04 and disagreement<=0.1 "
+    "and off_person<=0.07 and no_limb<=0.07 and apart<=0.12"
+)
 
 _OPERATORS = {
     ">=": operator.ge,
@@ -28,35 +36,84 @@ def where(snapshot: Snapshot, store: Store, clip: Clip) -> np.ndarray:
     """Which frames of a clip pass a snapshot's filter: bool [frames].
 
     A filter is conditions joined by ``and``; a condition compares a column of the scores layer (a value a frame)
-    or of the clip (one value) with a number or a word.
+    or of the clip (one value) with a number or a word. Of a clip that the scores could not be made for no frame passes
+    a condition on one of them.
 
     Raises:
-        StoreError: for a condition that cannot be read, or a column that is not there (lists what is).
+        StoreError: for a condition that cannot be read, or a column that is not there (names the command that makes it,
+            or lists what is).
     """
-    keep = np.ones(clip.frames, bool)
-    for part in filter(str.strip, re.split(r"\band\b|,", snapshot.where)):
+    return _kept(snapshot.where, lambda name: _column(snapshot, store, clip, name), clip.frames)
+
+
+def passing(filter_: str, columns: Mapping[str, np.ndarray], frames: int) -> np.ndarray:
+    """Which frames pass a filter over these columns, a value a frame each: bool [frames].
+
+    Raises:
+        StoreError: as `where`.
+    """
+
+    def column(name: str) -> np.ndarray:
+        if name not in columns:
+            raise StoreError(f"there is no column {name!r} to filter by; there are {', '.join(columns)}")
+        return columns[name]
+
+    return _kept(filter_, column, frames)
+
+
+def conditions(filter_: str) -> Iterator[tuple[str, str, str]]:
+    """The conditions of a filter: column, operator, and what it is compared with.
+
+    Raises:
+        StoreError: for one that cannot be read.
+    """
+    for part in filter(str.strip, re.split(r"\band\b|,", filter_)):
         match = _CONDITION.fullmatch(part)
         if match is None:
             raise StoreError(f"the filter {part.strip()!r} is not of the form 'column >= value'")
-        name, sign, text = match.groups()
-        values = _column(snapshot, store, clip, name)
-        wanted = text.strip("\"'") if values.dtype.kind in "UO" else float(text)
-        keep &= _OPERATORS[sign](values, wanted)
+        yield match[1], match[2], match[3]
+
+
+def _kept(filter_: str, column: Callable[[str], np.ndarray], frames: int) -> np.ndarray:
+    keep = np.ones(frames, bool)
+    for name, sign, text in conditions(filter_):
+        values = column(name)
+        keep &= _OPERATORS[sign](values, text.strip("\"'") if values.dtype.kind in "UO" else _number(name, text))
+        if values.dtype.kind == "f":
+            keep &= ~np.isnan(values)
     return keep
 
 
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if np.isnan(value):
+        raise StoreError(f"the filter compares {name!r}, which is a number, with {text!r}")
+    return value
+
+
 def _column(snapshot: Snapshot, store: Store, clip: Clip, name: str) -> np.ndarray:
-    described = {**clip.to_json(), "frames": clip.frames}
+    described: dict[str, Any] = {**clip.to_json(), "frames": clip.frames}
+    known = list(described)
     if "scores" in snapshot.layers:
         index = store.index(store.folders(snapshot)["scores"], clip.shard)
+        if clip.id not in index.spans and name not in described:
+            return np.full(clip.frames, np.nan)
         if name in index.rows.column_names:
             return index.column(clip.id, name)
         known = [*index.rows.column_names[4:], *described]
-    else:
-        known = list(described)
-    if not isinstance(described.get(name), (str, int, float)):
+    if isinstance(described.get(name), (str, int, float)):
+        return np.array(described[name])
+    detector = next((f"{schema}-scores" for schema, names in SCORES.items() if name in names), None)
+    if detector is None:
         raise StoreError(f"there is no column {name!r} to filter by; there are {', '.join(known)}")
-    return np.array(described[name])
+    to = f"--snapshot {snapshot.name}"
+    raise StoreError(
+        f"there is no column {name!r} to filter by in snapshot {snapshot.name!r}; make it with "
+        f"`remot annotate {store.url} --layer scores --with {detector} {to}`; there are {', '.join(known)}"
+    )
 
 
 def frontality(keypoints: np.ndarray, schema: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from remot_data.report.charts import histogram
 from remot_data.report.errors import reading
 from remot_data.report.html import Html, bar, count, facts, file_size, join, legend, markup, plural, table
 from remot_data.report.view import SCAN, View, evenly
-from remot_data.schemas import convert_labels, label_set
+from remot_data.schemas import SCORES, convert_labels, label_set
 from remot_data.store import layers as layer_kinds
 
 # So many frames are read for the shares of the layout; so many rejects are listed unfolded.
@@ -25,6 +25,28 @@ _SCORES = {
     "visible_joints": "share of joints seen in each frame",
     "persons": "persons in each frame",
     "motion": "motion from the frame before",
+    "agreement": "whether the pose is on the clip's person",
+    "valid": "share of pixels of the source's picture",
+    "disagreement": "heights that passes of the pose detector differ by",
+    "mended": "share of joints filled in or exchanged",
+    "sure": "mean confidence of the joints",
+    "least_sure": "lowest confidence of a limb",
+    "jitter": "heights that a joint trembles by",
+    "jumps": "share of joints between two jumps",
+    "swapped": "arms and legs with exchanged sides",
+    "twist": "heights that shoulders and hips oppose by",
+    "lost": "share of joints lost for a while",
+    "limbs": "heights that a limb is too long by",
+    "stretch": "heights that a limb's length changes by",
+    "off_person": "share of joints off mask or labels",
+    "no_limb": "share of mask or labels near no limb",
+    "apart": "share of mask and labels in one alone",
+    "flicker": "share of labels found in one frame alone",
+    "face": "pixels of the head's height",
+    "hand": "pixels of the hand's length",
+    "camera": "frame heights that the camera moves",
+    "overlay": "share of the person under writing",
+    "clipped": "share of the person blown or black",
 }
 # What the seconds of a receipt are called in the table of times, by kind of task.
 _TIMES = {
@@ -187,6 +209,7 @@ def distributions(view: View) -> Html:
     names = dict.fromkeys(name for scores in view.scores.values() for name in scores)
     for name in sorted(names, key=lambda n: (list(_SCORES).index(n) if n in _SCORES else len(_SCORES), n)):
         values = np.concatenate([scores[name] for scores in view.scores.values() if name in scores])
+        values = values[values >= 0] if name in SCORES["quality"] else values  # below is what nothing is known of
         charts.append(histogram(name.replace("_", " "), _SCORES.get(name, "a value a frame"), values))
     return markup('<div class="charts">{}</div>{}', join(charts), _classes(view))
 

@@ -1,6 +1,7 @@
 """Keypoints as a ``.npy`` member, exact, and the optional soft masks of the person and of others as PNG.
 
-Masks are stored in 16 grey levels: their last bits are noise and double their size.
+Masks are stored in 16 grey levels: their last bits are noise and double their size. How joints were found, where the
+detector says so, is a small PNG, too.
 """
 
 from __future__ import annotations
@@ -25,14 +26,19 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 
 
 class Pose(Kind):
-    """``keypoints`` float32 [T, K, 3] of x, y, confidence; ``mask``, ``others`` uint8 [T, H, W], which may be absent.
+    """``keypoints`` float32 [T, K, 3] of x, y, confidence; what may be absent: ``mask``, ``others`` uint8 [T, H, W],
+    ``checks`` uint8 [T, 2, K].
+
+    The first row of ``checks`` marks what became of a joint, by bits: 1 filled in over time, 2 left and right
+    exchanged, 4 taken from a pass backward in time, 8 taken from the mirrored picture. The second row says how far
+    passes disagree on it, in 1/250 of the person's height, 250 for that or more; 255 where only one pass looked.
 
     ``others`` is the soft mask of everybody but the person, 0 where a pixel is rather the person's. A clip in whose
     frames there is nobody else has none.
     """
 
     name = "pose"
-    fields = {"keypoints": "npy", "mask": "mask.png", "others": "others.png"}
+    fields = {"keypoints": "npy", "mask": "mask.png", "others": "others.png", "checks": "checks.png"}
     window_field = "keypoints"
     window_optional = "others"
     window_arrays = {"keypoints": "plain", "source_keypoints": "plain", "pose_map": "image", "others": "map"}
@@ -42,7 +48,8 @@ class Pose(Kind):
 
     def encode(self, arrays: Mapping[str, np.ndarray], t: int) -> dict[str, bytes]:
         masks = {self.fields[name]: to_png(_in_levels(arrays[name][t])) for name in _MASKS if name in arrays}
-        return {"npy": to_npy(arrays["keypoints"][t]), **masks}
+        checks = {self.fields["checks"]: to_png(arrays["checks"][t])} if "checks" in arrays else {}
+        return {"npy": to_npy(arrays["keypoints"][t]), **masks, **checks}
 
     def decode(self, extension: str, data: Any) -> np.ndarray:
         return from_npy(data) if extension == "npy" else from_png(data)
@@ -56,6 +63,8 @@ class Pose(Kind):
         for name in _MASKS:
             if name in arrays:
                 expect(arrays, name, "uint8", (frames, *size))
+        if "checks" in arrays:
+            expect(arrays, "checks", "uint8", (frames, 2, points.shape[1]))
 
     def stored(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """The arrays with masks in their 16 levels."""

@@ -58,7 +58,7 @@ def test_boxes_that_tell_of_one_person_change_little(pose: BlazePose) -> None:
     clip = Clip.of(frames, own, own)
     alone = {"own": clip.boxes["own"], "others": clip.boxes["others"][:, :0]}
     plain, told = pose(clip.frames), pose(clip.frames, boxes=alone)
-    assert plain.keys() == told.keys() == {"keypoints", "mask"}
+    assert plain.keys() == told.keys() == {"keypoints", "mask", "checks"}
     a, b = plain["keypoints"], told["keypoints"]
     assert (both := (a[..., 2] > 0.5) & (b[..., 2] > 0.5)).mean() > 0.7
     assert np.percentile(np.abs(a - b)[both][:, :2], 90) < 3
