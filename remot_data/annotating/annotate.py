@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from remot_data.annotating.jobs import Job
 from remot_data.annotating.task import annotate_shards
@@ -97,6 +97,7 @@ def switch(
     where: str | None = None,
     split: str | None = None,
     write: bool = True,
+    ids: Sequence[str] | None | Literal["as before"] = "as before",
 ) -> Snapshot:
     """The snapshot `name` with these layers in place of those it had, written unless told not to.
 
@@ -109,6 +110,7 @@ def switch(
         {**old.layers, **layers},
         old.where if where is None else where,
         old.split if split is None else split,
+        old.ids if ids == "as before" else None if ids is None else tuple(ids),
     )
     if write:
         store.write_snapshot(made)

@@ -93,7 +93,7 @@ class State:
 
     def passing(self, clip: str) -> int:
         """How many frames of a clip the filter lets through; all of a clip that is gone from the disk."""
-        if not self.snapshot.where or clip in self._gone:
+        if not self.snapshot.is_filtered or clip in self._gone:
             return self.frames[clip]
         return int(where(self.snapshot, self.store, self._clips[clip]).sum())
 
@@ -122,7 +122,7 @@ def _then(store: Store, name: str, until: datetime) -> tuple[Snapshot, int, set[
     undone = {clip for line in later if line["what"] == "remove" for clip in line["clips"]}
     gone = {c: n for line in later if line["what"] == "compact" for c, n in line["clips"].items() if c in undone}
     last = written[-1]
-    snapshot = Snapshot(name, last["layers"], last["where"], last["split"])
+    snapshot = Snapshot.from_json({**last, "name": name})
     grown = [line["shards"] for line in past if line["what"] == "build"]
     grows = [line["before"] for line in later if line["what"] == "build"]
     return snapshot, (grown[-1:] or grows[:1] or [store.shard_count])[0], undone, gone
@@ -140,10 +140,11 @@ def diff(a: State, b: State) -> Difference:
     layers = _layers(a, b)
     scores = [x.snapshot.layers.get("scores") for x in (a, b)]
     passing = None
-    if a.store.url != b.store.url or a.snapshot.where != b.snapshot.where or scores[0] != scores[1]:
+    filters = [(x.store.url, x.snapshot.where, x.snapshot.ids) for x in (a, b)]
+    if filters[0] != filters[1] or scores[0] != scores[1]:
         passing = sum(map(a.passing, a.frames)), sum(map(b.passing, b.frames))
     frames = sum(a.frames.values()), sum(b.frames.values())
-    pair = a.snapshot.where, b.snapshot.where
+    pair = _words(a.snapshot), _words(b.snapshot)
     policies = a.snapshot.split, b.snapshot.split
     return Difference(
         _full(a),
@@ -158,6 +159,12 @@ def diff(a: State, b: State) -> Difference:
         pair if pair[0] != pair[1] else None,
         policies if policies[0] != policies[1] else None,
     )
+
+
+def _words(snapshot: Snapshot) -> str:
+    """A filter in words."""
+    listed = [f"a list of {len(snapshot.ids)}"] if snapshot.ids is not None else []
+    return " and ".join([*([snapshot.where] if snapshot.where else []), *listed])
 
 
 def _full(state: State) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -80,9 +80,14 @@ def snapshot(
     layer: Annotated[list[str] | None, typer.Option(help="kind=id; the beginning of an id will do.")] = None,
     where: Annotated[str | None, typer.Option(help="Filter, for example 'jumps<=0.05 and swapped<=0'.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy: 'column' or 'time:F'.")] = None,
+    where_ids: Annotated[
+        str | None,
+        typer.Option(help="CSV, Parquet or text with ids of clips, or keys of frames, that alone are read; or 'none'."),
+    ] = None,
 ) -> None:
     """Name a choice of layers and a filter; training reads it by name. Starts from the one there is, or from main."""
     from remot_data.annotating.annotate import switch
+    from remot_data.reading.filters import ids_of
     from remot_data.reading.filters import where as allowed
     from remot_data.reading.sampling import split_mask
     from remot_data.store import open_store
@@ -95,7 +100,10 @@ def snapshot(
             split_mask(1, split, "train", "")
         except ValueError as error:
             raise StoreError(str(error)) from error
-    planned = switch(opened, name, chosen, where, split, write=False)
+    ids: Any = "as before"
+    if where_ids is not None:
+        ids = None if where_ids == "none" else ids_of(Path(where_ids), opened)
+    planned = switch(opened, name, chosen, where, split, write=False, ids=ids)
     kept = sum(int(allowed(planned, opened, clip).sum()) for clip in opened.clips)
     opened.write_snapshot(planned)
     note(opened, "snapshot", **planned.to_json())

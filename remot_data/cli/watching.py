@@ -84,6 +84,23 @@ def diff(
     finish(found.to_json(), as_json)
 
 
+def card(
+    store: str,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write to; the store's own by default.")
+    ] = None,
+    snapshot: Annotated[str, typer.Option(help="Whose layers and filter are told.")] = "main",
+) -> None:
+    """Write README.md for the Hugging Face Hub, and Croissant: counts, licences, how it was made, what is wrong."""
+    from remot_data.care.card import write_card
+    from remot_data.store import open_store
+
+    doubts = write_card(open_store(store), to, snapshot)
+    for sentence in doubts:
+        out.print(escape(f"note: {sentence}"))
+    out.print(f"wrote {(to or Path(store)) / 'README.md'} and croissant.json")
+
+
 def view(
     store: str,
     clip: Annotated[str, typer.Argument(help="The id of a clip, or its beginning; `remot stats --clips` lists them.")],
