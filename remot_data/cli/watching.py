@@ -101,6 +101,36 @@ def card(
     out.print(f"wrote {(to or Path(store)) / 'README.md'} and croissant.json")
 
 
+def publish(
+    store: str,
+    url: Annotated[str, typer.Argument(help="hf://datasets/ORG/NAME, with @BRANCH for another branch than main.")],
+    snapshot: Annotated[str, typer.Option(help="Whose layers and filter the card tells.")] = "main",
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="In public also where licences are not clear.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a store with its card to the Hugging Face Hub; what is there already is left, so it resumes."""
+    import tempfile
+
+    from remot_data.care.card import write_card
+    from remot_data.exchange.publish import PublishError
+    from remot_data.exchange.publish import publish as run
+    from remot_data.store import open_store
+
+    opened = open_store(store)
+    with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
+        doubts = write_card(opened, folder, snapshot)
+        for sentence in doubts:
+            out.print(escape(f"note: {sentence}"))
+        if public and doubts and not anyway:
+            raise PublishError("the licences are not clear (see the notes): leave --public out, or give --anyway too")
+        done = run(opened, url, Path(folder), private=not public, progress=progress)
+    out.print(
+        escape(f"{done.url}: {done.sent} of {done.files} files sent, {done.bytes:,} bytes, {done.commits} commits")
+    )
+    finish(done.to_json(), as_json)
+
+
 def view(
     store: str,
     clip: Annotated[str, typer.Argument(help="The id of a clip, or its beginning; `remot stats --clips` lists them.")],
