@@ -77,7 +77,7 @@ class State:
         if moment:
             self.snapshot, shards, undone, self._gone = _then(store, plain, _until(moment))
             removed -= undone
-            rows = (row for row in rows if row[2] < shards)
+            rows = (row for row in rows if shards is None or row[2] < shards)
         else:
             self.snapshot = store.snapshot(plain)
         self.frames: dict[str, int] = {}
@@ -109,8 +109,8 @@ def _until(moment: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
-def _then(store: Store, name: str, until: datetime) -> tuple[Snapshot, int, set[str], dict[str, int]]:
-    """A snapshot as it was, how many shards there were, which clips were not removed yet, which are gone since then."""
+def _then(store: Store, name: str, until: datetime) -> tuple[Snapshot, int | None, set[str], dict[str, int]]:
+    """A snapshot as it was, how many shards there were (None: all of now), the clips removed since, those then gone."""
     lines = history(store)
     past = [line for line in lines if datetime.fromisoformat(line["at"]) < until]
     later = lines[len(past) :]
@@ -125,7 +125,7 @@ def _then(store: Store, name: str, until: datetime) -> tuple[Snapshot, int, set[
     snapshot = Snapshot.from_json({**last, "name": name})
     grown = [line["shards"] for line in past if line["what"] == "build"]
     grows = [line["before"] for line in later if line["what"] == "build"]
-    return snapshot, (grown[-1:] or grows[:1] or [store.shard_count])[0], undone, gone
+    return snapshot, next(iter(grown[-1:] or grows[:1]), None), undone, gone
 
 
 def diff(a: State, b: State) -> Difference:

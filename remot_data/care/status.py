@@ -76,8 +76,8 @@ def status(store: Store) -> Status:
     files = store.files
     clips = frames = shards = rejects = 0
     if files.exists("clips.parquet"):
-        table = read_columns(files.read("clips.parquet"), ["shard"])
-        meta = read_metadata(files.read("clips.parquet"))
+        data = files.read("clips.parquet")
+        table, meta = read_columns(data, ["shard"]), read_metadata(data)
         clips, frames = len(table), _values(meta, "pts")
         shards = 1 + max(table["shard"].to_pylist(), default=-1)
     if files.exists("ledger/rejects.parquet"):
