@@ -80,8 +80,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="webdataset, coco, croissant, solodance, diffsynth, animate-anyone, musepose, vid2vid, vid2vid-labels, "
-            "lerobot.",
+            help="webdataset, coco, croissant, solodance, diffsynth, animate-anyone, musepose, vid2vid, "
+            "vid2vid-labels, lerobot.",
         ),
     ],
     to: Annotated[Path, typer.Option("--out", help="The folder to make.")],
