@@ -15,10 +15,13 @@ from remot_data.cli.events import Events, Metrics, watched
 from remot_data.cli.options import (
     AsJson,
     Gpus,
+    PlanOnly,
+    Price,
     Scheduler,
     Wait,
     Workers,
     chosen_layers,
+    price_of,
     say_approximate,
     settings_of,
     size_of,
@@ -72,6 +75,8 @@ def build(
     scheduler: Scheduler = None,
     events: Events = None,
     metrics: Metrics = None,
+    plan: PlanOnly = False,
+    price: Price = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a store: decode, find the persons, crop to each, write frames, run the default layers.
@@ -121,6 +126,22 @@ def build(
     if no_layers and instead:
         raise typer.BadParameter("--no-layers makes none: leave it or --layer out")
     stored = stored_policy(to)
+    chosen: dict[str, Any] = {
+        "policy": dataclasses.replace(stored or Policy(), **given),
+        "layers": {} if no_layers else None,
+        "instead": instead,
+        "root": root,
+        "finder": finder,
+        "shots": shots,
+    }
+    if plan:
+        from remot_data.care import forecast
+
+        made = forecast.of_build(videos, to, **chosen)
+        for line in forecast.sentences(made, workers, price_of(price)):
+            out.print(escape(line))
+        finish(made.to_json(), as_json)
+        return
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
     with only_gpus(gpus), progress_bars() as bars, watched("build", to, bars, events, metrics) as progress:
@@ -130,21 +151,16 @@ def build(
         summary = run(
             videos,
             to,
-            policy=dataclasses.replace(stored or Policy(), **given),
-            layers={} if no_layers else None,
-            instead=instead,
             split=split,
             where=where,
-            root=root,
             retry=[code for code in retry.split(",") if code],
             limit_rejects=limit_rejects,
             limits=Limits(stall=timeout, memory=int(memory * 2**30)),
-            finder=finder,
-            shots=shots,
             wait=wait,
             workers=workers,
             scheduler=scheduler,
             progress=progress,
+            **chosen,
         )
         progress.finished(summary.to_json())
     _print_build(summary)

@@ -15,9 +15,12 @@ from remot_data.cli.events import Events, Metrics, watched
 from remot_data.cli.options import (
     AsJson,
     Gpus,
+    PlanOnly,
+    Price,
     Scheduler,
     Wait,
     Workers,
+    price_of,
     rows_of,
     say_approximate,
     settings_of,
@@ -41,6 +44,8 @@ def annotate(
     scheduler: Scheduler = None,
     events: Events = None,
     metrics: Metrics = None,
+    plan: PlanOnly = False,
+    price: Price = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
@@ -52,6 +57,19 @@ def annotate(
         raise typer.BadParameter(
             f"--setting device={settings['device']} is for --workers 0; a worker sees one GPU, and --gpus says which"
         )
+    if plan:
+        from remot_data.care import forecast
+
+        told: dict[str, Any] = {
+            "weights": str(weights) if weights else None,
+            "settings": settings,
+            "source": rows_of(read),
+        }
+        made = forecast.of_annotate(store, layer, detector, **told)
+        for line in forecast.sentences(made, workers, price_of(price)):
+            out.print(escape(line))
+        finish(made.to_json(), as_json)
+        return
     with only_gpus(gpus), progress_bars() as bars, watched("annotate", store, bars, events, metrics) as progress:
         say_approximate([Job(layer, detector, weights=str(weights) if weights else None, settings=settings)])
         summary = run(
