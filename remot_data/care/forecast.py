@@ -69,6 +69,7 @@ class Forecast(Record):
         bytes: that are to be written, None where unknown.
         memory: bytes that a worker takes at most.
         gpu: what the card is called that `gpu_seconds` are of; empty where no stage runs on one, or none is known.
+        parallel: whether workers share it; else its seconds are those of a clock.
     """
 
     command: str
@@ -79,6 +80,7 @@ class Forecast(Record):
     memory: int | None = None
     gpu: str = ""
     gpu_seconds: float | None = None
+    parallel: bool = True
 
     @property
     def seconds(self) -> float | None:
@@ -166,7 +168,7 @@ def of_annotate(
     per_frame, bytes_each, words = _tried(store, job)
     longest = max(sizes[s] for s in todo) * per_frame
     stage = Stage(layer, "frames", frames, there, frames * per_frame, longest)
-    return Forecast("annotate", (stage,), words, 3.0, round(frames * bytes_each), _peak())
+    return Forecast("annotate", (stage,), words, 3.0, round(frames * bytes_each), peak())
 
 
 def sentences(made: Forecast, workers: int | None, price: float | None = None) -> list[str]:
@@ -175,7 +177,8 @@ def sentences(made: Forecast, workers: int | None, price: float | None = None) -
     for stage in made.stages:
         there = f", {stage.there:,} are there" if stage.there else ""
         seconds = "unknown" if stage.seconds is None else span(stage.seconds)
-        lines.append(f"  {stage.what}: {stage.todo:,} {stage.unit} to do{there}; {seconds} of CPUs")
+        of = " of CPUs" if made.parallel else ""
+        lines.append(f"  {stage.what}: {stage.todo:,} {stage.unit} to do{there}; {seconds}{of}")
     if made.gpu_seconds is not None:
         hours = made.gpu_seconds / 3600
         lines.append(
@@ -185,7 +188,9 @@ def sentences(made: Forecast, workers: int | None, price: float | None = None) -
         lines.append("  GPU-hours: unknown")
     counts = sorted({1, cpus(), *([workers] if workers else [])})
     walls = [(n, made.wall(n)) for n in counts]
-    if made.seconds:
+    if made.seconds and not made.parallel:
+        lines.append(f"  takes {span(made.seconds)}")
+    elif made.seconds:
         lines.append(
             "  takes " + ", ".join(f"{span(w)} with {n} worker{'s' * (n > 1)}" for n, w in walls if w is not None)
         )
@@ -259,7 +264,7 @@ def _measured(fresh: Sequence[Input], options: Mapping[str, Any]) -> _Rates:
         for name, value in done.seconds.items()
     }
     words = f"measured here on {decoded} frames of {len(parts)} inputs"
-    return _Rates(seconds, kept / decoded, size / max(kept, 1), words, memory=_peak())
+    return _Rates(seconds, kept / decoded, size / max(kept, 1), words, memory=peak())
 
 
 def _part(path: str, out: Path) -> Path | None:
@@ -364,6 +369,6 @@ def _spent() -> float:
     )
 
 
-def _peak() -> int:
+def peak() -> int:
     """Bytes that this process, or a child of it, has held at most."""
     return 1024 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

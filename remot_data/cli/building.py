@@ -21,10 +21,10 @@ from remot_data.cli.options import (
     Wait,
     Workers,
     chosen_layers,
-    price_of,
     say_approximate,
     settings_of,
     size_of,
+    tell,
 )
 from remot_data.detectors._torch import only_gpus
 from remot_data.records import PASSING
@@ -135,12 +135,9 @@ def build(
         "shots": shots,
     }
     if plan:
-        from remot_data.care import forecast
+        from remot_data.care.forecast import of_build
 
-        made = forecast.of_build(videos, to, **chosen)
-        for line in forecast.sentences(made, workers, price_of(price)):
-            out.print(escape(line))
-        finish(made.to_json(), as_json)
+        tell(of_build(videos, to, **chosen), price, as_json, workers)
         return
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")

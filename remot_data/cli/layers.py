@@ -20,10 +20,10 @@ from remot_data.cli.options import (
     Scheduler,
     Wait,
     Workers,
-    price_of,
     rows_of,
     say_approximate,
     settings_of,
+    tell,
 )
 from remot_data.detectors._torch import only_gpus
 from remot_data.store import StoreError
@@ -58,17 +58,14 @@ def annotate(
             f"--setting device={settings['device']} is for --workers 0; a worker sees one GPU, and --gpus says which"
         )
     if plan:
-        from remot_data.care import forecast
+        from remot_data.care.forecast import of_annotate
 
         told: dict[str, Any] = {
             "weights": str(weights) if weights else None,
             "settings": settings,
             "source": rows_of(read),
         }
-        made = forecast.of_annotate(store, layer, detector, **told)
-        for line in forecast.sentences(made, workers, price_of(price)):
-            out.print(escape(line))
-        finish(made.to_json(), as_json)
+        tell(of_annotate(store, layer, detector, **told), price, as_json, workers)
         return
     with only_gpus(gpus), progress_bars() as bars, watched("annotate", store, bars, events, metrics) as progress:
         say_approximate([Job(layer, detector, weights=str(weights) if weights else None, settings=settings)])

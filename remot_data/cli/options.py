@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from remot_data.cli.console import err
+from remot_data.cli.console import err, finish, out
 
 if TYPE_CHECKING:
     from remot_data.annotating.jobs import Job
+    from remot_data.care.forecast import Forecast
 
 Workers = Annotated[
     int | None, typer.Option(help="Local worker processes, in addition to one per GPU; 0 runs everything in this one.")
@@ -67,6 +68,15 @@ def price_of(text: str | None) -> float | None:
     if unit != "gpu-h" or not price > 0:
         raise typer.BadParameter(f"--price is of the form 2.5/gpu-h, not {text!r}")
     return price
+
+
+def tell(made: Forecast, price: str | None, as_json: bool, workers: int | None = None) -> None:
+    """Print what `--plan` has found."""
+    from remot_data.care.forecast import sentences
+
+    for line in sentences(made, workers, price_of(price)):
+        out.print(line, markup=False)
+    finish(made.to_json(), as_json)
 
 
 def rows_of(read: str) -> int:
