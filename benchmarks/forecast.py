@@ -1,7 +1,7 @@
 """What `remot build --plan` says beside what the build then took, with one and two workers.
 
-CPU seconds are those of all processes, start-up included; the plan's are its stages. Median of `--repeat` runs, each a plan
-and a build of its own. Aim: CPU time within 20 %, wall within 35 %.
+CPU seconds are those of all processes, start-up included; those of the plan are of its stages. Median of `--repeat`
+runs, each a plan and a build of its own. Aim: CPU time within 20 %, wall within 35 %.
 
     python benchmarks/forecast.py [VIDEOS ...] [--repeat 3]
 """
