@@ -1,18 +1,19 @@
 """How memory and time grow with the number of clips, measured with empty tasks and invented videos.
 
-Four parts, each number measured in a process of its own, so that its peak memory is its own:
+Five parts, each number measured in a process of its own, so that its peak memory is its own:
 
 - engine: empty tasks through the engine with two workers; driver and scheduler are that process. All tasks are given
   to the engine; of more than 20,000 only the first 20,000 are waited for, since no more than a few are ever under way
 - plan: from the ledger of a finished look through to the plan of the store: read the lines, find duplicates, lay out,
   write clips.parquet; and what one task then reads to know the clips of its shard
 - signatures: finding videos that show the same, alone
+- watch: `remot status` (bound 0.3 s for 100,000 clips) and `remot diff` of two snapshots (bound 2 s)
 - resume: `remot build` on a finished store of 10,000 shards with all layers; bound 10 seconds
 
 Every invented video has one clip of 300 frames. A name that ends in -vfr has a variable frame rate, with times that
 pack badly.
 
-    python benchmarks/scale.py [engine plan plan-vfr signatures resume] [--counts 10000 100000]
+    python benchmarks/scale.py [engine plan plan-vfr signatures watch resume] [--counts 10000 100000]
 """
 
 from __future__ import annotations
@@ -164,6 +165,39 @@ def plan(count: int, folder: Path, variable: bool = False) -> dict[str, float]:
     }
 
 
+def watch(count: int, folder: Path) -> dict[str, float]:
+    """`remot status` and `remot diff` of a planned store whose files of shards are there, and empty."""
+    from remot_data.care.diff import State, diff
+    from remot_data.care.status import status
+    from remot_data.ingest.planning import plan as planned
+    from remot_data.ingest.policy import Policy
+    from remot_data.records import Snapshot
+    from remot_data.store import Store, create_store
+    from remot_data.store.history import note
+
+    policy = Policy()
+    store = create_store(str(folder / "store"), {"policy": policy.to_json(), "size": policy.size})
+    store.write_clips(planned(list(lines(count, False)), policy).clips)
+    for name in (
+        "frames",
+        *(f"layers/{kind}/{kind}-1" for kind in ("pose", "parsing", "flow", "background", "scores")),
+    ):
+        (folder / "store" / name).mkdir(parents=True)
+        for shard in range(store.shard_count):
+            for end in ("tar", "parquet"):
+                (folder / "store" / name / f"shard-{shard:05d}.{end}").touch()
+    for name, where in (("main", ""), ("other", "")):
+        snapshot = Snapshot(name, {"pose": f"pose-{name}"}, where)
+        store.write_json(f"snapshots/{name}.json", snapshot.to_json())
+        note(store, "snapshot", **snapshot.to_json())
+    (found, seconds), fresh = timed(lambda: status(Store(store.url))), Store(store.url)
+    assert found.clips == count and len(found.layers) == 5
+    made, between = timed(lambda: diff(State(fresh, "main"), State(fresh, "other")))
+    assert made.clips == (count, count) and len(made.layers) == 1
+    _, then = timed(lambda: diff(State(fresh, "main@2999-01-01"), State(fresh, "main")))
+    return {"s: status": seconds, "s: diff of two snapshots": between, "s: diff with a day": then}
+
+
 def signatures(count: int, folder: Path) -> dict[str, float]:
     from remot_data.ingest.duplicates import _Signatures
 
@@ -251,6 +285,7 @@ PARTS: dict[str, Callable[[int, Path], dict[str, float]]] = {
     "plan": plan,
     "plan-vfr": lambda count, folder: plan(count, folder, variable=True),
     "signatures": signatures,
+    "watch": watch,
     "resume": resume,
 }
 

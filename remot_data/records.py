@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NewType, TypeVar
 
 import numpy as np
@@ -349,13 +350,37 @@ class Snapshot(Record):
 
     `where` is a filter over the columns of the scores layer and of ``clips.parquet``, for example
     ``jumps<=0.05 and swapped<=0``. `split` is ``column`` (the split of each clip) or ``time:F`` (the last share F
-    of every clip is ``test``).
+    of every clip is ``test``). `ids` are clips, or keys of frames, that alone are let through, on top of the filter;
+    None for all.
     """
 
     name: str
     layers: dict[str, str]
     where: str = ""
     split: str = "column"
+    ids: tuple[str, ...] | None = None
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.where) or self.ids is not None
+
+    @cached_property
+    def chosen(self) -> dict[str, set[int] | None]:
+        """Clip -> numbers of the frames that `ids` name, None for all of it."""
+        found: dict[str, set[int] | None] = {}
+        for name in self.ids or ():
+            clip, _, frame = name.partition("/")
+            if not frame:
+                found[clip] = None
+            elif (frames := found.setdefault(clip, set())) is not None:
+                frames.add(int(frame))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        plain = dataclasses.asdict(self)
+        if self.ids is None:
+            del plain["ids"]
+        return plain
 
 
 @dataclass(frozen=True)

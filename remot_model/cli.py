@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from remot_data.cli.options import PlanOnly, Price, tell
+
 if TYPE_CHECKING:
     from remot_model.config import Config
 
@@ -85,6 +87,8 @@ def train(
         float | None,
         typer.Option("--only-read", metavar="SECONDS", help="Train nothing: read as training does, and say how fast."),
     ] = None,
+    plan: PlanOnly = False,
+    price: Price = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -114,6 +118,12 @@ def train(
             rates = [read_only(stores, config=config, stage=name, seconds=only_read, **reading) for name in names]
             if first:
                 _finish({"preset": config.name, "stages": rates}, as_json, "\n".join(map(_rate, rates)))
+            return
+        if plan:
+            from remot_model.training.forecast import of_train
+
+            told = {name: asked[name] for name in ("stages", "steps", "minutes")}
+            tell(of_train(stores, out, config=config, **told, **reading), price, as_json)
             return
         if out is None:
             _refuse("training needs a run folder to write: give --out; only --only-read needs none")
@@ -189,6 +199,8 @@ def transfer(
             "cpu_kernels; auto is what is best on the device; repeatable.",
         ),
     ] = None,
+    plan: PlanOnly = False,
+    price: Price = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -217,6 +229,11 @@ def transfer(
         }
         is_folder = batch.is_folder_of_many
         many = is_folder(source, videos_only=False) or is_folder(driving, videos_only=True)
+        if plan:
+            from remot_model.transferring.forecast import of_transfer
+
+            tell(of_transfer(run, source, driving, out, **options), price, as_json)
+            return
         with _progress("transfer", "frames") as progress:
             if many:
                 if stages is not None:

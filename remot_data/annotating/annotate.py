@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from remot_data.annotating.jobs import AUTO, AUTO_ROWS, Job
 from remot_data.annotating.task import annotate_shards
@@ -25,6 +25,7 @@ from remot_data.records import BOXES, NO_LAYERS, LayerInfo, Receipt, Record, Sna
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, is_current, may_pass, shards_of
+from remot_data.store.history import note
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def switch(
     where: str | None = None,
     split: str | None = None,
     write: bool = True,
+    ids: Sequence[str] | None | Literal["as before"] = "as before",
 ) -> Snapshot:
     """The snapshot `name` with these layers in place of those it had, written unless told not to.
 
@@ -116,9 +118,11 @@ def switch(
         {**old.layers, **layers},
         old.where if where is None else where,
         old.split if split is None else split,
+        old.ids if ids == "as before" else None if ids is None else tuple(ids),
     )
     if write:
         store.write_snapshot(made)
+        note(store, "snapshot", **made.to_json())
     return made
 
 
@@ -268,7 +272,7 @@ def run_jobs(
     """
     with ExitStack() as locks:
         for job in jobs:
-            locks.enter_context(store.lock(job.id, wait))
+            progress = locks.enter_context(store.lock(job.id, wait)).telling(progress)
             store.sweep(job.folder)
         log = locks.enter_context(store.log("receipts"))
         state = _State(store, jobs, known or {})
@@ -294,6 +298,10 @@ def run_jobs(
                 raise base.DetectorError(f"{job.spec} failed on every clip; on {clip}: {reason}")
             made_by = dataclasses.replace(info(store, job), failed=failed)
             store.write_json(f"{job.folder}/layer.json", made_by.to_json())
+            if mine := [r for r in done if job.folder in r.made]:
+                seconds = round(sum(r.seconds.get(job.kind, 0.0) for r in mine), 3)
+                about = {"shards": len(mine), "frames": sum(r.frames for r in mine), "seconds": seconds}
+                note(store, "annotate", layer=job.kind, id=job.id, **about)
     return done
 
 

@@ -12,6 +12,7 @@ from remot_data.store import Store, StoreError, shards
 from remot_data.store.boxes import file_bytes
 from remot_data.store.currency import in_order
 from remot_data.store.files import LOCK
+from remot_data.store.history import note
 from remot_data.store.shards import Sample
 
 
@@ -30,6 +31,7 @@ def remove(store: Store, names: Collection[str], reason: str = "removed by hand"
             found += [clip for clip in clips if clip.id not in store.removed]
         if found:
             store.remove({clip.id: reason for clip in found})
+            note(store, "remove", clips=[clip.id for clip in found])
         return found
 
 
@@ -53,6 +55,8 @@ def compact(
         with store.log("receipts") as log:
             _ = list(engine.map(compact_shard, tasks, "compact", log=log, progress=progress))
         if touched:
+            gone = {clip.id: clip.frames for clip in store.planned if clip.id in store.removed}
+            note(store, "compact", clips=gone)
             store.write_clips(kept)
         store.trim()
         return len(touched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from remot_data.engine import Progress, open_engine
 from remot_data.records import Comparison, LayerInfo
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store import layers as layer_kinds
+from remot_data.store.disk import FilesError
+from remot_data.store.history import note
 
 Rows = dict[str, np.ndarray]
 
@@ -59,6 +62,8 @@ def compare(
     Path(out).mkdir(parents=True, exist_ok=True)
     table = pa.table({name: pa.array(values) for name, values in rows.items()})
     pq.write_table(table.replace_schema_metadata({"remot": str(made.to_json())}), made.table, compression="zstd")
+    with suppress(FilesError):  # a store that is only read
+        note(store, "compare", layer=kind, a=made.a, b=made.b, agreement=made.agreement, frames=made.frames)
     from remot_data.report.agreement import write_page
 
     write_page(store, made, infos, rows, Path(out) / "index.html")

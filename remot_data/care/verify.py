@@ -12,6 +12,7 @@ from typing import Any
 
 from remot_data.annotating.annotate import info, recorded_job, run_jobs
 from remot_data.annotating.jobs import Job
+from remot_data.care.card import PICTURE
 from remot_data.detectors._torch import visible_gpus
 from remot_data.detectors.base import DetectorError
 from remot_data.engine import Engine, Progress, open_engine
@@ -35,6 +36,7 @@ _SEALED = re.compile(
     r"(ledger/)?store\.json|removed\.json|clips\.parquet|snapshots/[\w-]+\.json|ledger/\w+\.parquet|"
     f"{_BOXES.pattern}|{_LAYER.pattern}"
 )
+_CARD = ("README.md", "croissant.json", PICTURE)
 _STRAY = "does not belong to this store"
 _DAMAGED = "is damaged: its bytes are not those its seal was made for"
 
@@ -156,7 +158,7 @@ def _strays(store: Store, files: Sequence[str], folders: Mapping[str, Any]) -> I
             lines = store.files.read(name).split(b"\n")[:-1]
             if not all(map(is_sealed, lines)):
                 yield Problem(name, "has damaged lines", "lines")
-        elif not (shard or _SEALED.fullmatch(name) or re.fullmatch(r"ledger/lock-.+\.json", name)):
+        elif not (shard or name in _CARD or _SEALED.fullmatch(name) or re.fullmatch(r"ledger/lock-.+\.json", name)):
             yield Problem(name, _STRAY)
     for folder in sorted(unfinished):
         if f"{folder}/layer.json" not in files:

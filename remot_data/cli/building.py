@@ -11,9 +11,12 @@ import typer
 from rich.markup import escape
 
 from remot_data.cli.console import err, finish, out, print_failed, progress_bars
+from remot_data.cli.events import Events, Metrics, watched
 from remot_data.cli.options import (
     AsJson,
     Gpus,
+    PlanOnly,
+    Price,
     Scheduler,
     Wait,
     Workers,
@@ -23,6 +26,7 @@ from remot_data.cli.options import (
     say_source,
     settings_of,
     size_of,
+    tell,
 )
 from remot_data.detectors._torch import only_gpus
 from remot_data.records import PASSING
@@ -72,6 +76,10 @@ def build(
     workers: Workers = None,
     gpus: Gpus = None,
     scheduler: Scheduler = None,
+    events: Events = None,
+    metrics: Metrics = None,
+    plan: PlanOnly = False,
+    price: Price = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a store: decode, find the persons, crop to each, write frames, run the default layers.
@@ -122,32 +130,41 @@ def build(
     if no_layers and instead:
         raise typer.BadParameter("--no-layers makes none: leave it or --layer out")
     stored = stored_policy(to)
+    chosen: dict[str, Any] = {
+        "policy": dataclasses.replace(stored or Policy(), **given),
+        "layers": {} if no_layers else None,
+        "instead": instead,
+        "root": root,
+        "finder": finder,
+        "shots": shots,
+        "source": rows_of(read),
+    }
+    if plan:
+        from remot_data.care.forecast import of_build
+
+        tell(of_build(videos, to, **chosen), price, as_json, workers)
+        return
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
-    with only_gpus(gpus), progress_bars() as progress:
+    with only_gpus(gpus), progress_bars() as bars, watched("build", to, bars, events, metrics) as progress:
         if not no_layers:
             defaults = [Job(kind, spec) for kind, spec in DEFAULTS.items()] if stored is None else []
             say_approximate({job.kind: job for job in (*defaults, *instead)}.values())
         summary = run(
             videos,
             to,
-            policy=dataclasses.replace(stored or Policy(), **given),
-            layers={} if no_layers else None,
-            instead=instead,
-            source=rows_of(read),
             split=split,
             where=where,
-            root=root,
             retry=[code for code in retry.split(",") if code],
             limit_rejects=limit_rejects,
             limits=Limits(stall=timeout, memory=int(memory * 2**30)),
-            finder=finder,
-            shots=shots,
             wait=wait,
             workers=workers,
             scheduler=scheduler,
             progress=progress,
+            **chosen,
         )
+        progress.finished(summary.to_json())
     _print_build(summary)
     if stored is None and read == "auto" and (pose := summary.layers.get("pose")):
         say_source("pose", open_store(to).layer("pose", pose).source)

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from remot_data import assets
-from remot_data.cli import building, care, layers, reading
+from remot_data.cli import building, care, layers, reading, watching
 from remot_data.cli.console import err, reported, stopped
 from remot_data.engine import EngineError
 from remot_data.store import StoreError
@@ -30,6 +30,8 @@ app.command()(building.build)
 app.command()(layers.annotate)
 app.command()(layers.snapshot)
 app.command()(layers.compare)
+app.command()(watching.status)
+app.command()(watching.diff)
 app.command()(care.remove)
 app.command()(care.compact)
 app.command()(care.relocate)
@@ -41,6 +43,9 @@ app.command()(care.check)
 app.command()(care.doctor)
 app.command()(reading.stats)
 app.command()(reading.report)
+app.command()(watching.view)
+app.command()(watching.card)
+app.command()(watching.publish)
 app.command()(building.synthetic)
 app.command()(layers.detectors)
 app.command()(care.assets)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from remot_data.cli.console import err, finish, out, print_failed, progress_bars
+from remot_data.cli.events import Events, Metrics, watched
 from remot_data.cli.options import (
     AsJson,
     Gpus,
+    PlanOnly,
+    Price,
     Scheduler,
     Wait,
     Workers,
@@ -21,6 +24,7 @@ from remot_data.cli.options import (
     say_approximate,
     say_source,
     settings_of,
+    tell,
 )
 from remot_data.detectors._torch import only_gpus
 from remot_data.store import StoreError
@@ -39,6 +43,10 @@ def annotate(
     workers: Workers = None,
     gpus: Gpus = None,
     scheduler: Scheduler = None,
+    events: Events = None,
+    metrics: Metrics = None,
+    plan: PlanOnly = False,
+    price: Price = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
@@ -50,7 +58,17 @@ def annotate(
         raise typer.BadParameter(
             f"--setting device={settings['device']} is for --workers 0; a worker sees one GPU, and --gpus says which"
         )
-    with only_gpus(gpus), progress_bars() as progress:
+    if plan:
+        from remot_data.care.forecast import of_annotate
+
+        told: dict[str, Any] = {
+            "weights": str(weights) if weights else None,
+            "settings": settings,
+            "source": rows_of(read),
+        }
+        tell(of_annotate(store, layer, detector, **told), price, as_json, workers)
+        return
+    with only_gpus(gpus), progress_bars() as bars, watched("annotate", store, bars, events, metrics) as progress:
         say_approximate([Job(layer, detector, weights=str(weights) if weights else None, settings=settings)])
         summary = run(
             store,
@@ -66,6 +84,7 @@ def annotate(
             scheduler=scheduler,
             progress=progress,
         )
+        progress.finished(summary.to_json())
     out.print(f"{summary.layer} layer {summary.id}: {summary.computed} of {summary.shards} shards computed")
     if read == "auto":
         say_source(layer, summary.source)
@@ -79,12 +98,18 @@ def snapshot(
     layer: Annotated[list[str] | None, typer.Option(help="kind=id; the beginning of an id will do.")] = None,
     where: Annotated[str | None, typer.Option(help="Filter, for example 'jumps<=0.05 and swapped<=0'.")] = None,
     split: Annotated[str | None, typer.Option(help="Split policy: 'column' or 'time:F'.")] = None,
+    where_ids: Annotated[
+        str | None,
+        typer.Option(help="CSV, Parquet or text with ids of clips, or keys of frames, that alone are read; or 'none'."),
+    ] = None,
 ) -> None:
     """Name a choice of layers and a filter; training reads it by name. Starts from the one there is, or from main."""
     from remot_data.annotating.annotate import switch
+    from remot_data.reading.filters import ids_of
     from remot_data.reading.filters import where as allowed
     from remot_data.reading.sampling import split_mask
     from remot_data.store import open_store
+    from remot_data.store.history import note
 
     opened = open_store(store)
     chosen = {kind: opened.layer(kind, i).id for kind, _, i in (item.partition("=") for item in layer or [])}
@@ -93,9 +118,13 @@ def snapshot(
             split_mask(1, split, "train", "")
         except ValueError as error:
             raise StoreError(str(error)) from error
-    planned = switch(opened, name, chosen, where, split, write=False)
+    ids: Any = "as before"
+    if where_ids is not None:
+        ids = None if where_ids == "none" else ids_of(Path(where_ids), opened)
+    planned = switch(opened, name, chosen, where, split, write=False, ids=ids)
     kept = sum(int(allowed(planned, opened, clip).sum()) for clip in opened.clips)
     opened.write_snapshot(planned)
+    note(opened, "snapshot", **planned.to_json())
     total = sum(clip.frames for clip in opened.clips)
     out.print(f"snapshot {name}: {kept} of {total} frames pass; layers {json.dumps(planned.layers)}")
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from remot_data.cli.console import err
+from remot_data.cli.console import err, finish, out
 
 if TYPE_CHECKING:
     from remot_data.annotating.jobs import Job
+    from remot_data.care.forecast import Forecast
 
 Workers = Annotated[
     int | None, typer.Option(help="Local worker processes, in addition to one per GPU; 0 runs everything in this one.")
@@ -18,6 +19,8 @@ Workers = Annotated[
 Scheduler = Annotated[str | None, typer.Option(help="Address of a running dask scheduler, tcp://host:port.")]
 Gpus = Annotated[str | None, typer.Option(help="GPUs to use, as 0,1 or their UUIDs, or none; all by default.")]
 Wait = Annotated[bool, typer.Option("--wait", help="If somebody else is writing, wait until they are done.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Say what would be done and what it takes, and do nothing.")]
+Price = Annotated[str | None, typer.Option(help="With --plan: what a GPU costs, as 2.5/gpu-h.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
 
 
@@ -59,6 +62,29 @@ def settings_of(items: list[str]) -> dict[str, Any]:
     import yaml
 
     return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in items)}
+
+
+def price_of(text: str | None) -> float | None:
+    """What an hour of a GPU costs."""
+    if text is None:
+        return None
+    number, _, unit = text.partition("/")
+    try:
+        price = float(number)
+    except ValueError:
+        price = -1.0
+    if unit != "gpu-h" or not price > 0:
+        raise typer.BadParameter(f"--price is of the form 2.5/gpu-h, not {text!r}")
+    return price
+
+
+def tell(made: Forecast, price: str | None, as_json: bool, workers: int | None = None) -> None:
+    """Print what `--plan` has found."""
+    from remot_data.care.forecast import sentences
+
+    for line in sentences(made, workers, price_of(price)):
+        out.print(line, markup=False)
+    finish(made.to_json(), as_json)
 
 
 def rows_of(read: str) -> int:

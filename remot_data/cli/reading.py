@@ -76,7 +76,14 @@ def stream(
 
 def export(
     store: str,
-    form: Annotated[str, typer.Option("--to", help="solodance, webdataset, coco or croissant.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="webdataset, coco, croissant, solodance, diffsynth, animate-anyone, musepose, vid2vid, "
+            "vid2vid-labels, lerobot.",
+        ),
+    ],
     to: Annotated[Path, typer.Option("--out", help="The folder to make.")],
     snapshot: Annotated[str, typer.Option(help="What to export: its layers, its filter.")] = "main",
     workers: Workers = None,

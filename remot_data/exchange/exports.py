@@ -18,6 +18,7 @@ import cv2
 
 from remot_data.engine import Progress, open_engine
 from remot_data.exchange import coco, croissant, solodance, webdataset
+from remot_data.exchange.trainers import TRAINERS, finish_for, write_shard_for
 from remot_data.exchange.view import View
 from remot_data.records import Record, Snapshot
 from remot_data.store import Store, StoreError, open_store
@@ -37,6 +38,7 @@ FORMATS = {
     "webdataset": Format((), webdataset.write_shard, webdataset.finish),
     "coco": Format(("pose",), coco.write_shard, coco.finish),
     "croissant": Format(finish=croissant.finish),
+    **{name: Format(t.needs, write_shard_for(t), finish_for(t)) for name, t in TRAINERS.items()},
 }
 
 

@@ -39,6 +39,7 @@ from remot_data.records import BOXES, PASSING, REASONS, Clip, LayerInfo, Receipt
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
+from remot_data.store.history import gather, note
 from remot_data.store.shards import Sample
 
 # Inputs after which `limit_rejects` may end a build.
@@ -146,7 +147,8 @@ def build(
     seconds: dict[str, float] = {}
     given = ""
     bounds = (limits or sandbox.Limits()).to_json()
-    with store.lock(wait=wait), open_engine(workers, scheduler, visible_gpus) as engine:
+    with store.lock(wait=wait) as lock, open_engine(workers, scheduler, visible_gpus) as engine:
+        progress = lock.telling(progress)
         store = create_store(out, config)
         store.sweep("", "ledger", "frames", BOXES)
         # Before anything is decoded, for what cannot be done.
@@ -186,6 +188,11 @@ def build(
         store.compact_log("videos", lambda line: line["input"]["path"])
         store.compact_log("receipts", lambda r: (r["shard"], *sorted(r["made"])))
         store.compact_log("jobs", lambda job: job["id"])
+        if len(made.clips) != len(existing):
+            before = 1 + max((clip.shard for clip in existing), default=-1)
+            frames = sum(clip.frames for clip in made.clips)
+            note(store, "build", before=before, shards=store.shard_count, clips=len(made.clips), frames=frames)
+        gather(store)
     notes = tuple(note for line in lines for note in line.get("notes", ()))
     done = _summary(store, inputs, ignored, made, len(made.clips) - len(existing), chosen, seconds, notes)
     return dataclasses.replace(done, where=given)

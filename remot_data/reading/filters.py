@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from remot_data.records import Clip, Snapshot
 from remot_data.schemas import SCORES, keypoint_set
 from remot_data.store import Store, StoreError
+from remot_data.store.tables import read_table
 
 # The filter of new stores, whose scores are of the schema ``quality``; `benchmarks/wrong_frames.py` is how it was set.
 DEFAULT = (
@@ -38,13 +41,46 @@ def where(snapshot: Snapshot, store: Store, clip: Clip) -> np.ndarray:
 
     A filter is conditions joined by ``and``; a condition compares a column of the scores layer (a value a frame)
     or of the clip (one value) with a number or a word. Of a clip that the scores could not be made for no frame passes
-    a condition on one of them.
+    a condition on one of them. Where the snapshot has a list (`Snapshot.ids`), only what that names passes.
 
     Raises:
         StoreError: for a condition that cannot be read, or a column that is not there (names the command that makes it,
             or lists what is).
     """
-    return _kept(snapshot.where, lambda name: _column(snapshot, store, clip, name), clip.frames)
+    keep = _kept(snapshot.where, lambda name: _column(snapshot, store, clip, name), clip.frames)
+    if snapshot.ids is not None:
+        frames = snapshot.chosen.get(clip.id, set())
+        if frames is not None:
+            keep &= np.isin(np.arange(clip.frames), list(frames))
+    return keep
+
+
+def ids_of(path: Path, store: Store) -> tuple[str, ...]:
+    """Ids of clips, or keys of frames, out of CSV or Parquet with a column ``id`` or ``key``, or text with one a line.
+
+    Raises:
+        StoreError: for a file that cannot be read so, or a name that the store does not have.
+    """
+    try:
+        if path.suffix == ".parquet":
+            table = read_table(path.read_bytes())
+            column = next((name for name in ("key", "id") if name in table.column_names), "")
+            names = table[column].to_pylist() if column else []
+        else:
+            rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+            head = rows[0] if rows else []
+            at = next((head.index(name) for name in ("key", "id") if name in head), None)
+            names = [row[at or 0].strip() for row in (rows if at is None else rows[1:]) if any(row)]
+    except (OSError, ValueError, IndexError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    if not names:
+        raise StoreError(f"{path} names no clip: it needs a column 'id' or 'key', or a name a line")
+    frames = {clip.id: clip.frames for clip in store.planned}
+    for name in names:
+        clip, _, frame = str(name).partition("/")
+        if clip not in frames or (frame and not (frame.isdigit() and int(frame) < frames[clip])):
+            raise StoreError(f"{path} names {name!r}, which {store.url} does not have")
+    return tuple(sorted(set(map(str, names))))
 
 
 def passing(filter_: str, columns: Mapping[str, np.ndarray], frames: int) -> np.ndarray:

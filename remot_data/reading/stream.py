@@ -365,7 +365,7 @@ class _Reader:
         return np.array(spans, np.int64).reshape(-1, 4), np.array(sources, np.int64).reshape(-1, 3)
 
     def _spans(self, split: str | None, clips: Sequence[tuple[int, Clip]]) -> tuple[list[Any], list[Any]]:
-        policy, filtered = self.snapshot.split, bool(self.snapshot.where)
+        policy, filtered = self.snapshot.split, self.snapshot.is_filtered
         spans, sources = [], []
         for number, clip in clips:
             if not filtered and policy == "column":

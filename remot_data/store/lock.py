@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,6 +25,15 @@ class Busy(RemotError, RuntimeError):
     """Somebody else is writing; the message says who."""
 
 
+def is_alive(held: Mapping[str, Any]) -> bool:
+    """Whether the holder of a lock, as its file says, is there: a process here, or signs of life from elsewhere."""
+    if held.get("host") == socket.gethostname():
+        with contextlib.suppress(psutil.Error):
+            return abs(psutil.Process(held["pid"]).create_time() - held["born"]) < 1.0
+        return False
+    return time.time() - held.get("beat", 0.0) < Lock.DEAD
+
+
 class Lock:
     """Held by one process at a time, over machines; a context manager.
 
@@ -34,6 +43,7 @@ class Lock:
     """
 
     BEAT, DEAD, SETTLE, POLL = 15.0, 90.0, 0.5, 1.0  # seconds
+    TELL = 2.0  # seconds after which a local file says how far its holder is
     WRITING = 2.0  # seconds that the file may be seen before all of it is, on a disk that shows it at once
 
     def __init__(self, files: Files, name: str, wait: bool = False) -> None:
@@ -41,6 +51,18 @@ class Lock:
         me = psutil.Process()
         self._me = {"host": socket.gethostname(), "pid": me.pid, "born": me.create_time(), "key": uuid.uuid4().hex}
         self._done = threading.Event()
+        self._doing: dict[str, dict[str, Any]] = {}
+
+    def telling(self, progress: Callable[[str, int, int], None] | None = None) -> Callable[[str, int, int], None]:
+        """`progress` that also has the lock's file say how far its holder is: what `remot status` shows."""
+
+        def told(label: str, done: int, total: int) -> None:
+            begun = self._doing.get(label, {}).get("begun") or time.time()
+            self._doing = {**self._doing, label: {"done": done, "total": total, "begun": begun, "at": time.time()}}
+            if progress is not None:
+                progress(label, done, total)
+
+        return told
 
     def __enter__(self) -> Lock:
         try:
@@ -88,14 +110,14 @@ class Lock:
         return self._read().get("key") == self._me["key"]
 
     def _alive(self, held: Mapping[str, Any]) -> bool:
-        if held.get("host") == self._me["host"]:
-            with contextlib.suppress(psutil.Error):
-                return abs(psutil.Process(held["pid"]).create_time() - held["born"]) < 1.0
-            return False
-        return time.time() - held.get("beat", 0.0) < self.DEAD
+        return is_alive(held)
 
     def _beat(self) -> None:
-        while not self._done.wait(self.BEAT):
+        last, told = time.monotonic(), self._doing
+        while not self._done.wait(min(self.TELL, self.BEAT) if self._files.local else self.BEAT):
+            if told is self._doing and time.monotonic() - last < self.BEAT:
+                continue
+            last, told = time.monotonic(), self._doing
             with contextlib.suppress(OSError):
                 if not self._is_mine():
                     log.warning("%s: the lock was taken over; both continue, and write the same bytes", self._files.url)
@@ -103,7 +125,7 @@ class Lock:
                 self._files.write(self._name, self._content())
 
     def _content(self) -> bytes:
-        return json.dumps({**self._me, "beat": time.time()}).encode()
+        return json.dumps({**self._me, "beat": time.time(), "doing": self._doing}).encode()
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -22,6 +22,11 @@ def read_table(data: bytes) -> pa.Table:
     return pq.read_table(_native(data))
 
 
+def read_columns(data: bytes, columns: list[str]) -> pa.Table:
+    """Some columns of the table of the bytes of a Parquet file."""
+    return pq.read_table(_native(data), columns=columns)
+
+
 def read_metadata(data: bytes) -> Any:
     """The `pyarrow.parquet.FileMetaData` of the bytes of a Parquet file."""
     return pq.read_metadata(_native(data))

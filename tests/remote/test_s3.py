@@ -17,9 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from remot_data import media
 from remot_data.annotating.annotate import annotate
 from remot_data.care.compact import compact, remove
+from remot_data.care.status import status
 from remot_data.care.verify import verify
+from remot_data.cli.commands import invoke
 from remot_data.ingest.build import build
 from remot_data.reading.stream import Plan, stream
 from remot_data.records import is_sealed
@@ -27,7 +30,7 @@ from remot_data.store import files as files_module
 from remot_data.store import open_store
 from remot_data.store.disk import FilesError
 from remot_data.store.files import Files
-from remot_data.store.lock import Busy
+from remot_data.store.lock import Busy, Lock
 from remot_data.store.shards import file_meta
 from tests.remote.conftest import LAYERS, POLICY, content, copied, videos
 from tests.remote.servers import Proxy, Request, s3_server
@@ -404,3 +407,31 @@ async def _denied(*args, **named):
         "ResponseMetadata": {"HTTPStatusCode": 403},
     }
     raise translate_boto_error(ClientError(answer, "GetObject"))
+
+
+def test_watching_and_asking_on_s3(proxy, url, dancers, monkeypatch, tmp_path, capsys):
+    """Who writes and how far they are, what changed, the card, a clip as a video: none of it needs a local disk."""
+    copied(dancers.url, url)
+    store = open_store(url)
+    monkeypatch.setattr(Lock, "BEAT", 0.1)
+    with store.lock() as lock:
+        lock.telling()("frames", 2, 5)
+        end = time.monotonic() + 20
+        while not (doing := status(open_store(url)).writers[0].doing):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert (doing[0].what, doing[0].done, doing[0].total) == ("frames", 2, 5)
+    found = status(store)
+    assert found.writers == () and (found.clips, found.frames) == (3, 90)
+
+    remove(store, [store.clips[0].id])
+    assert invoke(["snapshot", url, "main"]) == 0
+    assert invoke(["diff", url, "main", "main", "--in", dancers.url]) == 0
+    assert "clips: 2 -> 3" in capsys.readouterr().out
+    assert invoke(["diff", url, "main@2999-01-01"]) == 0
+    assert "no difference" in capsys.readouterr().out
+    assert invoke(["card", url, "--out", str(tmp_path / "card")]) == 0
+    assert "2 clips of 2 persons" in (tmp_path / "card/README.md").read_text()
+    clip = store.clips[-1]
+    assert invoke(["view", url, clip.id, "--out", str(tmp_path / "clip.mp4"), "--layer", "pose"]) == 0
+    assert media.probe(tmp_path / "clip.mp4").size == (2 * 192, 256)
