@@ -148,7 +148,7 @@ def test_from_the_source_boxes_have_the_size_of_its_frames(tmp_path: Path, asks:
 
 @pytest.mark.slow
 def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> None:
-    """What the default detectors make of it does not depend on whether they could ask for boxes."""
+    """What the default detectors make of it, set as they were, does not depend on whether they could ask for boxes."""
     layers = open_store(str(OLD)).snapshot("main").layers
     urls = [str(shutil.copytree(OLD, tmp_path / name)) for name in ("one", "two")]
     for url in urls:
@@ -156,9 +156,10 @@ def test_layers_of_the_old_store_are_made_again_to_the_byte(tmp_path: Path) -> N
             for path in (Path(url) / f"layers/{kind}/{layers[kind]}").glob("shard-*"):
                 path.unlink()
     one, two = map(open_store, urls)
+    then = {"pose": {"carry": False}}  # as it was when the store was built
     for kind in ("pose", "parsing", "scores"):
-        annotate(one, kind, DEFAULTS[kind], inputs=layers, workers=0)
-    bare = {name: load(DEFAULTS[name]) for name in ("pose", "parsing", "scores")}
+        annotate(one, kind, DEFAULTS[kind], settings=then.get(kind), source=0, inputs=layers, workers=0)
+    bare = {name: load(DEFAULTS[name], settings=then.get(name)) for name in ("pose", "parsing", "scores")}
     for clip in two.clips:
         frames = two.read_arrays("frames", "frames", clip)["frames"]
         arrays = bare["pose"](frames)
@@ -182,7 +183,7 @@ def test_the_default_layers_of_a_store_with_boxes(tmp_path: Path) -> None:
     folders = store.folders(store.snapshot("main"))
     for clip in store.clips:
         pose = store.read_arrays(folders["pose"], "pose", clip)
-        assert pose.keys() == {"keypoints", "mask", "others"} and pose["keypoints"][..., 2].max() > 0.5
+        assert pose.keys() == {"keypoints", "mask", "others", "checks"} and pose["keypoints"][..., 2].max() > 0.5
         scores = store.read_arrays(folders["scores"], "scores", clip)
         assert scores.keys() == {"sharpness", "visible_joints", "persons", "motion", "agreement"}
         assert set(scores["persons"]) == {2.0} and set(scores["agreement"]) <= {0.0, 1.0}
