@@ -29,6 +29,12 @@ def pose() -> BlazePose:
     return BlazePose()
 
 
+@pytest.fixture(scope="module")
+def forward() -> BlazePose:
+    """Without what MediaPipe does not do: it swaps sides in cam02, and carrying joints puts that right."""
+    return BlazePose(carry=False)
+
+
 @lru_cache
 def clip(name: str, size: tuple[int, int] = (256, 192)) -> np.ndarray:
     """The frames of a clip that the golden file was made from, uint8 [25, H, W, 3]; read only."""
@@ -59,19 +65,19 @@ def distances(keypoints: np.ndarray, golden: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CROPS)
-def test_tracking_agrees_with_mediapipe(pose: BlazePose, name: str) -> None:
-    far = distances(pose(clip(name))["keypoints"], mediapipe(name, "video", (256, 192)))
+def test_tracking_agrees_with_mediapipe(forward: BlazePose, name: str) -> None:
+    far = distances(forward(clip(name))["keypoints"], mediapipe(name, "video", (256, 192)))
     assert len(far) > 400
     assert (far < 0.05).mean() >= 0.97
     assert np.median(far) < 0.005
 
 
 @pytest.mark.slow
-def test_single_images_agree_with_mediapipe(pose: BlazePose) -> None:
+def test_single_images_agree_with_mediapipe(forward: BlazePose) -> None:
     every = RECIPE["IMAGE_EVERY"]
     far = [
         distances(
-            np.concatenate([pose(frame[None])["keypoints"] for frame in clip(name)[::every]]),
+            np.concatenate([forward(frame[None])["keypoints"] for frame in clip(name)[::every]]),
             mediapipe(name, "image", (256, 192)),
         )
         for name in CROPS
@@ -80,8 +86,8 @@ def test_single_images_agree_with_mediapipe(pose: BlazePose) -> None:
 
 
 @pytest.mark.slow
-def test_larger_frames_agree_with_mediapipe(pose: BlazePose) -> None:
-    far = [distances(pose(clip(n, (512, 384)))["keypoints"], mediapipe(n, "video", (512, 384))) for n in CROPS]
+def test_larger_frames_agree_with_mediapipe(forward: BlazePose) -> None:
+    far = [distances(forward(clip(n, (512, 384)))["keypoints"], mediapipe(n, "video", (512, 384))) for n in CROPS]
     assert (np.concatenate(far) < 0.05).mean() >= 0.97
 
 
