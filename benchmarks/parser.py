@@ -19,7 +19,7 @@ unsure of (below half of `sure`), `of errors` the share of its wrong ones among 
 Reported are seeds from 1000 on with the things of `REPORTED`; tuning saw `--seed 1`, which draws those of `TUNED`:
 balls, lights, texts and gloves are others.
 
-The last rows are real frames, labelled by hand (`benchmarks/labelled.py`), which nothing was tuned on; they do not
+The last rows are real frames, labelled by hand (`benchmarks/labelled.py`), on which no number was tuned; they do not
 count for the status. Pixels within two of a border of their polygons are left out. Their flicker is unknown, their time
 is that of the clip of some 40 frames around each, with the pose.
 

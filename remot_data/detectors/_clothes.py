@@ -241,7 +241,7 @@ def _is_bare(chest: np.ndarray, skin: np.ndarray) -> bool:
 
 
 def _without(seen: np.ndarray, others: np.ndarray, apart: float = -1) -> np.ndarray:
-    """Colours [N, 3] without those of something else, as far as its score is above `apart`, unless that leaves little."""
+    """Colours [N, 3] without those of something else (a score of `apart` or more), unless that leaves little."""
     clear = seen[score(seen, others) < apart]
     return clear if len(clear) > 0.15 * len(seen) else seen
 
