@@ -25,7 +25,7 @@ from remot_data.schemas import SchemaError
 from remot_data.store import DamagedError, Members, Store, StoreError, member_key, open_store, shard_name
 from remot_data.store import layers as layer_kinds
 from remot_data.store.cache import Cache
-from remot_data.store.layers import Cut, Kind, LayerError, Slot
+from remot_data.store.layers import Cut, LayerError, Slot
 
 log = logging.getLogger(__name__)
 
@@ -408,11 +408,11 @@ class _Reader:
     def decode(self, cut: Cut, data: Sequence[bytes], out: Arrays, size: tuple[int, int], raw: bool) -> None:
         """Turn the bytes of `members` into the arrays of a window; see `Plan.fill`."""
         _place(out, "pts", (cut.length,), np.int64)[:] = cut.clip.pts.array()[list(cut.frames)]
-        rest, taken = iter(data), 0
+        start = taken = 0
 
-        def contents(layer: Kind, optional: bool | None) -> Iterator[bytes]:
+        def contents(stop: int) -> Iterator[bytes]:
             nonlocal taken
-            for content in itertools.islice(rest, len(layer.samples(cut)) + cut.length * bool(optional)):
+            for content in itertools.islice(data, start, stop):
                 yield content
                 taken += 1
 
@@ -422,7 +422,9 @@ class _Reader:
                 has = self._has_optional(kind, cut.clip)
                 schema, place = self.schema.get(kind, ""), partial(_place, out)
                 slot = Slot(cut, self.store.size, size, raw, schema, place, has, self.valid)
-                layer.window(contents(layer, has), slot)
+                stop = start + len(layer.samples(cut)) + cut.length * bool(has)
+                layer.window(contents(stop), slot)
+                start = taken = stop  # a kind need not ask whether there is more
         except _DAMAGE as error:
             folder = "frames" if kind == "frames" else self.folders[kind]
             name = member_key(self.members(cut), min(taken, len(data) - 1))

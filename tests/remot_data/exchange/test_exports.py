@@ -9,6 +9,7 @@ import pytest
 
 from remot_data.annotating.annotate import switch
 from remot_data.exchange.exports import FORMATS, export
+from remot_data.exchange.trainers import TRAINERS
 from remot_data.records import LayerInfo
 from remot_data.store import Store, StoreError
 from tests.remot_data.conftest import digests
@@ -19,11 +20,14 @@ def test_an_export_is_the_same_bytes_again(dancers, exported, tmp_path):
     for to in FORMATS:
         if to != "croissant":  # that one names files relative to its own place
             export(dancers, to, tmp_path / to, workers=0)
-            assert digests(tmp_path / to) == digests(exported / to)
+            made, before = (
+                {n: d for n, d in digests(x / to).items() if "_meta" not in n} for x in (tmp_path, exported)
+            )
+            assert made == before, "all but the lists that say where the files are"
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", [to for to in FORMATS if to not in TRAINERS])  # those leave short runs out
 def test_only_what_the_filter_lets_through_and_nothing_removed_is_written(own_dancers, tmp_path, to):
     store = own_dancers
     gone, failing = store.clips[0], store.clips[1]
