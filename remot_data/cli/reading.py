@@ -136,10 +136,14 @@ def report(
     to: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
     run: Annotated[list[Path] | None, typer.Option(help="Run folders of training to show.")] = None,
     clips: Annotated[int, typer.Option(help="Most clips on the contact sheet.")] = 24,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="kind=ID, a layer to show next to that of the snapshot; repeat it.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a store: what went in, what was refused, what the layers look like."""
     from remot_data.report import write_report
     from remot_data.store import open_store
 
-    write_report(open_store(store), to, runs=run or [], most_clips=clips)
+    shown = dict(item.partition("=")[::2] for item in beside or [])
+    write_report(open_store(store), to, runs=run or [], most_clips=clips, beside=shown)
     out.print(f"wrote {to}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -28,6 +28,28 @@ __all__ = ["ReportError", "write_report"]
 
 # With a mouse a clip plays while it is pointed at, and shows its controls only then or in focus.
 _SCRIPT = """
+for (const curves of document.querySelectorAll(".curves")) {
+  const film = curves.parentElement.querySelector("video"), frames = Number(curves.dataset.frames);
+  const show = (frame) => {
+    film.preload = "auto";
+    film.pause();
+    const seek = () => { film.currentTime = (frame + 0.5) / frames * film.duration; };
+    if (film.readyState > 0) seek(); else film.addEventListener("loadedmetadata", seek, { once: true });
+  };
+  for (const button of curves.querySelectorAll("button"))
+    button.addEventListener("click", () => show(Number(button.dataset.frame)));
+  for (const curve of curves.querySelectorAll("svg"))
+    curve.addEventListener("click", (event) => {
+      const box = curve.getBoundingClientRect();
+      show(Math.round((event.clientX - box.left) / box.width * (frames - 1)));
+    });
+  const move = () => {
+    const x = film.duration ? film.currentTime / film.duration * frames - 0.5 : 0;
+    const at = Math.min(Math.max(x, 0), frames - 1);
+    for (const line of curves.querySelectorAll(".now")) line.setAttribute("transform", `translate(${at} 0)`);
+  };
+  for (const name of ["timeupdate", "seeked"]) film.addEventListener(name, move);
+}
 if (matchMedia("(any-hover: hover)").matches)
   for (const film of document.querySelectorAll("video[data-hover]")) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -50,6 +72,7 @@ def write_report(
     *,
     runs: Sequence[str | os.PathLike[str]] = (),
     most_clips: int = 24,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a self-contained HTML page about a store, and about runs trained from it.
 
@@ -59,6 +82,7 @@ def write_report(
         out: the HTML file; it appears under its name when it is whole.
         runs: run folders of training; what they do not hold yet is left out.
         most_clips: most clips on the contact sheet, chosen evenly.
+        beside: kind -> id, or its beginning, of layers to show next to those of the snapshot.
 
     Returns:
         The path of the page.
@@ -69,7 +93,8 @@ def write_report(
     """
     if runs:
         sandbox.prepare()  # for their videos
-    view = View(store if isinstance(store, Store) else open_store(store))
+    store = store if isinstance(store, Store) else open_store(store)
+    view = View(store, [store.layer(kind, layer_id) for kind, layer_id in (beside or {}).items()])
     # What may be damaged comes first: the films of the clips take longer.
     trained = [(f"run-{i}", f"Run {Path(run).resolve().name}", run_section(Path(run))) for i, run in enumerate(runs, 1)]
     sections = [

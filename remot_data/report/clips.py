@@ -12,6 +12,7 @@ import numpy as np
 
 from remot_data import media
 from remot_data.records import Clip
+from remot_data.report.curves import curves
 from remot_data.report.html import Html, count, data_url, facts, join, legend, markup, plural, short
 from remot_data.report.view import View, evenly
 
@@ -44,12 +45,13 @@ def _clip(view: View, clip: Clip) -> Html:
     names, strips = _strips(view, clip, which)
     film = _film(names, strips, (clip.fps or _RATE) / which.step, clip.id)
     return markup(
-        '<article class="clip"><h3>{}</h3><div class="show" style="--n:{}">{}{}</div>'
+        '<article class="clip"><h3>{}</h3><div class="show" style="--n:{}">{}{}</div>{}'
         '<dl class="facts">{}</dl></article>',
         clip.id,
         len(names),
         film,
         join(_stills(view, clip)),
+        curves(view.scores.get(clip.id, {}), which, view.snapshot.where),
         facts(_about(view, clip, which)),
     )
 
@@ -67,6 +69,10 @@ def _strips(view: View, clip: Clip, which: range) -> tuple[list[str], list[np.nd
         arrays = view.arrays(layer.name, clip, which)
         if arrays is not None:
             shown[layer.name] = layer.pictures(frames, arrays, view.schema[layer.name])
+        for info in (info for info in view.beside if info.kind == layer.name):
+            if clip.id in view.store.index(info.folder, clip.shard).spans:
+                arrays = view.store.read_arrays(info.folder, info.kind, clip, which=which)
+                shown[f"{info.kind} {info.id}"] = layer.pictures(frames, arrays, info.schema)
     return list(shown), [_fitted(np.hstack(strip), len(shown)) for strip in zip(*shown.values(), strict=True)]
 
 

@@ -12,6 +12,7 @@ from remot_data.records import REASONS, Snapshot
 from remot_data.report.charts import histogram
 from remot_data.report.errors import reading
 from remot_data.report.html import Html, bar, count, facts, file_size, join, legend, markup, plural, table
+from remot_data.report.lineage import lineage
 from remot_data.report.view import SCAN, View, evenly
 from remot_data.schemas import SCORES, convert_labels, label_set
 from remot_data.store import layers as layer_kinds
@@ -154,7 +155,19 @@ def snapshots_and_layers(view: View) -> Html:
         rows.append([name, join(chosen, markup("<br>")) or "frames only", condition, policy, *counts])
     head = ["snapshot", "layers", "filter", "split", "frames that pass", *splits]
     snapshots = table("Snapshots: what training reads", head, rows, range(4, len(head)))
-    return join([snapshots if rows else markup("<p>There is no snapshot yet.</p>"), _detectors(view)])
+    nothing = markup("<p>There is no snapshot yet.</p>")
+    return join([snapshots if rows else nothing, _lineage(view), _detectors(view)])
+
+
+def _lineage(view: View) -> Html:
+    """What each layer was made from; unfinished ones have no place in it."""
+    infos = view.store.layers
+    stale = {f"{layer['kind']}/{layer['id']}": layer["stale"] for layer in (view.stats or {}).get("layers", ())}
+    used: dict[str, list[str]] = {}
+    for name, snapshot in view.snapshots.items():
+        for kind, layer_id in snapshot.layers.items():
+            used.setdefault(f"{kind}/{layer_id}", []).append(name)
+    return lineage(infos, stale, used)
 
 
 def _passing(view: View, snapshot: Snapshot) -> dict[str, int]:

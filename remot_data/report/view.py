@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from remot_data.records import Clip, Reject, Snapshot
+from remot_data.records import Clip, LayerInfo, Reject, Snapshot
 from remot_data.report.errors import reading
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
@@ -34,10 +34,13 @@ class Sums:
 
 
 class View:
-    """A store as the report reads it: its ledger checked, and the snapshot to look through chosen."""
+    """A store as the report reads it: its ledger checked, and the snapshot to look through chosen.
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    `beside` are layers that are shown next to those of the snapshot.
+    """
+
+    def __init__(self, store: Store, beside: Sequence[LayerInfo] = ()) -> None:
+        self.store, self.beside = store, beside
         self.name = store.url.rstrip("/").rsplit("/", 1)[-1] or store.url
         # Where everything was refused there is no plan of clips, and that is when a report is wanted most.
         self.clips: list[Clip] = store.clips if store.files.exists("clips.parquet") else []
