@@ -18,6 +18,8 @@ from typing import Any
 
 from remot_data.errors import RemotError
 
+log = logging.getLogger(__name__)
+
 _SPAWN = "distributed.nanny.pre-spawn-environ"  # setting with the environment of new worker processes
 _CONNECT = 10.0  # seconds to reach a scheduler
 _FEEDING = 4  # CPUs that read, decode, encode and write for one GPU
@@ -78,7 +80,9 @@ class LocalWorkers:
     def client(self) -> Any:
         from dask.distributed import Client
 
-        return self._running.enter_context(Client(self._cluster))
+        client = self._running.enter_context(Client(self._cluster))
+        say_dashboard(client)
+        return client
 
     @cached_property
     def _cluster(self) -> Any:
@@ -172,6 +176,12 @@ def connected(scheduler: str) -> Any:
     if isinstance(client, Exception):
         raise EngineError(f"no dask scheduler answers at {scheduler} ({client})") from client
     return client
+
+
+def say_dashboard(client: Any) -> None:
+    """Name the page on which dask shows its tasks, where the scheduler has one: that needs bokeh there."""
+    if "dashboard" in client.scheduler_info(n_workers=0).get("services", {}) and client.dashboard_link:
+        log.warning("dask's dashboard: %s", client.dashboard_link)
 
 
 @contextmanager

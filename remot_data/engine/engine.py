@@ -20,7 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from remot_data.engine.cluster import EngineError, LocalWorkers, OtherWorkers, connected, cpus, quiet
+from remot_data.engine.cluster import EngineError, LocalWorkers, OtherWorkers, connected, cpus, quiet, say_dashboard
 from remot_data.errors import RemotError
 
 log = logging.getLogger(__name__)
@@ -348,6 +348,7 @@ def open_engine(
         with quiet(), connected(scheduler) as client:
             engine = Engine(OtherWorkers(client))
             engine.check_workers()
+            say_dashboard(client)
             yield engine
         return
     with ExitStack() as running:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from remot_data.engine import Engine, EngineError, open_engine
-from remot_data.engine.cluster import LocalWorkers, OtherWorkers, cpus
+from remot_data.engine.cluster import LocalWorkers, OtherWorkers, cpus, say_dashboard
 from remot_data.engine.engine import _together
 
 
@@ -82,3 +82,20 @@ def test_tasks_that_are_added_while_results_come_are_done_as_well(workers):
             if result < 20:
                 work["CPU"].append({"number": result + 10})
     assert sorted(found) == sorted([0, 2, 4, 6, 8, *(2 * (10 + 2 * n) for n in range(5))])
+
+
+class _Client:
+    dashboard_link = "http://127.0.0.1:8787/status"
+
+    def __init__(self, services: dict[str, int]) -> None:
+        self._services = services
+
+    def scheduler_info(self, n_workers: int) -> dict[str, object]:
+        return {"services": self._services}
+
+
+def test_the_dashboard_is_named_where_there_is_one(caplog) -> None:
+    say_dashboard(_Client({}))
+    assert not caplog.messages
+    say_dashboard(_Client({"dashboard": 8787}))
+    assert caplog.messages == ["dask's dashboard: http://127.0.0.1:8787/status"]
