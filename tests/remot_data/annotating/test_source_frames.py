@@ -79,6 +79,7 @@ def test_poses_are_looked_for_in_the_source_while_all_of_it_is_here(built, own_d
     assert made_so == {"pose": 0, "flow": 0}
 
 
+@pytest.mark.slow
 def test_the_build_says_what_poses_are_looked_for_in_and_a_layer_grows_as_it_was_made(built, tmp_path, capsys):
     video, store = built.clips[0].path, str(tmp_path / "s")
     options = ["--size", "128x96", "--rule", "min_frames=6", "--persons", "main", "--workers", "0"]

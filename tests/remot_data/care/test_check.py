@@ -175,6 +175,7 @@ def test_every_rule_has_a_clip_that_is_spoilt() -> None:
     assert set(FAULTS) - {"sound"} == set(RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(set(RULES) - OF_SETS))
 def test_each_fault_is_named(found: Report, rule: str) -> None:
     fired = {sick.clip: {f.rule for f in sick.fired} for sick in found.clips}
@@ -182,11 +183,13 @@ def test_each_fault_is_named(found: Report, rule: str) -> None:
     assert len([clip for clip, rules in fired.items() if rule in rules]) <= 3, "others have other faults"
 
 
+@pytest.mark.slow
 def test_what_is_sound_is_not_named(found: Report) -> None:
     assert {sick.clip for sick in found.clips}.isdisjoint({"sound", *OF_SETS}) and not found.unjudged
     assert found.checked == len(FAULTS) and found.frames == len(FAULTS) * T
 
 
+@pytest.mark.slow
 def test_faults_of_the_set_are_named(found: Report) -> None:
     whole = {fired.rule: fired for fired in found.whole}
     assert whole.keys() == OF_SETS
@@ -194,6 +197,7 @@ def test_faults_of_the_set_are_named(found: Report) -> None:
     assert whole["test-in-train"].detail == "ada" and whole["test-in-train"].value == 1
 
 
+@pytest.mark.slow
 def test_details_and_worst_frames(found: Report) -> None:
     fired = {sick.clip: {f.rule: f for f in sick.fired} for sick in found.clips}
     assert fired["few-labels"]["few-labels"].detail == "shoes"
@@ -203,6 +207,7 @@ def test_details_and_worst_frames(found: Report) -> None:
     assert scores == sorted(scores, reverse=True) and found.clips[0].score >= 1
 
 
+@pytest.mark.slow
 def test_the_suggested_filter_drops_what_was_found(spoilt: Store, found: Report) -> None:
     planned = dataclasses.replace(spoilt.snapshot("main"), where=found.filter)
     passed = {clip.id: where(planned, spoilt, clip) for clip in spoilt.clips}
@@ -212,6 +217,7 @@ def test_the_suggested_filter_drops_what_was_found(spoilt: Store, found: Report)
     assert found.command == f"remot snapshot {spoilt.url} main --where '{found.filter}'"
 
 
+@pytest.mark.slow
 def test_the_filter_that_is_there_stays_in_it(spoilt: Store, tmp_path: Path) -> None:
     store = Store(str(shutil.copytree(spoilt.url, tmp_path / "own")))
     switch(store, "main", {}, where="jumps<=0.01 and twist<=0.5 and person==ada")
@@ -220,6 +226,7 @@ def test_the_filter_that_is_there_stays_in_it(spoilt: Store, tmp_path: Path) -> 
     assert again.passes < again.frames and again.keeps < again.passes
 
 
+@pytest.mark.slow
 def test_where_the_filter_is_there_nothing_is_suggested(
     spoilt: Store, found: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +238,7 @@ def test_where_the_filter_is_there_nothing_is_suggested(
     assert "leaves these frames out already" in (tmp_path / "c.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_with_the_worst_frames(spoilt: Store, tmp_path: Path) -> None:
     check(spoilt, out=tmp_path / "check.html")
     text = (tmp_path / "check.html").read_text()
@@ -239,6 +247,7 @@ def test_the_page_is_one_file_with_the_worst_frames(spoilt: Store, tmp_path: Pat
     assert "swaps/0000" in text and "<b>main</b>" in text
 
 
+@pytest.mark.slow
 def test_the_command(spoilt: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert invoke(["check", spoilt.url, "--json", "--out", str(tmp_path / "c.html")]) == 0
     out = capsys.readouterr().out
@@ -259,6 +268,7 @@ def test_a_set_without_the_columns_says_how_to_get_them(dancers: Store, capsys: 
     assert "quality-scores" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_far_away_is_checked(spoilt: Store, found: Report) -> None:
     import fsspec
 
