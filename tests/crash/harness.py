@@ -216,6 +216,7 @@ def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] |
     # What is tested is who writes; without a process for the decoder, a run takes a fraction of a second.
     sandbox.call = partial(_called_here, broken)
     Lock.SETTLE = 0.0  # nobody else is there
+    Lock.TELL = Lock.BEAT  # how far it is would be written at points that no two runs have alike
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
     sys.exit(cli.run(arguments))
 
