@@ -1,9 +1,9 @@
-"""Frames of real clips whose labels were drawn by hand: benchmarks/truth/labels.json, for `benchmarks/parser.py`.
+"""Forty frames of real clips whose labels were drawn by hand: benchmarks/truth/labels.json, for `benchmarks/parser.py`.
 
 No number was tuned on them; two faults were first seen there (wide trousers as a skirt, bare feet and shins as boots)
-and mended on drawn dancers. The sample clips are assets; the other videos are looked for by their names in the folder
-that is given (`benchmarks/truth/README.md` says where they come from), and rows of videos that are not there are left
-out. Poses and masks are those of the default detector on the frames around, as in a store.
+and mended on drawn dancers. The sample clips are assets; the other videos are looked for in the folder that is given,
+by their paths in their packages (`benchmarks/truth/README.md` says where they come from), and rows of videos that are
+not there are left out. Poses and masks are those of the default detector on the frames around, as in a store.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _around(frame: int) -> range:
 def _found(video: str, material: Path | None) -> Path | None:
     if video.startswith(_SAMPLE):
         return Path(assets.fetch("sample-" + Path(video).stem))
-    found = sorted(material.rglob(Path(video).name)) if material else []
+    # By the whole path: packages have several videos of one name.
+    found = sorted(material.rglob(video)) if material else []
     return found[0] if found else None
 
 

@@ -175,3 +175,9 @@ def test_what_was_drawn_by_hand_is_possible():
                 x0, y0, x1, y1 = person.box
                 assert 0 <= x0 < x1 <= truth.size[0] and 0 <= y0 < y1 <= truth.size[1], (path, frame, person)
                 assert person.height >= persons.LEAST and person.shown in ("all", "most", "part")
+
+
+def test_of_the_files_drawn_by_hand_only_those_of_persons_are_read(tmp_path):
+    """labels.json lies beside them and has no boxes: it was read as if it had."""
+    with pytest.raises(ValueError, match="is not the video out of musicalgestures"):
+        list(persons.real_cases(tmp_path))
