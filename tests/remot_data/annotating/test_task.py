@@ -388,6 +388,7 @@ def test_few_clips_are_in_memory(short_clips, monkeypatch, spec):
     assert 4 <= most <= 9 and now == 0
 
 
+@pytest.mark.slow
 def test_a_pretended_card_is_kept_busy(own_dancers):
     """Nine tenths of what the card does when batches only wait for it, on this machine with whatever else it does."""
     job = plan_job(own_dancers, "parsing", f"{HERE}Card")

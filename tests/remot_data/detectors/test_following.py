@@ -13,6 +13,8 @@ from remot_data.detectors.blazepose import BlazePose
 from remot_data.detectors.pose_guided import PoseGuidedParser
 from tests.remot_data.detectors.two_people import Clip, Dancer, scene
 
+pytestmark = pytest.mark.slow
+
 CLOSE = (60, 60)  # the one before half covers the one behind
 CROSSING = (200, -200)
 APART = (-90, -90)

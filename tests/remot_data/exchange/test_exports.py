@@ -15,6 +15,8 @@ from remot_data.store import Store, StoreError
 from tests.remot_data.conftest import digests
 from tests.remot_data.exchange.conftest import arrays
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_export_is_the_same_bytes_again(dancers, exported, tmp_path):
     for to in FORMATS:

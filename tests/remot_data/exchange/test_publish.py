@@ -24,6 +24,8 @@ from remot_data.exchange.publish import PublishError, publish
 from remot_data.reading.stream import Plan
 from remot_data.store import Store, StoreError, open_store
 
+pytestmark = pytest.mark.slow
+
 URL = "hf://datasets/org/dances"
 KEPT_BY_LFS = (".tar", ".parquet", ".jpg")
 

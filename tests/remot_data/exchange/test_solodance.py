@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from remot_data.exchange.exports import export
 from remot_data.exchange.importers import import_manifest
@@ -16,6 +17,8 @@ from remot_data.ingest.policy import Policy
 from remot_data.schemas import LABELS, convert_labels
 from remot_data.store import open_store
 from tests.remot_data.exchange.conftest import arrays
+
+pytestmark = pytest.mark.slow
 
 SOLODANCE = Path(__file__).parents[3] / "manifests/solodance.yaml"
 

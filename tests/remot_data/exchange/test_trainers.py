@@ -18,6 +18,8 @@ from remot_data.exchange.exports import export
 from remot_data.exchange.trainers import SHORTEST, TRAINERS
 from remot_data.store import Store, StoreError, open_store
 
+pytestmark = pytest.mark.slow
+
 
 def decoded(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import webdataset
 
 from remot_data.detectors.base import file_sha256
@@ -13,6 +14,8 @@ from remot_data.exchange.exports import export
 from remot_data.exchange.webdataset import name_of
 from remot_data.store.layers import pose as pose_layer
 from tests.remot_data.exchange.conftest import arrays
+
+pytestmark = pytest.mark.slow
 
 
 def test_merged_tars_are_read_by_plain_webdataset(dancers, exported):

@@ -16,6 +16,8 @@ from remot_model.training.stages import Setting, needed_generators
 from remot_model.training.trainer import Trainer
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def batch():

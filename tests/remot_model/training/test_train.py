@@ -51,6 +51,7 @@ def weights(run, stage):
     return checkpoint.load_run(run).generators[stage].state_dict()
 
 
+@pytest.mark.slow
 def test_all_stages_fill_the_run_folder(tmp_path):
     said = []
     results = train.train("store", tmp_path, config=small_config(), steps=2, say=said.append)
@@ -77,6 +78,7 @@ def test_all_stages_fill_the_run_folder(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_discriminator_learns():
     config = small_config(layout=StagePlan(1, 1, 8, 8, 1e-3), whole=StagePlan(1, 1, 8, 8, 1e-3))
     earlier = {"region": networks.generator("region", config).requires_grad_(False)}
@@ -297,6 +299,7 @@ def test_a_trained_stage_is_not_overwritten(tmp_path):
         train.train("s", tmp_path, config=small_config(ngf=8), stages=["region"], steps=1, say=quiet)
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_and_stale_layers_are_named(tmp_path, monkeypatch):
     said, config = [], small_config()
     monkeypatch.setattr(data, "contents", lambda *_: [Content("abc", {"pose/x": "its shard 3 was made from others"})])

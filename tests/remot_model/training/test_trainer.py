@@ -14,6 +14,7 @@ from remot_model.training.stages import Setting, needed_generators
 from remot_model.training.trainer import Trainer, TrainingError
 from tests.remot_model.windows import Windows, clip_arrays, small_config
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
