@@ -20,6 +20,7 @@ from remot_data.care.check import Report, check
 from remot_data.care.check_rules import RULES
 from remot_data.exchange import croissant
 from remot_data.records import REASONS, Clip, LayerInfo, Snapshot
+from remot_data.report.html import plural
 from remot_data.store import Store, StoreError
 from remot_data.store.content import stats
 from remot_data.store.disk import write_whole
@@ -175,9 +176,13 @@ def _front(store: Store, snapshot: Snapshot, name: str) -> str:
 def _about(store: Store, told: dict[str, Any]) -> str:
     height, width = store.size
     minutes = told["seconds_of_video"] / 60
+    counts = (
+        plural(told[name], word) for name, word in (("clips", "clip"), ("persons", "person"), ("videos", "video"))
+    )
+    clips, who, videos = counts
     return (
-        f"{told['clips']} clips of {told['persons']} persons from {told['videos']} videos: {told['frames']} frames of "
-        f"{height} x {width} pixels, {minutes:.1f} minutes. Each clip shows one person in one fixed crop."
+        f"{clips} of {who} from {videos}: {told['frames']} frames of {height} x {width} pixels, {minutes:.1f} minutes. "
+        "Each clip shows one person in one fixed crop."
     )
 
 

@@ -75,13 +75,12 @@ def status(store: Store) -> Status:
     _ = store.config
     files = store.files
     clips = frames = shards = rejects = 0
-    if files.exists("clips.parquet"):
-        data = files.read("clips.parquet")
+    if data := _whole(store, "clips.parquet"):
         table, meta = read_columns(data, ["shard"]), read_metadata(data)
         clips, frames = len(table), _values(meta, "pts")
         shards = 1 + max(table["shard"].to_pylist(), default=-1)
-    if files.exists("ledger/rejects.parquet"):
-        rejects = read_metadata(files.read("ledger/rejects.parquet")).num_rows
+    if refused := _whole(store, "ledger/rejects.parquet"):
+        rejects = read_metadata(refused).num_rows
     kinds = [name for name in files.names("layers") if name.isidentifier()]
     layers = {(kind, layer): len(store.present(layer_folder(kind, layer))) for kind in kinds
               for layer in files.names(f"layers/{kind}")}  # fmt: skip
@@ -97,6 +96,14 @@ def status(store: Store) -> Status:
         tuple(_writers(store)),
         tuple(_lately(store)),
     )
+
+
+def _whole(store: Store, name: str) -> bytes:
+    """A file of a store, empty where it is not there."""
+    try:
+        return store.files.read(name)
+    except FileNotFoundError:
+        return b""
 
 
 def _values(meta: Any, column: str) -> int:
