@@ -46,12 +46,15 @@ _SHOWN = 8  # clips on the picture
 PICTURE = "card.jpg"
 
 
-def write_card(store: Store, out: str | os.PathLike[str] | None = None, snapshot: str = "main") -> list[str]:
+def write_card(
+    store: Store, out: str | os.PathLike[str] | None = None, snapshot: str = "main", url: str = ""
+) -> list[str]:
     """Write ``README.md``, ``croissant.json`` and, where licences let clips be shown, ``card.jpg``.
 
     Args:
         out: the folder; the store's own by default, which has to be on a local disk then.
         snapshot: whose layers and filter are told.
+        url: where the card will lie beside the store's files, if that is elsewhere.
 
     Returns:
         What contradicts itself or is not known, as sentences; they stand in the card too.
@@ -73,7 +76,7 @@ def write_card(store: Store, out: str | os.PathLike[str] | None = None, snapshot
     text = _text(store, chosen, infos, check(store, snapshot), doubts, picture is not None)
     write_whole(folder / "README.md", text.encode())
     splits = dict.fromkeys(clip.split or "train" for clip in store.clips)
-    croissant.finish(store, chosen, folder, folder, [{"splits": splits}])
+    croissant.finish(store, chosen, folder, None if url else folder, [{"splits": splits}], url)
     return doubts
 
 

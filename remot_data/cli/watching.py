@@ -119,7 +119,7 @@ def publish(
 
     opened = open_store(store)
     with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
-        doubts = write_card(opened, folder, snapshot)
+        doubts = write_card(opened, folder, snapshot, url)
         for sentence in doubts:
             out.print(escape(f"note: {sentence}"))
         if public and doubts and not anyway:

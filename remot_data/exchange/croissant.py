@@ -76,8 +76,15 @@ _COLUMNS = {
 _SPLIT_URLS = {"train": "cr:TrainingSplit", "test": "cr:TestSplit", "val": "cr:ValidationSplit"}
 
 
-def finish(store: Store, snapshot: Snapshot, part: Path, target: Path, done: Sequence[Mapping[str, Any]]) -> None:
-    """``croissant.json``: Croissant 1.0 metadata of the store as it is, its files by sha256."""
+def finish(
+    store: Store, snapshot: Snapshot, part: Path, target: Path | None, done: Sequence[Mapping[str, Any]], url: str = ""
+) -> None:
+    """``croissant.json``: Croissant 1.0 metadata of the store as it is, its files by sha256.
+
+    Args:
+        target: where the file will lie; None for beside the store's files, wherever that is.
+        url: of the data set, where clips name none; the store's own by default.
+    """
     folders = {"frames": ("frames", "frames"), **{k: (k, f) for k, f in store.folders(snapshot).items()}}
     licences = sorted({clip.licence for clip in store.clips if clip.licence}) or ["unknown"]
     urls = sorted({clip.url for clip in store.clips if clip.url})
@@ -99,7 +106,7 @@ def finish(store: Store, snapshot: Snapshot, part: Path, target: Path, done: Seq
             "description": _description(store, snapshot, frames),
             "version": "1.0.0",
             "license": licences if len(licences) > 1 else licences[0],
-            "url": urls[0] if urls else store.url,
+            "url": urls[0] if urls else url or store.url,
             "distribution": distribution,
             "recordSet": records,
         },
@@ -117,14 +124,16 @@ def _description(store: Store, snapshot: Snapshot, frames: int) -> str:
     return text
 
 
-def _where_from(store: Store, target: Path, name: str) -> str:
+def _where_from(store: Store, target: Path | None, name: str) -> str:
     """The address of a file of the store, relative to the metadata where both are on this machine."""
+    if target is None:
+        return name
     if not store.files.local:
         return f"{store.url.rstrip('/')}/{name}"
     return Path(os.path.relpath(store.files.path(name), target)).as_posix()
 
 
-def _clips_object(store: Store, target: Path) -> dict[str, Any]:
+def _clips_object(store: Store, target: Path | None) -> dict[str, Any]:
     data = store.files.read("clips.parquet")
     return {
         "@type": "cr:FileObject",
@@ -161,7 +170,7 @@ def _clip_records() -> dict[str, Any]:
 
 
 def _layer_objects(
-    store: Store, target: Path, title: str, kind: str, folder: str
+    store: Store, target: Path | None, title: str, kind: str, folder: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """The tars of a layer, the members in them, and the records they make."""
     tars = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from remot_data.engine import Progress
 from remot_data.errors import RemotError
-from remot_data.records import Record, layer_folder
+from remot_data.records import NO_SEAL, Record, layer_folder, sealed
 from remot_data.store import Store, StoreError, shards
 from remot_data.store.clips_table import CLIP_GROUP, clip_table
 from remot_data.store.disk import TEMPORARY
@@ -123,19 +124,41 @@ def _send(api: Any, store: Store, repo: str, branch: str, card: Path, progress: 
 
 def _files(store: Store) -> Iterator[_File]:
     """What of a store is published: shards first, then what names them."""
-    used = {layer_folder(*layer) for chosen in store.snapshots.values() for layer in chosen.layers.items()}
+    used = _used(store)
     names = [n for n in store.files.walk() if not n.endswith(TEMPORARY)]
     folders = ("frames/", "boxes/", *(f"{folder}/" for folder in used))
     shown = [n for n in names if n.startswith(folders)]
     known = {f"{folder}/{stem}.tar": sha for folder, stem, sha in _shas(store, ["frames", *used])}
     for name in sorted(shown, key=lambda n: (n.endswith("layer.json"), not n.endswith(".tar"), n)):
-        yield _File(name, store.files.size(name), sha256=known.get(name, ""))
+        data = _without_paths(store.files.read(name)) if name.endswith("layer.json") else None
+        yield _File(name, store.files.size(name) if data is None else len(data), data, known.get(name, ""))
     clips = [dataclasses.replace(clip, path=os.path.basename(clip.path)) for clip in store.planned]
     data = shards.table_bytes(clip_table(clips), group=CLIP_GROUP)
     yield _File("clips.parquet", len(data), data)
     for name in (*(n for n in names if n.startswith("snapshots/")), "store.json", "ledger/store.json", "removed.json"):
         if name in names:
             yield _File(name, store.files.size(name))
+
+
+def _used(store: Store) -> set[str]:
+    """The folders of the layers that snapshots hold, and of all that these were made from."""
+    todo = [layer_folder(*layer) for chosen in store.snapshots.values() for layer in chosen.layers.items()]
+    reads, used = {info.folder: info.reads for info in store.layers}, set[str]()
+    while todo:
+        if (folder := todo.pop()) not in used:
+            used.add(folder)
+            todo += [other for other in reads.get(folder, {}).values() if other in reads]
+    return used
+
+
+def _without_paths(data: bytes) -> bytes:
+    """A ``layer.json`` that names weights and a detector's file without their folders."""
+    told = json.loads(data)
+    for name in ("weights", "spec"):
+        if told.get(name):
+            told[name] = os.path.basename(told[name])
+    text = json.dumps({**told, "seal": NO_SEAL}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return sealed(text.encode())
 
 
 def _shas(store: Store, folders: Sequence[str]) -> Iterator[tuple[str, str, str]]:

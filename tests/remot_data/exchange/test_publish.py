@@ -16,6 +16,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from remot_data.annotating.annotate import annotate
 from remot_data.care.card import write_card
 from remot_data.care.compact import compact, remove
 from remot_data.care.verify import verify
@@ -141,7 +142,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hub, str]]:
 
 
 def sent(store: Store, hub: tuple[Hub, str], tmp_path: Path, **options: Any) -> Any:
-    write_card(store, tmp_path / "card")
+    write_card(store, tmp_path / "card", url=URL)
     return publish(store, URL, tmp_path / "card", endpoint=hub[1], token="hf_a_token", **options)
 
 
@@ -161,6 +162,24 @@ def test_what_is_published_is_a_store_without_paths(own_dancers: Store, hub: tup
     ours, theirs = (Plan(s, length=4, stride=4).window(0).arrays["frames"] for s in (own_dancers, store))
     assert (ours == theirs).all()
     assert {n for n in hub[0].repos["org/dances"] if n.startswith("ledger/")} == {"ledger/store.json"}
+
+
+def test_layers_go_with_what_they_read_and_without_folders(
+    own_dancers: Store, hub: tuple[Hub, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from remot_data.detectors.smooth import Smooth\n\n\nclass Mine(Smooth):\n    name = 'mine'\n")
+    raw = own_dancers.snapshot("main").layers["pose"]
+    even = annotate(own_dancers, "pose", f"{file}:Mine", snapshot="main", workers=0).id
+    sent(open_store(own_dancers.url), hub, tmp_path)
+    store = fetched(hub[0], tmp_path / "fetched")
+    assert store.layer("pose", even).spec == "mine.py:Mine" and store.layer("pose", raw).id == raw
+    assert not list(verify(store))
+    told = [data for name, data in hub[0].repos["org/dances"].items() if name.endswith(".json")]
+    croissant = json.loads(hub[0].repos["org/dances"]["croissant.json"])
+    files = {one["contentUrl"] for one in croissant["distribution"] if "contentUrl" in one}
+    assert "frames/shard-00000.tar" in files and files <= hub[0].repos["org/dances"].keys()
+    assert told and not any(str(tmp_path).encode() in data for data in told)
 
 
 def test_an_interrupted_upload_resumes(
