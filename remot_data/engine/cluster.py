@@ -6,6 +6,7 @@ With `remot_data.engine`, the only import of dask.
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 import os
 import queue
@@ -179,9 +180,17 @@ def connected(scheduler: str) -> Any:
 
 
 def say_dashboard(client: Any) -> None:
-    """Name the page on which dask shows its tasks, where the scheduler has one: that needs bokeh there."""
-    if "dashboard" in client.scheduler_info(n_workers=0).get("services", {}) and client.dashboard_link:
-        log.warning("dask's dashboard: %s", client.dashboard_link)
+    """Name the page on which dask shows its tasks, where the scheduler has one.
+
+    Without bokeh a scheduler serves a page all the same, one that asks for bokeh: nothing to send anybody to.
+    """
+    if "dashboard" not in client.scheduler_info(n_workers=0).get("services", {}):
+        return
+    try:
+        client.run_on_scheduler(importlib.metadata.version, "bokeh")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    log.warning("dask's dashboard: %s", client.dashboard_link)
 
 
 @contextmanager

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import pytest
 
@@ -87,15 +89,29 @@ def test_tasks_that_are_added_while_results_come_are_done_as_well(workers):
 class _Client:
     dashboard_link = "http://127.0.0.1:8787/status"
 
-    def __init__(self, services: dict[str, int]) -> None:
-        self._services = services
+    def __init__(self, services: dict[str, int], packages: dict[str, str]) -> None:
+        self._services, self._packages = services, packages
 
     def scheduler_info(self, n_workers: int) -> dict[str, object]:
         return {"services": self._services}
 
+    def run_on_scheduler(self, function: object, name: str) -> str:
+        assert function is version
+        if name not in self._packages:
+            raise PackageNotFoundError(name)
+        return self._packages[name]
 
-def test_the_dashboard_is_named_where_there_is_one(caplog) -> None:
-    say_dashboard(_Client({}))
+
+def test_the_dashboard_is_named_where_there_is_one(caplog):
+    say_dashboard(_Client({}, {"bokeh": "3.8"}))
+    say_dashboard(_Client({"dashboard": 8787}, {}))
     assert not caplog.messages
-    say_dashboard(_Client({"dashboard": 8787}))
+    say_dashboard(_Client({"dashboard": 8787}, {"bokeh": "3.8"}))
     assert caplog.messages == ["dask's dashboard: http://127.0.0.1:8787/status"]
+
+
+@pytest.mark.slow
+def test_workers_on_this_machine_name_a_dashboard_only_where_bokeh_draws_it(caplog):
+    with open_engine(1) as engine:
+        assert list(engine.map(double, [{"number": 1}])) == [2]
+    assert len(caplog.messages) == (find_spec("bokeh") is not None)
