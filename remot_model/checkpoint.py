@@ -9,6 +9,7 @@ RUN/<stage>/stats.jsonl          the losses, a line a step
 RUN/<stage>/speed.jsonl          speed and memory, a line every few seconds
 RUN/<stage>/samples/             the fixed windows as a sheet at every save
 RUN/<stage>/samples.mp4          the same in motion, of the last save
+RUN/planned.jsonl                what `--plan` had said, beside what training took, a line a call
 RUN/tensorboard/
 """
 

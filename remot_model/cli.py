@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,9 +96,10 @@ def train(
     On several GPUs: `torchrun --nproc-per-node 8 --no-python remot train ... --batch 8`, or `accelerate launch` alike.
     """
     with _reported(), _together() as first:
-        from remot_data.cli.console import when_stopped
+        from remot_data.care.planned import Clock, sentence
+        from remot_data.cli.console import Line, when_stopped
         from remot_model import devices
-        from remot_model.training import resuming
+        from remot_model.training import journal, resuming
         from remot_model.training.reading import read_only
         from remot_model.training.train import train as run_training
 
@@ -123,11 +123,12 @@ def train(
             from remot_model.training.forecast import of_train
 
             told = {name: asked[name] for name in ("stages", "steps", "minutes")}
-            tell(of_train(stores, out, config=config, **told, **reading), price, as_json)
+            tell(of_train(stores, out, config=config, **told, **reading), price, as_json, *([out] if out else []))
             return
         if out is None:
             _refuse("training needs a run folder to write: give --out; only --only-read needs none")
-        line = _Line() if sys.stderr.isatty() else None
+        clock = Clock("train", str(out))
+        line = Line() if sys.stderr.isatty() else None
         try:
             with when_stopped(partial(resuming.how_to_resume, out)):
                 results = run_training(
@@ -145,7 +146,11 @@ def train(
                 line.end()
         summary = {"run": str(out), "preset": config.name, "stages": [dataclasses.asdict(r) for r in results]}
         if first:
-            _finish(summary, as_json, f"trained {', '.join(r.stage for r in results)} into {out}")
+            words = f"trained {', '.join(r.stage for r in results)} into {out}"
+            if pair := clock.beside({r.stage: r.here for r in results}):
+                journal.planned(out, pair)
+                words += f"\n{sentence(pair)}"
+            _finish(summary, as_json, words)
 
 
 def transfer(
@@ -206,6 +211,7 @@ def transfer(
 ) -> None:
     """Make the person of an image move as the person of a video does; repeated, it resumes where it stopped."""
     with _reported():
+        from remot_data.care.planned import Clock, sentence
         from remot_model.transferring import batch
         from remot_model.transferring import transfer as single
         from remot_model.transferring.request import TransferError
@@ -232,8 +238,9 @@ def transfer(
         if plan:
             from remot_model.transferring.forecast import of_transfer
 
-            tell(of_transfer(run, source, driving, out, **options), price, as_json)
+            tell(of_transfer(run, source, driving, out, **options), price, as_json, out)
             return
+        clock = Clock("transfer", str(out))
         with _progress("transfer", "frames") as progress:
             if many:
                 if stages is not None:
@@ -251,6 +258,9 @@ def transfer(
             failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]
             _finish(summary, as_json, "\n".join([f"wrote to {out}: {counts}", *failures]))
             raise typer.Exit(1 if failures else 0)
+        if pair := clock.beside({"transfer": summary["seconds"]}):
+            summary["planned"] = pair["wall"][0]
+            summary["notes"] = [*summary["notes"], sentence(pair)]
         rate = f"{summary['frames_per_second']:g} frames/s"
         words = [f"wrote {out}: {summary['frames']} frames at {summary['fps']:g} fps ({rate})"]
         _finish(summary, as_json, "\n".join([*words, *(f"note: {note}" for note in summary["notes"])]))
@@ -457,28 +467,6 @@ def _reported() -> Iterator[None]:
             _refuse(f'this command needs {error.name}, which is not installed: pip install "remot[train]"', error)
         except OSError as error:
             _refuse(str(error), error)
-
-
-class _Line:
-    """A line on a terminal that is redrawn in place, with sentences above it."""
-
-    drawn = False
-
-    def say(self, sentence: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{sentence}\n")
-        self.drawn = False
-
-    def show(self, line: str, last: bool) -> None:
-        """Draw the line in place of the one before; behind the last one of a stage a new one begins."""
-        width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r{line[:width]}\x1b[K" + ("\n" if last else ""))
-        sys.stderr.flush()
-        self.drawn = not last
-
-    def end(self) -> None:
-        """Begin a new line behind one that training was stopped at."""
-        if self.drawn:
-            sys.stderr.write("\n")
 
 
 @contextmanager

@@ -90,12 +90,17 @@ class Forecast(Record):
 
     def wall(self, workers: int) -> float | None:
         """Seconds that it takes with so many workers."""
-        if self.seconds is None:
+        parts = [self.wall_of(stage, workers) for stage in self.stages]
+        if None in parts:
             return None
+        return (self.start if any(parts) else 0.0) + sum(part for part in parts if part is not None)
+
+    def wall_of(self, stage: Stage, workers: int) -> float | None:
+        """Seconds that a stage takes with so many workers."""
+        if stage.seconds is None or not self.parallel:
+            return stage.seconds
         at_once = max(min(workers, cpus()), 1)
-        speed = at_once * _SHARED if at_once > 1 else 1.0
-        parts = [max((stage.seconds or 0.0) / speed, stage.longest) for stage in self.stages]
-        return (self.start if any(parts) else 0.0) + sum(parts)
+        return max(stage.seconds / (at_once * _SHARED if at_once > 1 else 1.0), stage.longest)
 
 
 def of_build(
@@ -253,16 +258,16 @@ def _measured(fresh: Sequence[Input], options: Mapping[str, Any]) -> _Rates:
         first, out = Path(folder, "first.mp4"), str(Path(folder, "store"))
         media.cut(parts[0], first, 0.0, min(0.5, media.probe(parts[0]).seconds))
         build([first], str(Path(folder, "warm")), workers=0, **options)  # loads what is loaded once
-        before = _spent()
+        before = spent()
         done = build(parts, out, workers=0, **options)
-        spent = _spent() - before
+        taken = spent() - before
         size = sum(p.stat().st_size for p in Path(out).rglob("*") if p.is_file() and "ledger" not in p.parts)
     decoded, kept = done.frames["decoded"], done.frames["kept"]
     if not decoded:
         raise ForecastError("no part of the inputs can be read: nothing can be measured")
     whole = sum(done.seconds.values()) or 1.0
     seconds = {
-        name: spent * value / whole / (decoded if name == "look through" else max(kept, 1))
+        name: taken * value / whole / (decoded if name == "look through" else max(kept, 1))
         for name, value in done.seconds.items()
     }
     words = f"measured here on {decoded} frames of {len(parts)} inputs"
@@ -312,11 +317,11 @@ def _tried(store: Store, job: Job) -> tuple[float, float, str]:
     with tempfile.TemporaryDirectory(prefix="remot-plan-") as folder:
         part = _beginning(store, str(Path(folder, "store")), job)
         annotate_shard(part.url, 0, [job.to_json()], threads=1)  # loads what is loaded once
-        before = _spent()
+        before = spent()
         receipt = annotate_shard(part.url, 0, [job.to_json()], retry=True, threads=1)
-        spent = _spent() - before
+        taken = spent() - before
     frames = max(receipt.frames, 1)
-    return spent / frames, receipt.made[job.folder]["bytes"] / frames, f"measured here on {receipt.frames} frames"
+    return taken / frames, receipt.made[job.folder]["bytes"] / frames, f"measured here on {receipt.frames} frames"
 
 
 def _beginning(store: Store, to: str, job: Job) -> Store:
@@ -364,7 +369,7 @@ def _is_current(store: Store, job: Job, shard: int) -> bool:
     return is_current(store.meta(job.folder, shard), metas(store, job.inputs, shard))
 
 
-def _spent() -> float:
+def spent() -> float:
     """Seconds of CPUs that this process and its ended children have had."""
     return sum(
         u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

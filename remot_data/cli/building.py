@@ -23,6 +23,7 @@ from remot_data.cli.options import (
     chosen_layers,
     rows_of,
     say_approximate,
+    say_planned,
     say_source,
     settings_of,
     size_of,
@@ -87,6 +88,7 @@ def build(
     If the store exists, the build resumes, and new videos are added; options that are not given stay as they were.
     """
     from remot_data.annotating.jobs import Job
+    from remot_data.care.planned import Clock
     from remot_data.detectors.base import DEFAULTS
     from remot_data.ingest.build import build as run
     from remot_data.ingest.build import stored_policy
@@ -142,8 +144,9 @@ def build(
     if plan:
         from remot_data.care.forecast import of_build
 
-        tell(of_build(videos, to, **chosen), price, as_json, workers)
+        tell(of_build(videos, to, **chosen), price, as_json, to, workers=workers)
         return
+    clock = None if scheduler else Clock("build", to, workers=workers)
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
     with only_gpus(gpus), progress_bars() as bars, watched("build", to, bars, events, metrics) as progress:
@@ -169,6 +172,8 @@ def build(
     if stored is None and read == "auto" and (pose := summary.layers.get("pose")):
         say_source("pose", open_store(to).layer("pose", pose).source)
     say_where_all_clips_are(to)
+    if clock:
+        say_planned(clock, summary.seconds, to)
     finish(summary.to_json(), as_json, 1 if summary.rejects or summary.failed else 0)
 
 

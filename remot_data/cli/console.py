@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,3 +107,25 @@ def finish(value: Any, as_json: bool, status: int = 0) -> None:
         print(as_line(value))
     if status:
         raise typer.Exit(status)
+
+
+class Line:
+    """A line on a terminal that is redrawn in place, with sentences above it."""
+
+    drawn = False
+
+    def say(self, sentence: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{sentence}\n")
+        self.drawn = False
+
+    def show(self, line: str, last: bool) -> None:
+        """Draw the line in place of the one before; behind the last one of a stage a new one begins."""
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r{line[:width]}\x1b[K" + ("\n" if last else ""))
+        sys.stderr.flush()
+        self.drawn = not last
+
+    def end(self) -> None:
+        """Begin a new line behind one that training was stopped at."""
+        if self.drawn:
+            sys.stderr.write("\n")

@@ -22,6 +22,7 @@ from remot_data.cli.options import (
     Workers,
     rows_of,
     say_approximate,
+    say_planned,
     say_source,
     settings_of,
     tell,
@@ -52,6 +53,7 @@ def annotate(
     """Make one layer with a detector, for every shard that lacks it, and nothing else."""
     from remot_data.annotating.annotate import annotate as run
     from remot_data.annotating.jobs import Job
+    from remot_data.care.planned import Clock
 
     settings = settings_of(setting or [])
     if workers != 0 and str(settings.get("device")).startswith("cuda:"):
@@ -66,8 +68,9 @@ def annotate(
             "settings": settings,
             "source": rows_of(read),
         }
-        tell(of_annotate(store, layer, detector, **told), price, as_json, workers)
+        tell(of_annotate(store, layer, detector, **told), price, as_json, store, layer, detector, workers=workers)
         return
+    clock = None if scheduler else Clock("annotate", store, layer, detector, workers=workers)
     with only_gpus(gpus), progress_bars() as bars, watched("annotate", store, bars, events, metrics) as progress:
         say_approximate([Job(layer, detector, weights=str(weights) if weights else None, settings=settings)])
         summary = run(
@@ -89,6 +92,8 @@ def annotate(
     if read == "auto":
         say_source(layer, summary.source)
     print_failed({layer: summary.failed})
+    if clock:
+        say_planned(clock, {layer: summary.seconds}, store)
     finish(summary.to_json(), as_json, 1 if summary.failed else 0)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from remot_data.cli.console import err, finish, out
 if TYPE_CHECKING:
     from remot_data.annotating.jobs import Job
     from remot_data.care.forecast import Forecast
+    from remot_data.care.planned import Clock
 
 Workers = Annotated[
     int | None, typer.Option(help="Local worker processes, in addition to one per GPU; 0 runs everything in this one.")
@@ -78,13 +80,28 @@ def price_of(text: str | None) -> float | None:
     return price
 
 
-def tell(made: Forecast, price: str | None, as_json: bool, workers: int | None = None) -> None:
-    """Print what `--plan` has found."""
+def tell(
+    made: Forecast, price: str | None, as_json: bool, *target: str | os.PathLike[str], workers: int | None = None
+) -> None:
+    """Print what `--plan` has found, and keep it for the run on its target."""
     from remot_data.care.forecast import sentences
+    from remot_data.care.planned import keep
 
     for line in sentences(made, workers, price_of(price)):
         out.print(line, markup=False)
+    keep(made, *(os.fspath(part) for part in target))
     finish(made.to_json(), as_json)
+
+
+def say_planned(clock: Clock, stages: Mapping[str, float], store: str) -> None:
+    """Put what was planned beside what it took, where something was: in the store's history, and in a sentence."""
+    from remot_data.care.planned import sentence
+    from remot_data.store import open_store
+    from remot_data.store.history import note
+
+    if pair := clock.beside(stages):
+        note(open_store(store), "planned", **pair)
+        out.print(sentence(pair))
 
 
 def rows_of(read: str) -> int:

@@ -15,6 +15,7 @@ from remot_data.media import in_child, sandbox
 from remot_data.report.charts import curve
 from remot_data.report.errors import ReportError, reading
 from remot_data.report.html import Html, data_url, facts, file_size, join, markup, plural, table
+from remot_data.report.plans import plans
 from remot_data.store.layers._images import to_jpeg
 
 # A film of a run that is larger is named instead of shown.
@@ -30,7 +31,8 @@ _METRICS = {
 def run_section(run: Path) -> Html:
     if not run.is_dir():
         raise ReportError(f"{run} is no run folder: it is not there; make one with `remot train`")
-    parts = [_settings(run), *(_stage(folder) for folder in _stages(run)), _evaluation(run / "evaluation"), _films(run)]
+    parts = [_settings(run), *(_stage(folder) for folder in _stages(run)), _planned(run / "planned.jsonl")]
+    parts += [_evaluation(run / "evaluation"), _films(run)]
     return join(parts) or markup("<p>There is nothing in this run folder yet.</p>")
 
 
@@ -90,6 +92,13 @@ def _stage(folder: Path) -> Html:
         markup('<div class="charts">{}</div>', charts) if charts else "",
         _picture(pictures[-1], f"Samples of the {folder.name} stage, {pictures[-1].stem}") if pictures else "",
     )
+
+
+def _planned(path: Path) -> Html:
+    if not path.exists():
+        return Html("")
+    with reading(path):
+        return plans(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def _rows(path: Path) -> list[dict[str, float]]:

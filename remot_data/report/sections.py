@@ -13,7 +13,8 @@ from remot_data.report.charts import histogram
 from remot_data.report.errors import reading
 from remot_data.report.html import Html, bar, count, facts, file_size, join, legend, markup, plural, table
 from remot_data.report.lineage import lineage
-from remot_data.report.view import SCAN, View, evenly
+from remot_data.report.plans import plans
+from remot_data.report.view import HISTORY, SCAN, View, evenly
 from remot_data.schemas import SCORES, convert_labels, label_set
 from remot_data.store import layers as layer_kinds
 
@@ -267,6 +268,11 @@ def _classes(view: View) -> Html:
 
 
 def times(view: View) -> Html:
+    """Seconds by stage, and what was planned beside what it took."""
+    return join([_times(view), plans(line for line in view.lines(HISTORY) if line["what"] == "planned")])
+
+
+def _times(view: View) -> Html:
     spent = _spent(view)
     if not spent:
         return markup("")

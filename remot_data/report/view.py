@@ -17,7 +17,7 @@ from remot_data.store.content import stats
 from remot_data.store.layers import Kind
 from remot_data.store.tables import read_table
 
-SCAN, RECEIPTS = "videos", "receipts"
+SCAN, RECEIPTS, HISTORY = "videos", "receipts", "history"
 _REJECTS = "ledger/rejects.parquet"
 
 

@@ -2,7 +2,8 @@
 
 A line has ``at`` (UTC, ISO 8601), ``what`` and more: ``snapshot`` (name, layers, where, split), ``build`` (before,
 shards: how many there were and are; clips, frames), ``annotate`` (layer, id, shards, frames, seconds), ``remove``
-(clips), ``compact`` (clips, each with its frames), ``compare`` (layer, a, b, agreement, frames).
+(clips), ``compact`` (clips, each with its frames), ``compare`` (layer, a, b, agreement, frames), ``planned``
+(command and more, see `remot_data.care.planned`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -151,7 +152,12 @@ def sample_grid(pictures: Mapping[str, Tensor], moment: int | None = None) -> np
     return render.grid(rows, list(pictures), height=max(128, rows[0][0].shape[0]))
 
 
-def _add(path: Path, row: Mapping[str, float]) -> None:
+def planned(run: Path, pair: Mapping[str, Any]) -> None:
+    """Write down what was planned for a training and what it took, see `remot_data.care.planned`."""
+    _add(run / "planned.jsonl", pair)
+
+
+def _add(path: Path, row: Mapping[str, Any]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(dict(row)) + "\n")
 

@@ -27,7 +27,7 @@ _MEANT = 1000
 @dataclass(frozen=True)
 class StageResult:
     """How the training of a stage ended: `losses` are means over the last tenth of its steps in this call, of the last
-    thousand at most."""
+    thousand at most; `seconds` are those of all calls, `here` those of this one."""
 
     stage: str
     steps: int
@@ -35,6 +35,7 @@ class StageResult:
     steps_per_second: float
     waited: float
     losses: dict[str, float]
+    here: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,6 @@ class Loop:
         names = [n for n in (last[-1] if last else ()) if n not in ("step", "lr")]
         means = {n: float(np.mean([row[n] for row in last if n in row])) for n in names}
         speed, waited = count / spent, self.pace.waited / spent
-        result = StageResult(self.trainer.name, self.trainer.steps, self.pace.seconds, speed, waited, means)
+        result = StageResult(self.trainer.name, self.trainer.steps, self.pace.seconds, speed, waited, means, spent)
         self.say(f"{result.stage}: {result.steps} steps, {speed:.2f} steps/s, data wait {100 * waited:.0f} %")
         return result

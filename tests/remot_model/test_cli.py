@@ -97,7 +97,7 @@ def test_transfer_hands_everything_on_and_ends_with_json(tmp_path, monkeypatch):
         seen.update(args=args, options=options)
         progress(1, 2)
         progress(2, 2)
-        return {"frames": 2, "fps": 25.0, "frames_per_second": 1.5, "notes": ["two persons"]}
+        return {"frames": 2, "fps": 25.0, "seconds": 1.3, "frames_per_second": 1.5, "notes": ["two persons"]}
 
     monkeypatch.setattr(module, "transfer", fake)
     words = (
@@ -166,7 +166,7 @@ def trained(monkeypatch):
     def fake(stores, run, **options):
         calls.append({"stores": stores, "run": run, **options})
         options["say"]("a status line")
-        return [module.StageResult("layout", 3, 1.0, 3.0, 0.1, {"total": 2.0})]
+        return [module.StageResult("layout", 3, 1.0, 3.0, 0.1, {"total": 2.0}, 0.9)]
 
     monkeypatch.setattr(module, "train", fake)
     return calls
@@ -238,6 +238,24 @@ def test_reading_alone_needs_no_run_folder_and_trains_nothing(trained, monkeypat
     assert told["preset"] == "tiny:no-wcn" and [found["stage"] for found in told["stages"]] == ["layout", "region"]
     assert told["stages"][0] == {"stage": "layout", **rates, "workers": 1}
     assert "1 process\n" in invoke(*"train a --only-read 1 --preset tiny --stage whole --workers 1".split()).stdout
+
+
+def test_a_plan_of_training_stands_beside_what_it_took(tmp_path, trained, monkeypatch):
+    from remot_data.care.forecast import Forecast, Stage
+    from remot_data.report.runs import run_section
+
+    module = pytest.importorskip("remot_model.training.forecast")
+    stages = (Stage("layout", "steps", 3, 0, 4.0),)
+    monkeypatch.setattr(module, "of_train", lambda *a, **k: Forecast("train", stages, "measured here", parallel=False))
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "run").mkdir()
+    words = ["train", "a", "--out", str(tmp_path / "run"), "--preset", "tiny"]
+    assert invoke(*words, "--plan").exit_code == 0 and not trained
+    assert "planned 4 s, took 0 s" in invoke(*words).stdout and "planned 4" not in invoke(*words).stdout
+    (line,) = map(json.loads, (tmp_path / "run" / "planned.jsonl").read_text().splitlines())
+    assert line["stages"] == [{"what": "layout", "unit": "steps", "todo": 3, "wall": [4.0, 0.9]}]
+    page = run_section(tmp_path / "run")
+    assert "What --plan had said" in page and "layout: 3 steps" in page and "4.44" in page
 
 
 def test_one_process_of_several_prints_the_result(tmp_path, trained, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 from remot_data import media
 from remot_data.annotating.annotate import annotate
 from remot_data.assets import fetch
-from remot_data.care import forecast
+from remot_data.care import forecast, planned
 from remot_data.cli.commands import invoke
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
 from remot_data.records import Receipt
-from remot_data.store import Store
+from remot_data.report import write_report
+from remot_data.store import Store, open_store
+from remot_data.store.history import history
 from tests.remot_data.conftest import digests
 
 SMALL = Policy(persons="main", size=(128, 96), min_frames=6, shard_frames=20)
@@ -90,3 +93,39 @@ def test_inputs_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(forecast.ForecastError, match="no part of the inputs can be read"):
         forecast.of_build([tmp_path / "text.mp4"], str(tmp_path / "store"))
+
+
+def test_a_plan_stands_beside_what_its_run_took_once(
+    own_dancers: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path / "cache"))
+    command = ["annotate", own_dancers.url, "--layer", "pose", "--with", "smooth", "--workers", "0"]
+    assert invoke([*command, "--plan"]) == 0
+    assert invoke(["annotate", own_dancers.url, "--layer", "flow", "--with", "dis", "--workers", "0"]) == 0
+    assert "planned" not in capsys.readouterr().out, "another run was planned"
+    assert invoke(command) == 0
+    assert re.search(r"planned \d+ s, took \d+ s\n", capsys.readouterr().out)
+    (line,) = [line for line in history(open_store(own_dancers.url)) if line["what"] == "planned"]
+    (stage,) = line["stages"]
+    assert (line["command"], line["workers"], stage["what"], stage["todo"]) == ("annotate", 1, "pose", 100)
+    assert all(seconds > 0 for pair in (line["wall"], line["cpu"], stage["wall"]) for seconds in pair)
+    page = write_report(own_dancers.url, tmp_path / "r.html", most_clips=0).read_text()
+    assert "What --plan had said beside what it took" in page
+    assert f'<td class="number">{stage["wall"][1]:,.1f}</td>' in page
+    assert invoke(command) == 0
+    assert "planned" not in capsys.readouterr().out, "the plan was for one run"
+
+
+def test_few_plans_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path))
+    monkeypatch.setattr(planned, "_MOST", 3)
+    made = forecast.Forecast("build", (forecast.Stage("frames", "frames", 10, 0, 20.0, 15.0),), "the ledger")
+    for number in range(5):
+        planned.keep(made, f"s3://bucket/{number}")
+    assert len(list((tmp_path / "plans").iterdir())) == 3
+    pair = planned.Clock("build", "s3://bucket/4", workers=1).beside({"frames": 18.0})
+    assert pair is not None and pair["stages"] == [
+        {"what": "frames", "unit": "frames", "todo": 10, "wall": [20.0, 18.0]}
+    ]
+    assert pair["wall"][0] == pair["cpu"][0] == 20.0
+    assert planned.Clock("build", "s3://bucket/0", workers=1).beside({}) is None
