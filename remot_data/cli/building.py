@@ -18,6 +18,7 @@ from remot_data.cli.options import (
     PlanOnly,
     Price,
     Scheduler,
+    StorePlace,
     Wait,
     Workers,
     chosen_layers,
@@ -206,7 +207,7 @@ def synthetic(
 
 
 def import_files(
-    store: str,
+    store: StorePlace,
     source: Annotated[Path, typer.Argument(help="A folder of files, or a manifest with 'layers'.")],
     layer: Annotated[str | None, typer.Option(help="Kind of layer: pose, parsing or flow.")] = None,
     form: Annotated[str | None, typer.Option(help="openpose, labels, flo-backward or flo-forward.")] = None,

@@ -15,6 +15,7 @@ from remot_data.cli.options import (
     AsJson,
     Gpus,
     Scheduler,
+    StorePlace,
     Workers,
 )
 from remot_data.detectors._torch import only_gpus
@@ -22,7 +23,7 @@ from remot_data.store import StoreError
 
 
 def verify(
-    store: str,
+    store: StorePlace,
     repair: Annotated[bool, typer.Option("--repair", help="Make again exactly what is broken.")] = False,
     workers: Workers = None,
     gpus: Gpus = None,
@@ -50,7 +51,7 @@ def verify(
 
 
 def remove(
-    store: str,
+    store: StorePlace,
     names: Annotated[list[str], typer.Argument(help="Ids of videos or clips; `remot stats --clips` lists them.")],
     reason: Annotated[str, typer.Option(help="Kept with the note.")] = "removed by hand",
 ) -> None:
@@ -63,7 +64,7 @@ def remove(
 
 
 def relocate(
-    store: str,
+    store: StorePlace,
     moves: Annotated[list[str], typer.Argument(metavar="OLD=NEW...", help="A file or folder, and where it is now.")],
 ) -> None:
     """Tell a store where its source videos lie now; nothing is decoded."""
@@ -80,7 +81,7 @@ def relocate(
     finish(None, False, 1 if absent else 0)
 
 
-def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) -> None:
+def compact(store: StorePlace, workers: Workers = None, scheduler: Scheduler = None) -> None:
     """Rewrite the shards that hold removed clips without them; nothing is decoded or detected again."""
     from remot_data.care.compact import compact as run
     from remot_data.store import open_store
@@ -91,7 +92,7 @@ def compact(store: str, workers: Workers = None, scheduler: Scheduler = None) ->
 
 
 def check(
-    store: str,
+    store: StorePlace,
     snapshot: Annotated[str, typer.Option(help="What to check: its layers, its filter.")] = "main",
     to: Annotated[Path | None, typer.Option("--out", help="An HTML file to write, with the worst frames.")] = None,
     fail_on: Annotated[str, typer.Option(help="Rules (a,b), or any: end with status 1 if one of them fired.")] = "",

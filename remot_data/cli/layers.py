@@ -18,6 +18,7 @@ from remot_data.cli.options import (
     PlanOnly,
     Price,
     Scheduler,
+    StorePlace,
     Wait,
     Workers,
     rows_of,
@@ -32,7 +33,7 @@ from remot_data.store import StoreError
 
 
 def annotate(
-    store: str,
+    store: StorePlace,
     layer: Annotated[str, typer.Option(help="Kind of layer: pose, parsing, flow, background or scores.")],
     detector: Annotated[str, typer.Option("--with", help="A name of `remot detectors`, or path/to/file.py:Class.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file in place of the default.")] = None,
@@ -98,7 +99,7 @@ def annotate(
 
 
 def snapshot(
-    store: str,
+    store: StorePlace,
     name: str,
     layer: Annotated[list[str] | None, typer.Option(help="kind=id; the beginning of an id will do.")] = None,
     where: Annotated[str | None, typer.Option(help="Filter, for example 'jumps<=0.05 and swapped<=0'.")] = None,
@@ -135,7 +136,7 @@ def snapshot(
 
 
 def compare(
-    store: str,
+    store: StorePlace,
     a: Annotated[str, typer.Argument(help="Id of a layer, or its beginning.")],
     b: Annotated[str, typer.Argument(help="Id of another layer of that kind.")],
     layer: Annotated[str, typer.Option(help="Kind of layer: pose, parsing or flow.")],

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from remot_data.care.forecast import Forecast
     from remot_data.care.planned import Clock
 
+StorePlace = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="Its folder, or s3://BUCKET/NAME and the like; to read also https://..."),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Local worker processes, in addition to one per GPU; 0 runs everything in this one.")
 ]

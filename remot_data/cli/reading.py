@@ -13,6 +13,7 @@ from remot_data.cli.console import finish, out, progress_bars
 from remot_data.cli.options import (
     AsJson,
     Scheduler,
+    StorePlace,
     Workers,
     size_of,
 )
@@ -75,7 +76,7 @@ def stream(
 
 
 def export(
-    store: str,
+    store: StorePlace,
     form: Annotated[
         str,
         typer.Option(
@@ -103,7 +104,7 @@ def export(
 
 
 def stats(
-    store: str,
+    store: StorePlace,
     clips: Annotated[bool, typer.Option("--clips", help="List every clip.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -132,7 +133,7 @@ def stats(
 
 
 def report(
-    store: str,
+    store: StorePlace,
     to: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
     run: Annotated[list[Path] | None, typer.Option(help="Run folders of training to show.")] = None,
     clips: Annotated[int, typer.Option(help="Most clips on the contact sheet.")] = 24,

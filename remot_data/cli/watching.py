@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 
 from remot_data.cli.console import finish, out, progress_bars
-from remot_data.cli.options import AsJson
+from remot_data.cli.options import AsJson, StorePlace
 
 if TYPE_CHECKING:
     from remot_data.care.status import Doing, Status, Writer
 
 
-def status(store: str, as_json: AsJson = False) -> None:
+def status(store: StorePlace, as_json: AsJson = False) -> None:
     """Who builds or annotates a store, how far they are, how fast, how long still, and what failed lately."""
     from remot_data.care.status import status as run
     from remot_data.store import Store
@@ -61,7 +61,7 @@ def _span(seconds: float) -> str:
 
 
 def diff(
-    store: str,
+    store: StorePlace,
     a: Annotated[str, typer.Argument(help="A snapshot, or what it was: main@2026-11-27, main@2026-11-27T14:30 (UTC).")],
     b: Annotated[str, typer.Argument(help="Likewise.")] = "main",
     other: Annotated[str | None, typer.Option("--in", help="The store that B is in, where it is another.")] = None,
@@ -85,7 +85,7 @@ def diff(
 
 
 def card(
-    store: str,
+    store: StorePlace,
     to: Annotated[
         Path | None, typer.Option("--out", help="The folder to write to; the store's own by default.")
     ] = None,
@@ -98,11 +98,11 @@ def card(
     doubts = write_card(open_store(store), to, snapshot)
     for sentence in doubts:
         out.print(escape(f"note: {sentence}"))
-    out.print(f"wrote {(to or Path(store)) / 'README.md'} and croissant.json")
+    out.print(f"wrote {to or store}/README.md and croissant.json")
 
 
 def publish(
-    store: str,
+    store: StorePlace,
     url: Annotated[str, typer.Argument(help="hf://datasets/ORG/NAME, with @BRANCH for another branch than main.")],
     snapshot: Annotated[str, typer.Option(help="Whose layers and filter the card tells.")] = "main",
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
@@ -132,7 +132,7 @@ def publish(
 
 
 def view(
-    store: str,
+    store: StorePlace,
     clip: Annotated[str, typer.Argument(help="The id of a clip, or its beginning; `remot stats --clips` lists them.")],
     to: Annotated[Path, typer.Option("--out", help="The video to write.")] = Path("clip.mp4"),
     layer: Annotated[
