@@ -8,8 +8,8 @@ Three materials, each in a part that limits were set on (`--part tune`) and anot
   A spoilt frame is wrong where a joint is off by 6 % of the height or lost, or labels moved; others do not count.
 - mirrored: the default pose detector on clips and on their mirrored copies. A frame is wrong where the poses, mirrored
   back, disagree on a shoulder, elbow, wrist, hip, knee or ankle by more than 10 % of the height, or only one has it;
-  good where both have all of them, and agree. So what both do wrong alike is called good. The pose is that of a new
-  store, which may have seen the sources; the mirrored copy is of the stored frames.
+  good where both have all of them, and agree. So what both do wrong alike is called good. Both are looked for in the
+  same frames, those that a new store takes for it: the sources'.
   Tuning: sample-cam01, sample-cam03 and the dancer's first part; report: sample-cam02, sample-cam04 and her others.
 - gloves: the dancer of `benchmarks/gloves.py`, where both gloves are judged; wrong is swapped, off or missing. Tuning:
   her first part; report: the others.
@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gloves
 
 from remot_data import assets, persons
+from remot_data.annotating import source_frames
 from remot_data.detectors._motions import height
 from remot_data.detectors.base import Arrays, load
 from remot_data.detectors.quality_scores import QualityScores
@@ -45,6 +46,7 @@ from remot_data.reading.filters import DEFAULT, passing
 from remot_data.records import BOXES, TIMES, VALID, Clip
 from remot_data.schemas import keypoint_set
 from remot_data.store import Store, open_store
+from remot_data.store.boxes import boxes_at_size
 from remot_data.synthetic import Dancer, dance
 
 SEEDS = {"tune": 0, "report": 5000}
@@ -176,7 +178,8 @@ def real(part: str, folder: Path, dancer: Path | None) -> Iterator[Judged]:
             frames, needed = given(store, clip)
             scores = QualityScores()(frames, **needed)
             points = needed["pose"]["keypoints"]
-            yield Judged("mirrored", scores, *against_mirror(frames, points, needed))
+            looked_at, boxes = as_looked_at(store, clip, frames, needed[BOXES])
+            yield Judged("mirrored", scores, *against_mirror(looked_at, boxes, points, needed[TIMES], frames.shape[2]))
             if not name.startswith("sample"):
                 verdict = gloves.judge(store, name, store.snapshot("main").layers["pose"])
                 wrong, counted = np.zeros((2, len(frames)), bool)
@@ -197,15 +200,31 @@ def given(store: Store, clip: Clip) -> tuple[np.ndarray, dict[str, Any]]:
     return store.read_arrays("frames", "frames", clip)["frames"], needed
 
 
-def against_mirror(frames: np.ndarray, points: np.ndarray, needed: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pose of the mirrored clip is another, and where that tells something: bool [T] each."""
-    width, boxes = frames.shape[2], needed[BOXES]
+def as_looked_at(store: Store, clip: Clip, frames: np.ndarray, boxes: Arrays) -> tuple[np.ndarray, Arrays]:
+    """The frames that the pose layer was made from, and the boxes of persons in them."""
+    if rows := store.layer("pose", store.snapshot("main").layers["pose"]).source:
+        size = source_frames.native_size(clip, store.size, rows)
+        policy = store.config["policy"]
+        frames = source_frames.read_native(clip, size, times=policy.get("times"), outside=store.outside)
+        return frames, boxes_at_size(boxes, store.size, size)
+    return frames, boxes
+
+
+def against_mirror(
+    frames: np.ndarray, boxes: Arrays, points: np.ndarray, times: Arrays, wide: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pose of the mirrored clip is another, and where that tells something: bool [T] each.
+
+    `points` are those of the layer, in frames that are `wide` pixels wide.
+    """
+    width = frames.shape[2]
     turned = {
         name: np.stack([width - b[..., 2], b[..., 1], width - b[..., 0], b[..., 3]], -1) for name, b in boxes.items()
     }
-    told = {BOXES: turned, TIMES: needed[TIMES]}
+    told = {BOXES: turned, TIMES: times}
     found = load("blazepose")(np.ascontiguousarray(frames[:, :, ::-1]), **told)["keypoints"].copy()
     found[..., 0] = np.where(found[..., 2] > 0, width - found[..., 0], 0)
+    found[..., :2] *= wide / width
     pairs = np.ravel(_ARMS + [p for p in _LEGS if p[0] < 15])
     a, b = points[:, pairs], exchanged(found, _PAIRS)[:, pairs]
     both, one = (a[..., 2] > 0) & (b[..., 2] > 0), (a[..., 2] > 0) != (b[..., 2] > 0)

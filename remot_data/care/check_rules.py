@@ -182,7 +182,7 @@ RULES = {
         ),
         Rule(
             "passes-disagree", _MARKED + " on which the passes of the pose detector disagree", 0.1,
-            "one of them is wrong there, often in left and right", _AGAIN, filter="disagreement<=0.1",
+            "one of them is wrong there, often in left and right", _AGAIN, filter="disagreement<=0.05",
         ),
         Rule(
             "wrong-person", _MARKED + " whose pose is not on the clip's person", 0.02,
@@ -193,7 +193,7 @@ RULES = {
             "beside-mask", _MARKED + " whose joints lie off the mask or the labels, or these off each other", 0.05,
             "labels teach the wrong pixels",
             "make pose and parsing again with other detectors, or leave the frames out",
-            filter="off_person<=0.07 and apart<=0.12",
+            filter="off_person<=0.07 and apart<=0.2",
         ),
         Rule(
             "ghosts", _MARKED + " with mask or labels where no limb is", 0.05, "things and bystanders become body",

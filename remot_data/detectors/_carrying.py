@@ -20,14 +20,18 @@ OTHER_SIDE = np.array(
     [0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15, 18, 17, 20, 19, 22, 21, 24, 23, 26, 25, 28, 27, 30, 29]
     + [32, 31]
 )
-# What changes sides together: trunk, arms from the elbow on, legs from the knee on; where limbs begin, and on what
-# joints of the trunk they hang.
-_GROUPS = ([11, 12, 23, 24], list(range(13, 23)), list(range(25, 33)))
-_HANG = (([13, 14], [11, 12]), ([25, 26], [23, 24]))
+# What changes sides together: shoulders, arms from the elbow on, hips, legs from the knee on; where limbs begin, and on
+# what joints they hang.
+_SHOULDERS, _ARMS, _HIPS, _LEGS = _GROUPS = ([11, 12], list(range(13, 23)), [23, 24], list(range(25, 33)))
+_GOES_ON, _FASTEST = (
+    0.5,
+    0.1,
+)  # share of a joint's last step that it is expected to go on by; steps that count, in heights
 _FARTHEST = 0.25  # of the height, from frame to frame: what lies further away is as bad
 # What 1/25 s costs, in ways of one joint of four in heights: with left and right exchanged; of each pass. Sides of the
 # mirrored picture alone are wrong three times as often as those of the others (benchmarks/gloves.py).
-_EXCHANGE, _PASS = 0.05, np.array([0, 0.01, 0.03])
+_EXCHANGE, _PASS = 0.035, np.array([0, 0.01, 0.03])
+_TWIST = 1.0  # what it costs that hips lie the other way round than shoulders, for each height that they are apart
 _SLOWEST = 2.0  # so many times 1/25 s a frame stands for at most
 _MISSING = 1e3
 _REACH = 1.0  # seconds over which joints that are unsure are helped by surer ones
@@ -38,10 +42,11 @@ _WAY = 0.2  # of the height: what a joint may move while it is filled in
 def decide(looks: np.ndarray, heights: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The best of several looks at each frame: bodies float32 [T, 33, 3], and marks uint8 [T, 33] of what was taken.
 
-    The way through all frames is searched that moves least (Viterbi), over every look at the trunk, at both arms and at
-    both legs, each as it is and with left and right exchanged. Surer joints count more. Taking another look than that
-    of the forward pass costs a little; exchanging the sides of the whole body costs more, for the network is mostly
-    right, and so does exchanging arms or legs alone, which then hang on the wrong side of the trunk.
+    The way through all frames is searched that goes on most evenly (Viterbi), over every look at shoulders, arms, hips
+    and legs, each as it is and with left and right exchanged. Surer joints count more. Taking another look than that of
+    the forward pass costs a little; exchanging the sides of the whole body costs more, for the network is mostly right,
+    and so does exchanging a part alone, which then hangs on the wrong side of the others. Hips seldom lie the other way
+    round than shoulders: legs that come close to each other do not change sides there.
 
     Args:
         heights: of the person, float [T] in pixels.
@@ -67,48 +72,77 @@ def _states(looks: np.ndarray, joints: list[int]) -> np.ndarray:
 
 
 def _moves(states: np.ndarray, heights: np.ndarray, paces: np.ndarray) -> np.ndarray:
-    """What it costs to come to each state from each of the frame before: float32 [T, S, S], of the first frame 0."""
+    """What it costs to come to each state from each of the frame before: float32 [T, S, S], of the first frame 0.
+
+    A joint is expected to go on as it came, by half of its last step: shoulders that cross in a turn do, and do not
+    bounce off each other.
+    """
     points, sure = np.nan_to_num(states[..., :2]), states[..., 2]
     out = np.zeros((len(states), states.shape[1], states.shape[1]), np.float32)
-    step = points[1:, :, None] - points[:-1, None]
+    last = np.where((sure[1:] * sure[:-1] > 0)[..., None], np.diff(points, axis=0), 0)
+    near = np.hypot(last[..., 0], last[..., 1]) <= _FASTEST * (heights * paces)[1:, None, None]
+    expected = points[:-1].copy()
+    expected[1:] += (_GOES_ON * last * near[..., None])[:-1]
+    step = points[1:, :, None] - expected[:, None]
     far = np.hypot(step[..., 0], step[..., 1]) / (heights * paces)[1:, None, None, None]
     out[1:] = 4 * (np.minimum(far, _FARTHEST) * np.sqrt(sure[1:, :, None] * sure[:-1, None])).mean(-1)
     return out
 
 
 def _prices(looks: np.ndarray, heights: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """What states of trunk, arms and legs cost by themselves: float32 [T, S, S, S]."""
+    """What states of shoulders, arms, hips and legs cost by themselves: float32 [T, S, S, S, S]."""
     passes = len(looks)
     lasts = np.clip(np.diff(times, prepend=times[:1]) * RATE, 0, _SLOWEST)[:, None, None]
     missing = np.where(np.isnan(looks[:, :, 0, 0]), _MISSING, 0).T
     one = np.tile(missing + lasts[..., 0] * _PASS[:passes], 2)
     sides = np.arange(2 * passes) >= passes
-    trunk = one + lasts[..., 0] * _EXCHANGE * sides
-    limbs = []
-    for begins, hangs in _HANG:
-        reach = _states(looks, hangs)[:, :, None, :, :2] - _states(looks, begins)[:, None, ..., :2]
-        long = np.nan_to_num(np.hypot(reach[..., 0], reach[..., 1])).sum(-1) / heights[:, None, None]
-        limbs.append(one[:, None] + lasts * (_EXCHANGE * (sides[:, None] != sides) + long))
-    arms, legs = limbs
-    return (trunk[:, :, None, None] + arms[..., None] + legs[:, :, None]).astype(np.float32)
+    other = _EXCHANGE * (sides[:, None] != sides)
+    shoulders = one + lasts[..., 0] * _EXCHANGE * sides
+    arms, legs = (
+        one[:, None] + lasts * (other + _reach(looks, hangs, begins[:2], heights))
+        for hangs, begins in ((_SHOULDERS, _ARMS), (_HIPS, _LEGS))
+    )
+    hips = one[:, None] + lasts * (other + _TWIST * _twist(looks, heights))
+    upper, lower = shoulders[:, :, None] + arms, hips[..., None] + legs[:, None]
+    return (upper[..., None, None] + lower[:, :, None]).astype(np.float32)
+
+
+def _reach(looks: np.ndarray, hangs: list[int], begins: list[int], heights: np.ndarray) -> np.ndarray:
+    """How far limbs begin from what they hang on, in heights, for each pair of states: [T, S, S]."""
+    way = _states(looks, hangs)[:, :, None, :, :2] - _states(looks, begins)[:, None, ..., :2]
+    return np.nan_to_num(np.hypot(way[..., 0], way[..., 1])).sum(-1) / heights[:, None, None]
+
+
+def _twist(looks: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """How far hips are apart against the direction of the shoulders, in heights, for each pair of states: [T, S, S]."""
+    across, hips = (np.diff(_states(looks, pair)[..., :2], axis=2)[:, :, 0] for pair in (_SHOULDERS, _HIPS))
+    across = across / np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
+    along = np.nan_to_num(np.einsum("tac,tbc->tab", across, hips)) / heights[:, None, None]
+    return np.maximum(-along, 0)
 
 
 def _cheapest(moves: list[np.ndarray], prices: np.ndarray) -> np.ndarray:
-    """The states of trunk, arms and legs, int [3, T], that together cost least from the first frame to the last."""
-    count, size = prices.shape[:2]
-    came = np.zeros((count, size**3), np.int32)
-    cost = prices[0].ravel()
-    trunk, arms, legs = moves
+    """The states of all groups, int [G, T], that together cost least from the first frame to the last.
+
+    Moves of groups are added, so the best state before is searched group by group.
+    """
+    groups, count, shape = len(moves), len(prices), prices.shape[1:]
+    came = np.zeros((count, groups, *shape), np.int8)
+    cost = prices[0]
     for t in range(1, count):
-        both = trunk[t][:, None, None, :, None, None] + arms[t][:, None, None, :, None]
-        total = ((both + legs[t][:, None, None, :]).reshape(size**3, size**3)) + cost
-        came[t] = total.argmin(1)
-        cost = total[np.arange(size**3), came[t]] + prices[t].ravel()
-    way = np.zeros(count, np.int64)
-    way[-1] = cost.argmin()
+        for group, move in enumerate(moves):
+            over = np.moveaxis(cost, group, 0)[None] + move[t].reshape(*move[t].shape, *[1] * (groups - 1))
+            came[t, group] = np.moveaxis(over.argmin(1), 0, group)
+            cost = np.moveaxis(over.min(1), 0, group)
+        cost = cost + prices[t]
+    way = np.zeros((groups, count), np.int64)
+    way[:, -1] = np.unravel_index(cost.argmin(), shape)
     for t in range(count - 1, 0, -1):
-        way[t - 1] = came[t, way[t]]
-    return np.stack(np.unravel_index(way, (size, size, size)))
+        now = way[:, t].copy()
+        for group in reversed(range(groups)):
+            now[group] = came[t, group][tuple(now)]
+        way[:, t - 1] = now
+    return way
 
 
 def helped(bodies: np.ndarray, heights: np.ndarray, times: np.ndarray, threshold: float) -> np.ndarray:
@@ -155,14 +189,22 @@ def fill(bodies: np.ndarray, seen: np.ndarray, heights: np.ndarray, times: np.nd
     return filled
 
 
-def apart(looks: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """How far the looks at a frame lie apart in each joint, uint8 [T, 33] in 1/250 of the height; 255 for one look."""
-    widest = np.zeros(looks.shape[1:3])
-    both = np.zeros(looks.shape[1:3], bool)
-    for one in range(len(looks)):
-        for other in range(one):
-            gap = looks[one, ..., :2] - looks[other, ..., :2]
-            far = np.hypot(gap[..., 0], gap[..., 1]) / heights[:, None]
-            both |= ~np.isnan(far)
-            widest = np.fmax(widest, far)
-    return np.where(both, np.minimum(np.rint(widest * UNIT), UNIT), UNKNOWN).astype(np.uint8)
+def apart(looks: np.ndarray, bodies: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """How far the backward and the mirrored look lie from what was taken: uint8 [T, 33] in 1/250 of the height.
+
+    Of trunk, arms and legs each with the sides that are nearer: which side is which is decided over time (`decide`);
+    looks that only differ in that saw the same body. 255 where neither looked, and for joints that are not seen.
+    """
+    widest, known, seen = np.zeros(bodies.shape[:2]), np.zeros(len(bodies), bool), bodies[..., 2] > 0
+    for look in looks[BACKWARD:]:
+        here = ~np.isnan(look[:, 0, 0])
+        far, exchanged = (
+            np.where(seen, np.hypot(*np.moveaxis(one[..., :2] - bodies[..., :2], -1, 0)) / heights[:, None], 0)
+            for one in (look, look[:, OTHER_SIDE])
+        )
+        for group in _GROUPS:
+            nearer = exchanged[:, group[:4]].max(1) < far[:, group[:4]].max(1)
+            far[:, group] = np.where(nearer[:, None], exchanged[:, group], far[:, group])
+        widest[here] = np.maximum(widest, far)[here]
+        known |= here
+    return np.where(known[:, None] & seen, np.minimum(np.rint(widest * UNIT), UNIT), UNKNOWN).astype(np.uint8)

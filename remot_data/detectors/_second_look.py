@@ -56,17 +56,17 @@ class SecondLook:
         for start, stop in doubts.spans(doubtful):
             self._look(passes, start, stop, mask)
         looks = _looks(passes)
-        apart = carrying.apart(looks, heights)
         bodies, marks = looks[0].copy(), np.zeros(looks.shape[1:3], np.uint8)
         if doubtful.any():
-            looks[1:, ~doubtful] = np.array((np.nan, np.nan, 0), np.float32)
-            bodies, marks = carrying.decide(looks, heights, self._times)
+            among = looks.copy()
+            among[1:, ~doubtful] = np.array((np.nan, np.nan, 0), np.float32)
+            bodies, marks = carrying.decide(among, heights, self._times)
         held = carrying.helped(bodies, heights, self._times, threshold)
         filled = carrying.fill(bodies, held, heights, self._times)
         marks[filled] = carrying.FILLED
         bodies[~(held | filled), 2] = 0
         marks[bodies[..., 2] == 0] = 0
-        return Carried(_put(passes, bodies), _checks(marks, apart))
+        return Carried(_put(passes, bodies), _checks(marks, carrying.apart(looks, bodies, heights)))
 
     def _agrees(self, t: int, passes: Sequence[list[Landmarks | None]], body: np.ndarray, height: float) -> bool:
         """Whether the mirrored picture of a frame shows the same body."""

@@ -32,8 +32,9 @@ class QualityScores(BasicScores):
     ================  =============  ===============================================================================
     column            range          what
     ================  =============  ===============================================================================
-    ``disagreement``  0 to 1, or -1  heights by which passes of the pose detector (forward, backward, mirrored) differ
-                                     on the main joint on which they differ most; -1 where only one looked at it
+    ``disagreement``  0 to 1, or -1  heights by which the backward look of the pose detector, or that at the mirrored
+                                     picture, lies from the pose, on the main joint on which it lies farthest; looks
+                                     that only call the sides otherwise agree; -1 where only one pass looked
     ``mended``        0 to 1, or -1  share of the main joints that were filled in over time, or whose sides were
                                      exchanged; -1 for a pose layer that does not say
     ``sure``          0 to 1         mean confidence of the main joints

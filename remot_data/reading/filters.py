@@ -18,8 +18,8 @@ from remot_data.store.tables import read_table
 
 # The filter of new stores, whose scores are of the schema ``quality``; `benchmarks/wrong_frames.py` is how it was set.
 DEFAULT = (
-    "swapped<=0 and twist<=0.03 and jumps<=0.05 and jitter<=0.06 and lost<=0.05 and limbs<=0.04 and disagreement<=0.1 "
-    "and off_person<=0.07 and no_limb<=0.07 and apart<=0.12 and sure>=0.2"
+    "swapped<=0 and twist<=0.03 and jumps<=0.05 and jitter<=0.06 and lost<=0.05 and limbs<=0.04 and disagreement<=0.05 "
+    "and off_person<=0.07 and no_limb<=0.07 and apart<=0.2 and sure>=0.2"
 )
 DEFAULT_WITH_BOXES = f"{DEFAULT} and agreement>=1"  # where it is known whose pose it has to be
 

@@ -127,14 +127,25 @@ def test_a_gap_is_filled_by_seconds_not_by_frames():
             assert np.abs(body[8:12, 15, :2] - truth[8:12, 15, :2]).max() < 1
 
 
-def test_how_far_looks_lie_apart_is_told_in_heights():
+def test_how_far_other_looks_lie_from_the_pose_is_told_in_heights():
     body, heights, _ = dancer(6)
-    other = body.copy()
+    other, lost = body.copy(), body.copy()
     other[2, 15, 0] += 20
-    other[3, 16, 1] += 500
-    told = carrying.apart(looks(body, None, other), heights)
-    assert told[2, 15] == 25 and told[3, 16] == 250 and told[0].max() == 0
-    assert (carrying.apart(looks(body, None, None), heights) == 255).all()
+    other[3, 16, 1] += 60
+    told = carrying.apart(looks(body, None, other), body, heights)
+    assert told[2, 15] == 25 and told[3, 16] == 75 and told[0].max() == 0
+    assert (carrying.apart(looks(body, None, None), body, heights) == 255).all()
+    lost[1, 27, 2] = 0
+    told = carrying.apart(looks(body, other, None), lost, heights)
+    assert told[1, 27] == 255 and told[2, 15] == 25
+
+
+def test_looks_that_only_call_the_sides_otherwise_saw_the_same_body():
+    body, heights, _ = dancer(6)
+    other = exchanged(body, slice(2, 4), [*TRUNK, *ARMS, *LEGS])
+    other[3, 15, 0] += 20
+    told = carrying.apart(looks(other, body, other), body, heights)
+    assert told[2].max() == 0 and told[3].max() == 25
 
 
 def test_a_calm_clip_has_no_doubts():
