@@ -130,16 +130,16 @@ def skin_like(lab: np.ndarray) -> np.ndarray:
 def find_look(colours: np.ndarray, place: Place) -> Look:
     """The look of a clip from pixels of some of its frames: Lab colours float32 [N, 3] and where each lies."""
     trunk = place.is_on("torso") & (place.trunk < 1.1)
-    bottom = centres(
-        colours[(trunk & (place.height < 0)) | (place.is_on("thigh") & (place.along < 0.4) & (place.away < 1.1))], 3
-    )
+    hips = colours[(trunk & (place.height < 0)) | (place.is_on("thigh") & (place.along < 0.4) & (place.away < 1.1))]
+    bottom = centres(hips, 3)
     shoe = centres(colours[place.is_on("foot") & (place.away < 1)], 2)
     torso = trunk & (place.height > 0.35) & (place.height < 0.9)
-    skin = _skin_colours(colours, place, centres(colours[torso], 3), bottom)
+    skin = _skin_colours(colours, place, centres(colours[torso], 3), hips, bottom)
     hair, hat = _hair_colours(colours, place, skin)
-    chest = _without(colours[torso], hair, -2.5)
+    chest = colours[torso] if _is_worn(colours, place, hair) else _without(colours[torso], hair, _HAIRY)
     top = centres(chest, 3)
-    bare = _is_bare(chest, skin)
+    told = _is_told(colours, place, skin)
+    bare = told and _is_bare(chest, skin)
     if bare:
         skin = np.concatenate([skin, top[score(top, skin) >= score(top, bottom)]])
     refs = (top, bottom, skin, shoe, hair)
@@ -147,6 +147,8 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     arm = place.is_on("upper-arm", "forearm", "hand") & (place.away < 0.8)
     # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
     sleeved = (scores[TOP] - scores[SKIN] + _paler(colours, top, skin)).clip(-2, 2)[arm]
+    if not told:
+        sleeved += 0.5  # gloves and sleeves of one colour are likelier than skin of an unusual one
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
     if _alike(shoe, skin) or _is_bare_foot(colours, place):
@@ -161,8 +163,13 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     return Look(refs, waist, sleeve, hem, boot, skirt, skirt and _alike(top, bottom), hat, 1.6 if apart else 0.8)
 
 
-def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Colours of skin: those that face, hands, forearms, shins and neck agree on most; none where nothing tells."""
+def _skin_colours(
+    colours: np.ndarray, place: Place, top: np.ndarray, hips: np.ndarray, bottom: np.ndarray
+) -> np.ndarray:
+    """Colours of skin: those that face, hands, forearms, shins and neck agree on most; none where nothing tells.
+
+    `top` and `bottom` are references, `hips` the colours of the pixels that `bottom` is of.
+    """
     head = place.is_on("head")
     apart = np.maximum(score(colours, top), score(colours, bottom)) < -1.5
     free = (place.away < 0.8) & ((place.trunk > 1) | (apart & ~place.behind))
@@ -172,11 +179,13 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
     seen = {i: colours[where] for i, where in enumerate(spots) if where.sum() >= enough[i]}
     middles = {i: np.median(c, 0) for i, c in seen.items()}
     # Shins of the colour of the hips are likely covered.
-    if 3 in middles and score(middles[3][None], bottom)[0] > -1.5:
+    if 3 in middles and (score(hips, middles[3][None]) > -1.5).mean() > 0.2:
         del middles[3]
-    # So are arms of the colour of the top, unless that is a tone of skin.
+    # So are arms of the colour of the top, unless that is a tone of skin, or face or shins have it too.
+    bare = np.stack([middles[i] for i in (0, 3) if i in middles]) if {0, 3} & set(middles) else np.zeros((0, 3))
     for i in {1, 2} & set(middles):
-        if score(middles[i][None], top)[0] > -1.5 and skin_like(seen[i]).mean() < 0.3:
+        worn = score(middles[i][None], top)[0] > -1.5 and score(middles[i][None], bare)[0] <= -1.5
+        if worn and skin_like(seen[i]).mean() < 0.3:
             del middles[i]
     if not middles:
         return np.zeros((0, 3), np.float32)
@@ -196,6 +205,20 @@ def _skin_colours(colours: np.ndarray, place: Place, top: np.ndarray, bottom: np
 def _usual_skin(lab: np.ndarray) -> float:
     """How usual a Lab colour [3] is for skin in white light, from 0 to 1: gloves have its hue more rarely."""
     return float(np.exp(-(((lab[1:] - [141, 146]) / [9, 11]) ** 2).sum()))
+
+
+def _is_told(colours: np.ndarray, place: Place, skin: np.ndarray) -> bool:
+    """Whether skin is known to be skin: a face has its colours, or they are usual for skin.
+
+    From behind gloves alone may have told them.
+    """
+    if not len(skin):
+        return False
+    head = place.is_on("head")
+    face = head & (place.face > 0.6)
+    if face.sum() >= max(8, 0.1 * head.sum()) and np.median(score(colours[face], skin)) > -1.5:
+        return True
+    return max(map(_usual_skin, skin)) > 0.1
 
 
 def _is_bare_foot(colours: np.ndarray, place: Place) -> bool:
@@ -244,6 +267,18 @@ def _without(seen: np.ndarray, others: np.ndarray, apart: float = -1) -> np.ndar
     """Colours [N, 3] without those of something else (a score of `apart` or more), unless that leaves little."""
     clear = seen[score(seen, others) < apart]
     return clear if len(clear) > 0.15 * len(seen) else seen
+
+
+_HAIRY = -2.5  # score from which colours of the chest may be hair that hangs there
+
+
+def _is_worn(colours: np.ndarray, place: Place, hair: np.ndarray) -> bool:
+    """Whether the top has the colours of the hair: seen from the front, hair leaves most of the chest's middle free."""
+    head = place.is_on("head")
+    if (head & (place.face > 0.6)).sum() < max(1, 0.3 * head.sum()):
+        return False
+    middle = place.is_on("torso") & (place.trunk < 0.5) & (place.height > 0.35) & (place.height < 0.75)
+    return bool(middle.sum() >= 20 and (score(colours[middle], hair) > _HAIRY).mean() > 0.5)
 
 
 _SKIN = np.array([0.78, 0.45, 0.28], np.float32)  # linear RGB of skin in white light, up to its brightness

@@ -3,7 +3,8 @@
 The kinds are those seen in real videos. The dancers are drawn (`remot_data.synthetic`), so that every label is known:
 with a ball in a hand, in coloured light, above a line of text, with an arm that the pose has lost, in skirts of one
 colour. Each test names the share of right pixels that there has to be. Labels that are guessed are to be known as that:
-`sure` has to point at the wrong ones.
+`sure` has to point at the wrong ones. Of the same kinds, seen on drawn dancers: sleeves and gloves of one colour from
+behind as bare arms, a grey shirt as grey hair, pale legs as trousers.
 """
 
 from __future__ import annotations
@@ -111,6 +112,30 @@ def test_bare_feet_and_shins_are_no_boots() -> None:
 def black() -> Scene:
     cloth = Cloth("plain", (20, 20, 24), (20, 20, 24), 0.1)
     return dance(dancer(top=cloth, lower=cloth, sleeves=1.9, shoe=(24, 22, 22)), 6, seed=4)
+
+
+@pytest.mark.parametrize("colour", [(150, 85, 35), (140, 70, 30)])
+def test_sleeves_and_gloves_of_one_colour_seen_from_behind_are_no_bare_arms(colour: tuple[int, int, int]) -> None:
+    top = Cloth("fade", colour, colour, 0.1)
+    scene = dance(dancer(gloves=colour, top=top, sleeves=1.9), 8, seed=4, turned=np.pi)
+    labels, worn = parsed(scene)["labels"], scene.labels == ATR["upper-clothes"]
+    assert shares(labels, worn, "left-arm", "right-arm") < 0.05
+    assert shares(labels, worn, "upper-clothes", "dress") > 0.85
+
+
+def test_a_shirt_in_the_colour_of_the_hair_is_no_hair() -> None:
+    grey = Cloth("plain", (80, 82, 90), (80, 82, 90), 0.1)
+    scene = dance(dancer(hair="afro", hair_colour=(160, 158, 166), top=grey, scarf=True), 8, seed=4, turned=0.0)
+    worn = scene.labels == ATR["upper-clothes"]
+    assert shares(parsed(scene)["labels"], worn, "hair", "hat") < 0.05
+
+
+def test_pale_legs_below_shorts_seen_from_behind_are_no_trousers() -> None:
+    pale = (250, 240, 210)
+    skin = Cloth("plain", pale, tuple(int(0.93 * c) for c in pale), 0.1)
+    scene = dance(dancer(skin=pale, top=skin, sleeves=0.0, bottom="shorts", hem=0.6), 8, seed=4, turned=np.pi)
+    legs = np.isin(scene.labels, [ATR["left-leg"], ATR["right-leg"]])
+    assert shares(parsed(scene)["labels"], legs, "left-leg", "right-leg") > 0.85
 
 
 @pytest.mark.parametrize(
