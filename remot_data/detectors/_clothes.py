@@ -148,7 +148,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
     sleeved = (scores[TOP] - scores[SKIN] + _paler(colours, top, skin)).clip(-2, 2)[arm]
     if not told:
-        sleeved += 0.5  # gloves and sleeves of one colour are likelier than skin of an unusual one
+        sleeved += 1  # gloves and sleeves of one colour are likelier than skin of an unusual one
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
     if _alike(shoe, skin) or _is_bare_foot(colours, place):
@@ -174,7 +174,10 @@ def _skin_colours(
     apart = np.maximum(score(colours, top), score(colours, bottom)) < -1.5
     free = (place.away < 0.8) & ((place.trunk > 1) | (apart & ~place.behind))
     spots = [head & (place.face > 0.6), place.is_on("hand") & free, place.is_on("forearm") & free]
-    spots += [place.is_on("shin") & free, place.is_on("neck") & (place.away < 0.8) & (place.height > 1.05)]
+    spots += [
+        place.is_on("shin") & free & (place.along < 1.5),
+        place.is_on("neck") & (place.away < 0.8) & (place.height > 1.05),
+    ]
     enough = [max(8, 0.1 * head.sum()), 8, 8, 8, 8]
     seen = {i: colours[where] for i, where in enumerate(spots) if where.sum() >= enough[i]}
     middles = {i: np.median(c, 0) for i, c in seen.items()}
@@ -185,7 +188,7 @@ def _skin_colours(
     bare = np.stack([middles[i] for i in (0, 3) if i in middles]) if {0, 3} & set(middles) else np.zeros((0, 3))
     for i in {1, 2} & set(middles):
         worn = score(middles[i][None], top)[0] > -1.5 and score(middles[i][None], bare)[0] <= -1.5
-        if worn and skin_like(seen[i]).mean() < 0.3:
+        if worn and (skin_like(seen[i]).mean() < 0.3 or _usual_skin(middles[i]) < 0.1):
             del middles[i]
     if not middles:
         return np.zeros((0, 3), np.float32)
