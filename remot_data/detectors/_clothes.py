@@ -139,7 +139,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     chest = colours[torso] if _is_worn(colours, place, hair) else _without(colours[torso], hair, _HAIRY)
     top = centres(chest, 3)
     told = _is_told(colours, place, skin)
-    bare = told and _is_bare(chest, skin)
+    bare = told and not _alike(top, bottom) and _is_bare(chest, skin)
     if bare:
         skin = np.concatenate([skin, top[score(top, skin) >= score(top, bottom)]])
     refs = (top, bottom, skin, shoe, hair)
@@ -148,7 +148,7 @@ def find_look(colours: np.ndarray, place: Place) -> Look:
     # Where an arm crosses the torso it may be hidden: what looks like a sleeve there may be the torso.
     sleeved = (scores[TOP] - scores[SKIN] + _paler(colours, top, skin)).clip(-2, 2)[arm]
     if not told:
-        sleeved += 1  # gloves and sleeves of one colour are likelier than skin of an unusual one
+        sleeved += 0.5  # gloves and sleeves of one colour are likelier than skin of an unusual one
     sleeved *= np.where((place.trunk[arm] > 1) | (sleeved < 0), 1, 0.15)
     sleeve = -0.1 if bare else _reach(place.along[arm], sleeved)
     if _alike(shoe, skin) or _is_bare_foot(colours, place):
@@ -173,36 +173,46 @@ def _skin_colours(
     head = place.is_on("head")
     apart = np.maximum(score(colours, top), score(colours, bottom)) < -1.5
     free = (place.away < 0.8) & ((place.trunk > 1) | (apart & ~place.behind))
-    spots = [head & (place.face > 0.6), place.is_on("hand") & free, place.is_on("forearm") & free]
-    spots += [
-        place.is_on("shin") & free & (place.along < 1.5),
-        place.is_on("neck") & (place.away < 0.8) & (place.height > 1.05),
-    ]
-    enough = [max(8, 0.1 * head.sum()), 8, 8, 8, 8]
-    seen = {i: colours[where] for i, where in enumerate(spots) if where.sum() >= enough[i]}
-    middles = {i: np.median(c, 0) for i, c in seen.items()}
+    spots = {"face": head & (place.face > 0.6), "hand": place.is_on("hand") & free}
+    spots |= {"forearm": place.is_on("forearm") & free}
+    spots |= {"neck": place.is_on("neck") & (place.away < 0.8) & (place.height > 1.05)}
+    seen = {name: colours[where] for name, where in spots.items()}
+    leg = place.is_on("thigh", "shin") & free & (place.along > 0.75)
+    shins = [colours[leg & place.is_on("shin")], *_parts(colours[leg])]  # leg and boot are two things
+    seen |= {f"shin {n}": part for n, part in enumerate(shins)}
+    seen = {name: c for name, c in seen.items() if len(c) >= max(8, 0.1 * head.sum() * (name == "face"))}
+    middles = {name: np.median(c, 0) for name, c in seen.items()}
     # Shins of the colour of the hips are likely covered.
-    if 3 in middles and (score(hips, middles[3][None]) > -1.5).mean() > 0.2:
-        del middles[3]
+    for name in [name for name in middles if name.startswith("shin")]:
+        if (score(hips, middles[name][None]) > -1.5).mean() > (0.2 if name == "shin 0" else 0.05):
+            del middles[name]
     # So are arms of the colour of the top, unless that is a tone of skin, or face or shins have it too.
-    bare = np.stack([middles[i] for i in (0, 3) if i in middles]) if {0, 3} & set(middles) else np.zeros((0, 3))
-    for i in {1, 2} & set(middles):
-        worn = score(middles[i][None], top)[0] > -1.5 and score(middles[i][None], bare)[0] <= -1.5
-        if worn and (skin_like(seen[i]).mean() < 0.3 or _usual_skin(middles[i]) < 0.1):
-            del middles[i]
+    bare = np.array([m for name, m in middles.items() if name.startswith(("face", "shin"))]).reshape(-1, 3)
+    for name in {"hand", "forearm"} & middles.keys():
+        m = middles[name]
+        worn = score(m[None], top)[0] > -1.5 and score(m[None], bare)[0] <= -1.5
+        if worn and skin_like(seen[name]).mean() < 0.3:
+            del middles[name]
     if not middles:
         return np.zeros((0, 3), np.float32)
     every = np.stack(list(middles.values()))
-    votes = {
-        i: (score(every, m[None]) > -1.5).sum() + (skin_like(seen[i]).mean() > 0.5) + 0.9 * _usual_skin(m)
-        for i, m in middles.items()
-    }
-    best = max(votes, key=lambda i: votes[i])
+    votes = {}
+    for name, m in middles.items():
+        agree = {n.split()[0] for n, fits in zip(middles, score(every, m[None]) > -1.5, strict=True) if fits}
+        votes[name] = len(agree) + (skin_like(seen[name]).mean() > 0.5) + 0.9 * _usual_skin(m)
+    best = max(votes, key=lambda name: votes[name])
     if votes[best] < 2:
         return np.zeros((0, 3), np.float32)
     # All but face and hands may be covered: they only count where nothing else is seen.
-    shown = np.concatenate([c for i, c in seen.items() if i in {0, 1, best} & set(middles)])
+    shown = np.concatenate([seen[name] for name in middles if name in {"face", "hand", best}])
     return centres(shown[score(shown, middles[best][None]) > -1], 2)
+
+
+def _parts(seen: np.ndarray) -> list[np.ndarray]:
+    """Colours [N, 3] by the things that they are of, at most three."""
+    found = centres(seen, 3)
+    owner = np.stack([score(seen, one[None]) for one in found]).argmax(0) if len(found) else np.zeros(0, int)
+    return [seen[owner == n] for n in range(len(found))]
 
 
 def _usual_skin(lab: np.ndarray) -> float:
