@@ -184,7 +184,7 @@ def _skin_colours(
     middles = {name: np.median(c, 0) for name, c in seen.items()}
     # Shins of the colour of the hips are likely covered.
     for name in [name for name in middles if name.startswith("shin")]:
-        if (score(hips, middles[name][None]) > -1.5).mean() > (0.2 if name == "shin 0" else 0.05):
+        if (score(hips, middles[name][None]) > -1.5).sum() > (0.2 if name == "shin 0" else 0.05) * len(hips):
             del middles[name]
     # So are arms of the colour of the top, unless that is a tone of skin, or face or shins have it too.
     bare = np.array([m for name, m in middles.items() if name.startswith(("face", "shin"))]).reshape(-1, 3)
