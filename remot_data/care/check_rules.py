@@ -182,7 +182,7 @@ RULES = {
         ),
         Rule(
             "passes-disagree", _MARKED + " on which the passes of the pose detector disagree", 0.1,
-            "one of them is wrong there, often in left and right", _AGAIN, filter="disagreement<=0.05",
+            "one of them is wrong there", _AGAIN, filter="disagreement<=0.05",
         ),
         Rule(
             "wrong-person", _MARKED + " whose pose is not on the clip's person", 0.02,

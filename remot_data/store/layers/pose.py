@@ -31,7 +31,8 @@ class Pose(Kind):
 
     The first row of ``checks`` marks what became of a joint, by bits: 1 filled in over time, 2 left and right
     exchanged, 4 taken from a pass backward in time, 8 taken from the mirrored picture. The second row says how far
-    passes disagree on it, in 1/250 of the person's height, 250 for that or more; 255 where only one pass looked.
+    other passes saw it elsewhere, whatever they call left, in 1/250 of the person's height, 250 for that or more; 255
+    where only one pass looked.
 
     ``others`` is the soft mask of everybody but the person, 0 where a pixel is rather the person's. A clip in whose
     frames there is nobody else has none.
