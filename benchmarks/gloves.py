@@ -14,7 +14,7 @@ and what a pose detector finds there is held against the places of her gloves (b
   in 0.04 s.
 
 Seen over all 431 frames judged: 3 swapped, 53 off, 23 leg swaps (1, 4 and 18 in the three parts) with `--from frames
---setting carry=false`; 1, 17 and 4 with joints carried over time in the stored frames; 1, 15 and 8 by default.
+--setting carry=false`; 1, 12 and 7 (3, 2 and 2 in the three parts) by default.
 
     python benchmarks/gloves.py FOLDER [--clip dancer.avi] [--with blazepose] [--setting name=value] [--from auto]
         [--json out.json] [--sheet out.png]
