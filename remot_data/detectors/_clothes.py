@@ -204,8 +204,10 @@ def _skin_colours(
     if votes[best] < 2:
         return np.zeros((0, 3), np.float32)
     # All but face and hands may be covered: they only count where nothing else is seen.
-    shown = np.concatenate([seen[name] for name in middles if name in {"face", "hand", best}])
-    return centres(shown[score(shown, middles[best][None]) > -1], 2)
+    alike = score(every, middles[best][None]) > -1.5
+    spot = {name for name, fits in zip(middles, alike, strict=True) if fits and name.split()[0] == best.split()[0]}
+    shown = np.concatenate([seen[name] for name in middles if name in {"face", "hand", *spot}])
+    return centres(shown[score(shown, np.stack([middles[name] for name in sorted(spot)])) > -1], 2)
 
 
 def _parts(seen: np.ndarray) -> list[np.ndarray]:
