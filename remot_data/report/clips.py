@@ -14,7 +14,7 @@ from remot_data import media
 from remot_data.records import Clip
 from remot_data.report.curves import curves
 from remot_data.report.html import Html, count, data_url, facts, join, legend, markup, plural, short
-from remot_data.report.view import View, evenly
+from remot_data.report.view import View, evenly, known
 
 # A clip is shown with at most so many frames, about so many a second, at most so high, in this quality of x264.
 _SHOWN, _RATE, _HEIGHT, _CRF = 90, 30, 256, 29
@@ -136,7 +136,8 @@ def _about(view: View, clip: Clip, which: range) -> list[tuple[str, Any]]:
         else f"{which[0]} – {which[-1]}" + (f", one in {which.step}" if which.step > 1 else "")
     )
     means = [
-        (f"{name.replace('_', ' ')}, mean", short(float(v.mean()))) for name, v in view.scores.get(clip.id, {}).items()
+        (f"{name.replace('_', ' ')}, mean", short(float(told.mean())) if len(told := known(name, v)) else "unknown")
+        for name, v in view.scores.get(clip.id, {}).items()
     ]
     return [
         ("crop", _crop(clip)),

@@ -14,8 +14,8 @@ from remot_data.report.errors import reading
 from remot_data.report.html import Html, bar, count, facts, file_size, join, legend, markup, plural, table
 from remot_data.report.lineage import lineage
 from remot_data.report.plans import plans
-from remot_data.report.view import HISTORY, SCAN, View, evenly
-from remot_data.schemas import SCORES, convert_labels, label_set
+from remot_data.report.view import HISTORY, SCAN, View, evenly, known
+from remot_data.schemas import convert_labels, label_set
 from remot_data.store import layers as layer_kinds
 
 # So many frames are read for the shares of the layout; so many rejects are listed unfolded.
@@ -222,8 +222,7 @@ def distributions(view: View) -> Html:
     charts = [histogram("clip length", "frames in each clip", np.array([c.frames for c in view.clips]))]
     names = dict.fromkeys(name for scores in view.scores.values() for name in scores)
     for name in sorted(names, key=lambda n: (list(_SCORES).index(n) if n in _SCORES else len(_SCORES), n)):
-        values = np.concatenate([scores[name] for scores in view.scores.values() if name in scores])
-        values = values[values >= 0] if name in SCORES["quality"] else values  # below is what nothing is known of
+        values = known(name, np.concatenate([scores[name] for scores in view.scores.values() if name in scores]))
         charts.append(histogram(name.replace("_", " "), _SCORES.get(name, "a value a frame"), values))
     return markup('<div class="charts">{}</div>{}', join(charts), _classes(view))
 

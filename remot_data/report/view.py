@@ -11,6 +11,7 @@ import numpy as np
 
 from remot_data.records import Clip, LayerInfo, Reject, Snapshot
 from remot_data.report.errors import reading
+from remot_data.schemas import SCORES
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
 from remot_data.store.content import stats
@@ -140,3 +141,8 @@ class View:
 def evenly(total: int, most: int) -> list[int]:
     """At most `most` of the numbers below `total`, spread evenly, the first and the last among them."""
     return np.unique(np.linspace(0, total - 1, max(0, min(total, most))).round().astype(int)).tolist()
+
+
+def known(name: str, values: np.ndarray) -> np.ndarray:
+    """The values of a score that are known: below 0 is what nothing is known of, in scores of ours."""
+    return values[values >= 0] if name in SCORES["quality"] else values

@@ -34,6 +34,14 @@ def test_what_nothing_is_known_of_is_no_curve_and_no_fault() -> None:
     assert curves({}, range(6), "disagreement<=0.1") == "" and curves(scores, range(1), "") == ""
 
 
+def test_means_leave_out_what_nothing_is_known_of(own_dancers: Store, tmp_path: Path) -> None:
+    annotate(own_dancers, "scores", "quality-scores", snapshot="main", workers=0)
+    page = tmp_path / "report.html"
+    write_report(own_dancers, page, most_clips=2)
+    text = page.read_text()
+    assert text.count("<dt>disagreement, mean</dt><dd>unknown</dd>") == 2 and not re.search(r", mean</dt><dd>-", text)
+
+
 def info(kind: str, name: str, **inputs: str) -> LayerInfo:
     return LayerInfo(name, kind, "d", "1", "", {}, "", inputs=inputs)
 
