@@ -1,7 +1,7 @@
 """What `remot build --plan` says beside what the build then took, with one and two workers.
 
-CPU seconds are those of all processes, start-up included; those of the plan are of its stages. Median of `--repeat`
-runs, each a plan and a build of its own. Aim: CPU time within 20 %, wall within 35 %.
+CPU seconds are those of all processes, start-up included. Median of `--repeat` runs, each a plan and a build of its
+own. Aim: CPU time within 20 %, wall within 35 %.
 
     python benchmarks/forecast.py [VIDEOS ...] [--repeat 3]
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from remot_data.assets import fetch
+from remot_data.care.planned import read
 
 RUN = "import sys; from remot_data.cli import main; sys.argv[0] = 'remot'; main()"
 
@@ -45,12 +46,9 @@ def main() -> int:
         for _ in range(args.repeat):
             with tempfile.TemporaryDirectory() as folder:
                 out = str(Path(folder, "store"))
-                told = json.loads(run("build", *videos, "--out", out, "--plan", "--json")[0])
+                told = read(json.loads(run("build", *videos, "--out", out, "--plan", "--json")[0]))
                 _, wall, spent = run("build", *videos, "--out", out, "--workers", str(workers), "--json")
-            cpu = sum(stage["seconds"] for stage in told["stages"])
-            planned = told["start"] + sum(
-                max(s["seconds"] / (workers * 0.9 if workers > 1 else 1), s["longest"]) for s in told["stages"]
-            )
+            cpu, planned = told.cpu(workers), told.wall(workers)
             rows.append((cpu, spent, planned, wall))
         cpu, spent, planned, wall = np.median(rows, axis=0)
         print(f"{workers} workers: CPU {cpu:.0f} s planned, {spent:.0f} s true ({cpu / spent:.2f}); "

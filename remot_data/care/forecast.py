@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from remot_data import media
 from remot_data.annotating.annotate import annotate_shard, plan_job
@@ -48,7 +53,10 @@ class ForecastError(RemotError, RuntimeError):
 class Stage(Record):
     """A part of the work: `todo` of its `unit` are to be done, `there` are done; `seconds` of CPUs, None if unknown.
 
-    `longest` are those of its longest task, which one worker does alone.
+    Attributes:
+        alone: seconds of a clock that one worker takes for it, whose threads and children share the CPUs.
+        longest: those of its longest task, which one worker does alone.
+        once: seconds that each worker takes before its first task, to load what it needs.
     """
 
     what: str
@@ -56,7 +64,9 @@ class Stage(Record):
     todo: int
     there: int = 0
     seconds: float | None = 0.0
+    alone: float = 0.0
     longest: float = 0.0
+    once: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Forecast(Record):
 
     Attributes:
         source: where the seconds come from, in words.
-        start: seconds until workers are ready.
+        start: seconds of a CPU that a process takes to start.
         bytes: that are to be written, None where unknown.
         memory: bytes that a worker takes at most.
         gpu: what the card is called that `gpu_seconds` are of; empty where no stage runs on one, or none is known.
@@ -84,23 +94,32 @@ class Forecast(Record):
 
     @property
     def seconds(self) -> float | None:
-        """Of CPUs, in all."""
+        """Of CPUs, in all, but for what workers take before they begin."""
         known = [stage.seconds for stage in self.stages]
         return None if None in known else float(sum(s for s in known if s is not None))
+
+    def cpu(self, workers: int) -> float | None:
+        """Seconds of CPUs with so many workers, from the first process on."""
+        if self.seconds is None or not self.parallel:
+            return self.seconds
+        count = max(workers, 1) if self.seconds else 0
+        return self.seconds + self.start * (1 + count) + count * sum(stage.once for stage in self.stages if stage.todo)
 
     def wall(self, workers: int) -> float | None:
         """Seconds that it takes with so many workers."""
         parts = [self.wall_of(stage, workers) for stage in self.stages]
         if None in parts:
             return None
-        return (self.start if any(parts) else 0.0) + sum(part for part in parts if part is not None)
+        at_once = -(-max(workers, 1) // cpus())
+        return self.start * (1 + at_once * any(parts)) * self.parallel + sum(part for part in parts if part is not None)
 
     def wall_of(self, stage: Stage, workers: int) -> float | None:
         """Seconds that a stage takes with so many workers."""
-        if stage.seconds is None or not self.parallel:
+        if not stage.seconds or not self.parallel:
             return stage.seconds
         at_once = max(min(workers, cpus()), 1)
-        return max(stage.seconds / (at_once * _SHARED if at_once > 1 else 1.0), stage.longest)
+        shared = stage.alone / (at_once * _SHARED if at_once > 1 else 1.0)
+        return stage.once + max(shared, stage.seconds / cpus(), stage.longest)
 
 
 def of_build(
@@ -133,13 +152,15 @@ def of_build(
     if rates is None:
         return Forecast("build", (Stage("look through", "videos", 0, len(inputs), 0.0),), "nothing is left to do")
     kept = round(decoded * rates.kept)
-    at = {name: each * (decoded if name == "look through" else kept) for name, each in rates.seconds.items()}
-    look = rates.seconds.get("look through", 0.0)
-    stages = [
-        Stage("look through", "videos", len(fresh), len(inputs) - len(fresh), at.get("look through"), longest * look)
-    ]
     done = sum(clip.frames for clip in store.planned) if store.files.exists("clips.parquet") else 0
-    stages += [Stage(n, "frames", kept, done, seconds) for n, seconds in at.items() if n != "look through"]
+    a_shard = (policy or Policy()).shard_frames  # is a task
+    stages = []
+    for name, pace in rates.paces.items():
+        if name == "look through":
+            units, there, work, task = "videos", len(inputs) - len(fresh), decoded, longest
+            stages.append(pace.stage(name, units, len(fresh), there, work, task))
+        else:
+            stages.append(pace.stage(name, "frames", kept, done, kept, min(kept, a_shard)))
     return Forecast("build", tuple(stages), rates.source, rates.start, round(kept * rates.bytes), rates.memory)
 
 
@@ -172,10 +193,9 @@ def of_annotate(
         return Forecast("annotate", (stage,), words, gpu=gpu, gpu_seconds=seconds)
     if not todo:
         return Forecast("annotate", (Stage(layer, "frames", 0, there, 0.0),), "nothing is left to do")
-    per_frame, bytes_each, words = _tried(store, job)
-    longest = max(sizes[s] for s in todo) * per_frame
-    stage = Stage(layer, "frames", frames, there, frames * per_frame, longest)
-    return Forecast("annotate", (stage,), words, 3.0, round(frames * bytes_each), peak())
+    pace, bytes_each, words = _tried(store, job)
+    stage = pace.stage(layer, "frames", frames, there, frames, max(sizes[s] for s in todo))
+    return Forecast("annotate", (stage,), words, _start_up(), round(frames * bytes_each), peak())
 
 
 def sentences(made: Forecast, workers: int | None, price: float | None = None) -> list[str]:
@@ -221,14 +241,26 @@ def span(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Rates:
-    """Seconds of CPUs: of `look through` for a frame that is decoded, of other stages for one that is kept."""
+class _Pace:
+    """Of a stage: seconds of CPUs, and of a clock by one worker, for a frame; and what each worker takes once."""
 
-    seconds: dict[str, float]
+    cpu: float
+    alone: float
+    once: float = 0.0
+
+    def stage(self, name: str, unit: str, todo: int, there: int, frames: int, longest: int) -> Stage:
+        return Stage(name, unit, todo, there, frames * self.cpu, frames * self.alone, longest * self.alone, self.once)
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Paces by stage: of `look through` for a frame that is decoded, of other stages for one that is kept."""
+
+    paces: dict[str, _Pace]
     kept: float
     bytes: float
     source: str
-    start: float = 3.0
+    start: float
     memory: int | None = None
 
 
@@ -239,13 +271,13 @@ def _from_ledger(store: Store, lines: Sequence[Mapping[str, Any]]) -> _Rates | N
     if decoded < _ENOUGH or not frames:
         return None
     seconds = {"look through": sum(line["seconds"] for line in lines) / decoded}
-    by_stage: dict[str, float] = {}
     for receipt in receipts:
         stage = "frames" if receipt["task"] == "frames" else "layers"
-        by_stage[stage] = by_stage.get(stage, 0.0) + sum(receipt["seconds"].values()) / frames
+        seconds[stage] = seconds.get(stage, 0.0) + sum(receipt["seconds"].values()) / frames
     written = sum(meta["bytes"] for r in receipts for meta in r["made"].values())
     kept = sum(line["frames"]["kept"] for line in lines) / decoded
-    return _Rates({**seconds, **by_stage}, kept, written / frames, f"the ledger: {decoded:,} frames looked through")
+    paces = {name: _Pace(each, each) for name, each in seconds.items()}
+    return _Rates(paces, kept, written / frames, f"the ledger: {decoded:,} frames looked through", _start_up())
 
 
 def _measured(fresh: Sequence[Input], options: Mapping[str, Any]) -> _Rates:
@@ -257,7 +289,7 @@ def _measured(fresh: Sequence[Input], options: Mapping[str, Any]) -> _Rates:
             raise ForecastError("no part of the inputs can be read: nothing can be measured")
         first, out = Path(folder, "first.mp4"), str(Path(folder, "store"))
         media.cut(parts[0], first, 0.0, min(0.5, media.probe(parts[0]).seconds))
-        build([first], str(Path(folder, "warm")), workers=0, **options)  # loads what is loaded once
+        warm = build([first], str(Path(folder, "warm")), workers=0, **options)  # loads what is loaded once
         before = spent()
         done = build(parts, out, workers=0, **options)
         taken = spent() - before
@@ -266,12 +298,14 @@ def _measured(fresh: Sequence[Input], options: Mapping[str, Any]) -> _Rates:
     if not decoded:
         raise ForecastError("no part of the inputs can be read: nothing can be measured")
     whole = sum(done.seconds.values()) or 1.0
-    seconds = {
-        name: taken * value / whole / (decoded if name == "look through" else max(kept, 1))
-        for name, value in done.seconds.items()
-    }
+    paces = {}
+    for name, seconds in done.seconds.items():
+        which = "decoded" if name == "look through" else "kept"
+        alone = seconds / max(done.frames[which], 1)
+        once = max(warm.seconds.get(name, 0.0) - alone * warm.frames[which], 0.0)
+        paces[name] = _Pace(alone * taken / whole, alone, once)
     words = f"measured here on {decoded} frames of {len(parts)} inputs"
-    return _Rates(seconds, kept / decoded, size / max(kept, 1), words, memory=peak())
+    return _Rates(paces, kept / decoded, size / max(kept, 1), words, _start_up(), peak())
 
 
 def _part(path: str, out: Path) -> Path | None:
@@ -312,16 +346,27 @@ def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _tried(store: Store, job: Job) -> tuple[float, float, str]:
-    """Seconds and bytes a frame of a detector, on the beginning of a clip."""
+def _tried(store: Store, job: Job) -> tuple[_Pace, float, str]:
+    """The pace of a detector, and bytes a frame, on the beginning of a clip."""
     with tempfile.TemporaryDirectory(prefix="remot-plan-") as folder:
         part = _beginning(store, str(Path(folder, "store")), job)
+        began = time.monotonic()
         annotate_shard(part.url, 0, [job.to_json()], threads=1)  # loads what is loaded once
-        before = spent()
+        between, before = time.monotonic(), spent()
         receipt = annotate_shard(part.url, 0, [job.to_json()], retry=True, threads=1)
-        taken = spent() - before
+        taken, seconds = spent() - before, time.monotonic() - between
     frames = max(receipt.frames, 1)
-    return taken / frames, receipt.made[job.folder]["bytes"] / frames, f"measured here on {receipt.frames} frames"
+    pace = _Pace(taken / frames, seconds / frames, max(between - began - seconds, 0.0))
+    return pace, receipt.made[job.folder]["bytes"] / frames, f"measured here on {receipt.frames} frames"
+
+
+@lru_cache
+def _start_up() -> float:
+    """Seconds of a CPU that a process takes until it can work."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", "import dask.distributed, remot_data.ingest.build"], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def _beginning(store: Store, to: str, job: Job) -> Store:
@@ -370,10 +415,15 @@ def _is_current(store: Store, job: Job, shard: int) -> bool:
 
 
 def spent() -> float:
-    """Seconds of CPUs that this process and its ended children have had."""
-    return sum(
-        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
+    """Seconds of CPUs that this process and its children have had, those that have ended and those that live."""
+    here, total = psutil.Process(), 0.0
+    for process in (here, *here.children(recursive=True)):
+        try:
+            found = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += found.user + found.system + getattr(found, "children_user", 0) + getattr(found, "children_system", 0)
+    return total
 
 
 def peak() -> int:

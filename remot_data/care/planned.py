@@ -32,6 +32,12 @@ def keep(made: Forecast, *target: str) -> None:
         old.unlink(missing_ok=True)
 
 
+def read(plain: Mapping[str, Any]) -> Forecast:
+    """A forecast out of its JSON."""
+    made = Forecast.from_json(plain)
+    return replace(made, stages=tuple(Stage.from_json(stage) for stage in plain["stages"]))
+
+
 class Clock:
     """Seconds of a run, from when it is made, and the plan for it."""
 
@@ -53,10 +59,9 @@ class Clock:
         took, cpu = time.monotonic() - self._began, spent() - self._spent
         if not self._path.exists():
             return None
-        made = Forecast.from_json(plain := json.loads(self._path.read_bytes()))
-        made = replace(made, stages=tuple(Stage.from_json(stage) for stage in plain["stages"]))
+        made = read(json.loads(self._path.read_bytes()))
         self._path.unlink()
-        wall, cpus_planned = made.wall(self._workers), made.seconds if made.parallel else None
+        wall, cpus_planned = made.wall(self._workers), made.cpu(self._workers) if made.parallel else None
         if on_cards := made.gpu_seconds is not None and made.parallel:
             wall, cpus_planned = (made.gpu_seconds or 0.0) / max(len(visible_gpus()), 1), None
         return {

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from remot_data import persons
 from remot_data.persons import Person
@@ -191,6 +190,8 @@ def _assigned(
 
 def _least(costs: np.ndarray) -> list[tuple[int, int]]:
     """The assignment [rows, columns] of least cost, as many as can be, without those of inf."""
+    from scipy.optimize import linear_sum_assignment  # a third of what `remot build` takes to start
+
     rows, columns = linear_sum_assignment(np.where(np.isfinite(costs), costs, 1e6))
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if np.isfinite(costs[i, j])]
 

@@ -119,7 +119,7 @@ def test_a_plan_stands_beside_what_its_run_took_once(
 def test_few_plans_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REMOT_CACHE", str(tmp_path))
     monkeypatch.setattr(planned, "_MOST", 3)
-    made = forecast.Forecast("build", (forecast.Stage("frames", "frames", 10, 0, 20.0, 15.0),), "the ledger")
+    made = forecast.Forecast("build", (forecast.Stage("frames", "frames", 10, 0, 20.0, 20.0),), "the ledger")
     for number in range(5):
         planned.keep(made, f"s3://bucket/{number}")
     assert len(list((tmp_path / "plans").iterdir())) == 3
