@@ -24,8 +24,8 @@ PACKAGES = ("remot_data", "remot_model")
 # What every journey may lean on without a place in its list, by the beginning of its name.
 GROUND = tuple(
     f"remot_data/{name}"
-    for name in "cli/__init__ cli/commands cli/console cli/events cli/options engine/ media/ store/ assets persons "
-    "records render schemas errors".split()
+    for name in "cli/__init__ cli/commands cli/console cli/events cli/options care/planned engine/ media/ store/ "
+    "assets persons records render schemas errors".split()
 ) + tuple(
     f"remot_model/{name}"
     for name in "checkpoint config devices networks/__init__ networks/blocks networks/cpu networks/discriminator "

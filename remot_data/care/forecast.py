@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from remot_data import media
 from remot_data.annotating.annotate import annotate_shard, plan_job
 from remot_data.annotating.jobs import AUTO, Job
-from remot_data.engine import cpus
+from remot_data.care.planned import Forecast, Stage, spent
 from remot_data.errors import RemotError
 from remot_data.ingest.build import build
 from remot_data.ingest.inputs import Input, find_inputs
@@ -33,7 +32,7 @@ from remot_data.ingest.policy import Policy
 from remot_data.media import in_child
 from remot_data.media.identity import stamp
 from remot_data.media.sandbox import ChildError
-from remot_data.records import BOXES, Record
+from remot_data.records import BOXES
 from remot_data.store import Store, create_store, open_store
 from remot_data.store.currency import is_current, metas
 from remot_data.store.shards import Sample
@@ -42,84 +41,10 @@ _ENOUGH = 300  # frames of a ledger that are believed
 _PROBED = 200  # inputs that are opened; the others are taken to be alike for their size
 _PARTS, _SECONDS = 2, 2.0  # how many inputs the sample is of, and how much of each
 _FRAMES = 64  # of the sample of a detector
-_SHARED = 0.9  # of what a CPU does alone it does beside another (benchmarks/workers.py)
 
 
 class ForecastError(RemotError, RuntimeError):
     """Nothing can be said; the message says why."""
-
-
-@dataclass(frozen=True)
-class Stage(Record):
-    """A part of the work: `todo` of its `unit` are to be done, `there` are done; `seconds` of CPUs, None if unknown.
-
-    Attributes:
-        alone: seconds of a clock that one worker takes for it, whose threads and children share the CPUs.
-        longest: those of its longest task, which one worker does alone.
-        once: seconds that each worker takes before its first task, to load what it needs.
-    """
-
-    what: str
-    unit: str
-    todo: int
-    there: int = 0
-    seconds: float | None = 0.0
-    alone: float = 0.0
-    longest: float = 0.0
-    once: float = 0.0
-
-
-@dataclass(frozen=True)
-class Forecast(Record):
-    """What would be done.
-
-    Attributes:
-        source: where the seconds come from, in words.
-        start: seconds of a CPU that a process takes to start.
-        bytes: that are to be written, None where unknown.
-        memory: bytes that a worker takes at most.
-        gpu: what the card is called that `gpu_seconds` are of; empty where no stage runs on one, or none is known.
-        parallel: whether workers share it; else its seconds are those of a clock.
-    """
-
-    command: str
-    stages: tuple[Stage, ...]
-    source: str
-    start: float = 0.0
-    bytes: int | None = None
-    memory: int | None = None
-    gpu: str = ""
-    gpu_seconds: float | None = None
-    parallel: bool = True
-
-    @property
-    def seconds(self) -> float | None:
-        """Of CPUs, in all, but for what workers take before they begin."""
-        known = [stage.seconds for stage in self.stages]
-        return None if None in known else float(sum(s for s in known if s is not None))
-
-    def cpu(self, workers: int) -> float | None:
-        """Seconds of CPUs with so many workers, from the first process on."""
-        if self.seconds is None or not self.parallel:
-            return self.seconds
-        count = max(workers, 1) if self.seconds else 0
-        return self.seconds + self.start * (1 + count) + count * sum(stage.once for stage in self.stages if stage.todo)
-
-    def wall(self, workers: int) -> float | None:
-        """Seconds that it takes with so many workers."""
-        parts = [self.wall_of(stage, workers) for stage in self.stages]
-        if None in parts:
-            return None
-        at_once = -(-max(workers, 1) // cpus())
-        return self.start * (1 + at_once * any(parts)) * self.parallel + sum(part for part in parts if part is not None)
-
-    def wall_of(self, stage: Stage, workers: int) -> float | None:
-        """Seconds that a stage takes with so many workers."""
-        if not stage.seconds or not self.parallel:
-            return stage.seconds
-        at_once = max(min(workers, cpus()), 1)
-        shared = stage.alone / (at_once * _SHARED if at_once > 1 else 1.0)
-        return stage.once + max(shared, stage.seconds / cpus(), stage.longest)
 
 
 def of_build(
@@ -196,45 +121,6 @@ def of_annotate(
     pace, bytes_each, words = _tried(store, job)
     stage = pace.stage(layer, "frames", frames, there, frames, max(sizes[s] for s in todo))
     return Forecast("annotate", (stage,), words, _start_up(), round(frames * bytes_each), peak())
-
-
-def sentences(made: Forecast, workers: int | None, price: float | None = None) -> list[str]:
-    """A forecast as lines of text; `price` is that of an hour of a GPU."""
-    lines = [f"{made.command}: {made.source}"]
-    for stage in made.stages:
-        there = f", {stage.there:,} are there" if stage.there else ""
-        seconds = "unknown" if stage.seconds is None else span(stage.seconds)
-        of = " of CPUs" if made.parallel else ""
-        lines.append(f"  {stage.what}: {stage.todo:,} {stage.unit} to do{there}; {seconds}{of}")
-    if made.gpu_seconds is not None:
-        hours = made.gpu_seconds / 3600
-        lines.append(
-            f"  {hours:.2f} GPU-hours on {made.gpu}" + (f", {hours * price:.2f} at {price:g}" if price else "")
-        )
-    elif made.seconds is None:
-        lines.append("  GPU-hours: unknown")
-    counts = sorted({1, cpus(), *([workers] if workers else [])})
-    walls = [(n, made.wall(n)) for n in counts]
-    if made.seconds and not made.parallel:
-        lines.append(f"  takes {span(made.seconds)}")
-    elif made.seconds:
-        lines.append(
-            "  takes " + ", ".join(f"{span(w)} with {n} worker{'s' * (n > 1)}" for n, w in walls if w is not None)
-        )
-    if made.bytes:
-        lines.append(f"  writes about {made.bytes / 1e6:,.1f} MB")
-    if made.memory:
-        lines.append(f"  a worker takes up to about {made.memory / 2**30:.1f} GiB")
-    return lines
-
-
-def span(seconds: float) -> str:
-    """Seconds as people read them."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 # How fast
@@ -412,18 +298,6 @@ def _of_cards(store: Store, job: Job) -> tuple[str, float | None]:
 
 def _is_current(store: Store, job: Job, shard: int) -> bool:
     return is_current(store.meta(job.folder, shard), metas(store, job.inputs, shard))
-
-
-def spent() -> float:
-    """Seconds of CPUs that this process and its children have had, those that have ended and those that live."""
-    here, total = psutil.Process(), 0.0
-    for process in (here, *here.children(recursive=True)):
-        try:
-            found = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += found.user + found.system + getattr(found, "children_user", 0) + getattr(found, "children_system", 0)
-    return total
 
 
 def peak() -> int:

@@ -12,8 +12,7 @@ from remot_data.cli.console import err, finish, out
 
 if TYPE_CHECKING:
     from remot_data.annotating.jobs import Job
-    from remot_data.care.forecast import Forecast
-    from remot_data.care.planned import Clock
+    from remot_data.care.planned import Clock, Forecast
 
 StorePlace = Annotated[
     str,
@@ -88,8 +87,7 @@ def tell(
     made: Forecast, price: str | None, as_json: bool, *target: str | os.PathLike[str], workers: int | None = None
 ) -> None:
     """Print what `--plan` has found, and keep it for the run on its target."""
-    from remot_data.care.forecast import sentences
-    from remot_data.care.planned import keep
+    from remot_data.care.planned import keep, sentences
 
     for line in sentences(made, workers, price_of(price)):
         out.print(line, markup=False)

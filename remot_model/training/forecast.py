@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from remot_data.care.forecast import Forecast, Stage, peak
+from remot_data.care.forecast import peak
+from remot_data.care.planned import Forecast, Stage
 from remot_model import checkpoint, devices
 from remot_model.config import Config
 from remot_model.training.train import train

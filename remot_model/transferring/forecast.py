@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from remot_data.care.forecast import Forecast, Stage, peak
+from remot_data.care.forecast import peak
+from remot_data.care.planned import Forecast, Stage
 from remot_data.media import in_child
 from remot_model import devices
 from remot_model.transferring.batch import is_folder_of_many

@@ -241,7 +241,7 @@ def test_reading_alone_needs_no_run_folder_and_trains_nothing(trained, monkeypat
 
 
 def test_a_plan_of_training_stands_beside_what_it_took(tmp_path, trained, monkeypatch):
-    from remot_data.care.forecast import Forecast, Stage
+    from remot_data.care.planned import Forecast, Stage
     from remot_data.report.runs import run_section
 
     module = pytest.importorskip("remot_model.training.forecast")

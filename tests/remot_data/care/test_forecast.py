@@ -26,13 +26,16 @@ SMALL = Policy(persons="main", size=(128, 96), min_frames=6, shard_frames=20)
 LAYERS = {"flow": "dis"}
 
 
-def test_an_annotation_is_measured_on_the_beginning_of_a_clip(own_dancers: Store, tmp_path: Path) -> None:
+def test_an_annotation_is_measured_on_the_beginning_of_a_clip(
+    own_dancers: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = digests(own_dancers.url)
     made = forecast.of_annotate(own_dancers, "pose", "smooth")
     (stage,) = made.stages
     assert (stage.todo, stage.there) == (100, 0) and stage.seconds > 0 and made.bytes > 100 * 300
     assert "measured here on 20 frames" in made.source and made.wall(2) <= made.wall(1)
-    assert digests(own_dancers.url) == before and not list(Path(tempfile.gettempdir()).glob("remot-plan-*"))
+    assert digests(own_dancers.url) == before and not list(tmp_path.glob("remot-plan-*"))
     annotate(own_dancers, "pose", "smooth", workers=0)
     assert forecast.of_annotate(own_dancers, "pose", "smooth").stages[0].there == 100
     assert invoke(["annotate", own_dancers.url, "--layer", "flow", "--with", "dis", "--plan", "--workers", "2"]) == 0
@@ -119,7 +122,7 @@ def test_a_plan_stands_beside_what_its_run_took_once(
 def test_few_plans_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REMOT_CACHE", str(tmp_path))
     monkeypatch.setattr(planned, "_MOST", 3)
-    made = forecast.Forecast("build", (forecast.Stage("frames", "frames", 10, 0, 20.0, 20.0),), "the ledger")
+    made = planned.Forecast("build", (planned.Stage("frames", "frames", 10, 0, 20.0, 20.0),), "the ledger")
     for number in range(5):
         planned.keep(made, f"s3://bucket/{number}")
     assert len(list((tmp_path / "plans").iterdir())) == 3
