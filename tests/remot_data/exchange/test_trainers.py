@@ -10,6 +10,7 @@ import av
 import cv2
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 
 from remot_data import render
@@ -92,23 +93,55 @@ def test_lerobot_reads_episodes(store: Store, tmp_path: Path) -> None:
     export(store, "lerobot", tmp_path / "out", workers=0)
     root = tmp_path / "out"
     info = json.loads((root / "meta/info.json").read_text())
-    assert (info["codebase_version"], info["total_episodes"], info["total_frames"]) == ("v2.1", 5, 100)
+    assert (info["codebase_version"], info["total_episodes"], info["total_frames"]) == ("v3.0", 5, 100)
     assert info["splits"] == {"train": "0:4", "test": "4:5"}
-    episodes = [json.loads(line) for line in (root / "meta/episodes.jsonl").read_text().splitlines()]
-    stats = [json.loads(line) for line in (root / "meta/episodes_stats.jsonl").read_text().splitlines()]
-    assert [e["length"] for e in episodes] == [20] * 5 and len(stats) == 5
-    for episode in range(5):
-        place = {"episode_chunk": 0, "episode_index": episode}
-        table = datasets.Dataset.from_parquet(str(root / info["data_path"].format(**place)), cache_dir=str(tmp_path))
+    assert {"observation.state", "timestamp"} == json.loads((root / "meta/stats.json").read_text()).keys()
+    tasks = pd.read_parquet(root / "meta/tasks.parquet")
+    assert tasks.iloc[0].name == "a person dancing" and tasks["task_index"].tolist() == [0]
+    episodes = pd.read_parquet(root / "meta/episodes/chunk-000/file-000.parquet").to_dict("records")
+    assert [e["length"] for e in episodes] == [20] * 5
+    for episode in episodes:
+        path = info["data_path"].format(chunk_index=episode["data/chunk_index"], file_index=episode["data/file_index"])
+        table = datasets.Dataset.from_parquet(str(root / path), cache_dir=str(tmp_path))
         assert set(table.column_names) == {n for n, f in info["features"].items() if f["dtype"] != "video"}
         state = np.array(table["observation.state"])
         assert state.shape == (20, *info["features"]["observation.state"]["shape"]) and (state <= 1.001).all()
         assert np.allclose(table["timestamp"], np.arange(20) / info["fps"], atol=1e-3)
-        assert table["index"][0] == 20 * episode and set(table["episode_index"]) == {episode}
+        assert table["index"][0] == episode["dataset_from_index"] == 20 * episode["episode_index"]
+        assert set(table["episode_index"]) == {episode["episode_index"]}
         for key in (name for name, f in info["features"].items() if f["dtype"] == "video"):
+            place = {name: episode[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
             shown = decoded(root / info["video_path"].format(video_key=key, **place))
             assert shown.shape == (20, *info["features"][key]["shape"])
+            assert episode[f"videos/{key}/to_timestamp"] == pytest.approx(20 / info["fps"])
     assert sorted(p.name for p in root.iterdir()) == ["data", "meta", "videos"]
+
+
+def test_lerobots_own_loader_reads_it(store: Store, tmp_path: Path) -> None:
+    """Where LeRobot is installed; it wants another torch than the other tests, so CI has it not."""
+    loader = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    export(store, "lerobot", tmp_path / "out", workers=0)
+    found = loader.LeRobotDataset("local/dancers", root=tmp_path / "out", video_backend="pyav")
+    assert (len(found), found.num_episodes) == (100, 5)
+    item = found[45]
+    assert int(item["episode_index"]) == 2 and int(item["frame_index"]) == 5 and item["task"] == "a person dancing"
+    frame = decoded(tmp_path / "out/videos/observation.images.frames/chunk-000/file-002.mp4")[5]
+    shown = 255 * item["observation.images.frames"].permute(1, 2, 0).numpy()
+    assert np.abs(shown - frame).mean() < 2
+
+
+def test_diffsynths_own_loader_reads_it(store: Store, tmp_path: Path) -> None:
+    """Where DiffSynth-Studio is installed; it wants torchvision."""
+    loader = pytest.importorskip("diffsynth.core.data.unified_dataset")
+    export(store, "diffsynth", tmp_path / "out", workers=0)
+    operator = loader.UnifiedDataset.default_video_operator(str(tmp_path / "out"), num_frames=17, height=96, width=64)
+    keys = ("video", "control_video", "reference_image")
+    found = loader.UnifiedDataset(
+        str(tmp_path / "out"), str(tmp_path / "out/metadata.csv"), data_file_keys=keys, main_data_operator=operator
+    )
+    assert len(found) >= 4
+    item = found[0]
+    assert [len(item[key]) for key in keys] == [17, 17, 1] and item["video"][0].size == (64, 96)
 
 
 def test_what_the_filter_leaves_in_pieces_is_left_out_below_sixteen_frames(store: Store, tmp_path: Path) -> None:
