@@ -167,6 +167,15 @@ def _words(snapshot: Snapshot) -> str:
     return " and ".join([*([snapshot.where] if snapshot.where else []), *listed])
 
 
+def _changed(old: str, new: str) -> str:
+    """What of a filter went and what came, where it has more conditions than that."""
+    a, b = (text.split(" and ") if text else [] for text in (old, new))
+    gone, came = ([c for c in one if c not in other] for one, other in ((a, b), (b, a)))
+    if len(gone) + len(came) >= max(len(a), len(b)):
+        return f"{old or 'none'} -> {new or 'none'}"
+    return ", ".join([f"without {condition}" for condition in gone] + [f"with {condition}" for condition in came])
+
+
 def _full(state: State) -> str:
     return f"{state.store.url} {state.name}"
 
@@ -201,7 +210,7 @@ def sentences(found: Difference) -> list[str]:
         compared = "" if agreed or not (layer.a and layer.b) else "; `remot compare` says how far they differ"
         lines.append(f"{layer.kind}: {layer.a or 'none'} -> {layer.b or 'none'}{agreed}{compared}")
     if found.where:
-        lines.append(f"filter: {found.where[0] or 'none'} -> {found.where[1] or 'none'}")
+        lines.append(f"filter: {_changed(*found.where)}")
     if found.policy:
         lines.append(f"split policy: {found.policy[0]} -> {found.policy[1]}")
     return [*lines, "no difference"] if found.is_empty else lines

@@ -11,7 +11,7 @@ import pytest
 from remot_data.annotating.annotate import annotate, switch
 from remot_data.care.compact import compact, remove
 from remot_data.care.compare import compare
-from remot_data.care.diff import Difference, State, diff
+from remot_data.care.diff import Difference, State, diff, sentences
 from remot_data.cli.commands import invoke
 from remot_data.store import Store, StoreError, open_store
 from remot_data.store.history import gather, history, note
@@ -37,6 +37,15 @@ def test_filters_layers_and_split_policies(own_dancers: Store, tmp_path: Path) -
     compare(own_dancers, "pose", raw, even, tmp_path / "compare", workers=0)
     (layer,) = between(own_dancers, "other", "main").layers
     assert layer.agreement > 0.9 and (layer.a, layer.b) == (even, raw)
+
+
+def test_of_a_long_filter_what_changed_is_told(own_dancers: Store) -> None:
+    switch(own_dancers, "main", {}, where="motion<1 and sharpness>0 and visible_joints>=0.1")
+    switch(own_dancers, "other", {}, where="motion<1 and sharpness>0 and visible_joints>=0.2")
+    switch(own_dancers, "none", {}, where="")
+    told = {a: next(line for line in sentences(between(own_dancers, a)) if "filter" in line) for a in ("other", "none")}
+    assert told["other"] == "filter: without visible_joints>=0.2, with visible_joints>=0.1"
+    assert told["none"] == "filter: none -> motion<1 and sharpness>0 and visible_joints>=0.1"
 
 
 def test_what_it_was_on_a_day(own_dancers: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_lerobots_own_loader_reads_it(store: Store, tmp_path: Path) -> None:
     """Where LeRobot is installed; it wants another torch than the other tests, so CI has it not."""
     loader = pytest.importorskip("lerobot.datasets.lerobot_dataset")
     export(store, "lerobot", tmp_path / "out", workers=0)
-    found = loader.LeRobotDataset("local/dancers", root=tmp_path / "out", video_backend="pyav")
+    found = loader.LeRobotDataset("local/dancers", root=tmp_path / "out")
     assert (len(found), found.num_episodes) == (100, 5)
     item = found[45]
     assert int(item["episode_index"]) == 2 and int(item["frame_index"]) == 5 and item["task"] == "a person dancing"
