@@ -26,7 +26,7 @@ from remot_data.annotating.annotate import annotate_shard, plan_job
 from remot_data.annotating.jobs import AUTO, Job
 from remot_data.care.planned import Forecast, Stage, spent
 from remot_data.errors import RemotError
-from remot_data.ingest.build import build
+from remot_data.ingest.build import Summary, build
 from remot_data.ingest.inputs import Input, find_inputs
 from remot_data.ingest.policy import Policy
 from remot_data.media import in_child
@@ -161,7 +161,7 @@ def _from_ledger(store: Store, lines: Sequence[Mapping[str, Any]]) -> _Rates | N
         stage = "frames" if receipt["task"] == "frames" else "layers"
         seconds[stage] = seconds.get(stage, 0.0) + sum(receipt["seconds"].values()) / frames
     written = sum(meta["bytes"] for r in receipts for meta in r["made"].values())
-    kept = sum(line["frames"]["kept"] for line in lines) / decoded
+    kept = frames / decoded
     paces = {name: _Pace(each, each) for name, each in seconds.items()}
     return _Rates(paces, kept, written / frames, f"the ledger: {decoded:,} frames looked through", _start_up())
 
@@ -180,18 +180,25 @@ def _measured(fresh: Sequence[Input], options: Mapping[str, Any]) -> _Rates:
         done = build(parts, out, workers=0, **options)
         taken = spent() - before
         size = sum(p.stat().st_size for p in Path(out).rglob("*") if p.is_file() and "ledger" not in p.parts)
-    decoded, kept = done.frames["decoded"], done.frames["kept"]
+    counts = {"decoded": done.frames["decoded"], "kept": _written(done)}
+    decoded, kept = counts["decoded"], counts["kept"]
     if not decoded:
         raise ForecastError("no part of the inputs can be read: nothing can be measured")
     whole = sum(done.seconds.values()) or 1.0
     paces = {}
     for name, seconds in done.seconds.items():
         which = "decoded" if name == "look through" else "kept"
-        alone = seconds / max(done.frames[which], 1)
-        once = max(warm.seconds.get(name, 0.0) - alone * warm.frames[which], 0.0)
+        alone = seconds / max(counts[which], 1)
+        begun = warm.frames["decoded"] if which == "decoded" else _written(warm)
+        once = max(warm.seconds.get(name, 0.0) - alone * begun, 0.0)
         paces[name] = _Pace(alone * taken / whole, alone, once)
     words = f"measured here on {decoded} frames of {len(parts)} inputs"
     return _Rates(paces, kept / decoded, size / max(kept, 1), words, _start_up(), peak())
+
+
+def _written(done: Summary) -> int:
+    """Frames of clips: of several persons in a picture each has her own."""
+    return int(done.person_frames.get("kept", done.frames["kept"]))
 
 
 def _part(path: str, out: Path) -> Path | None:
