@@ -43,7 +43,10 @@ def test_of_a_long_filter_what_changed_is_told(own_dancers: Store) -> None:
     switch(own_dancers, "main", {}, where="motion<1 and sharpness>0 and visible_joints>=0.1")
     switch(own_dancers, "other", {}, where="motion<1 and sharpness>0 and visible_joints>=0.2")
     switch(own_dancers, "none", {}, where="")
-    told = {a: next(line for line in sentences(between(own_dancers, a)) if line.startswith("filter")) for a in ("other", "none")}
+    told = {
+        name: next(line for line in sentences(between(own_dancers, name)) if line.startswith("filter"))
+        for name in ("other", "none")
+    }
     assert told["other"] == "filter: without visible_joints>=0.2, with visible_joints>=0.1"
     assert told["none"] == "filter: none -> motion<1 and sharpness>0 and visible_joints>=0.1"
 
