@@ -91,7 +91,10 @@ def tell(
 
     for line in sentences(made, workers, price_of(price)):
         out.print(line, markup=False)
-    keep(made, *(os.fspath(part) for part in target))
+    try:
+        keep(made, *(os.fspath(part) for part in target))
+    except OSError as error:
+        err.print(f"note: the plan is not kept for comparison ({error.filename}: {error.strerror})", markup=False)
     finish(made.to_json(), as_json)
 
 

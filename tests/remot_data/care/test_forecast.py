@@ -119,6 +119,16 @@ def test_a_plan_stands_beside_what_its_run_took_once(
     assert "planned" not in capsys.readouterr().out, "the plan was for one run"
 
 
+def test_a_cache_that_cannot_be_written_costs_the_comparison_alone(
+    own_dancers: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path / "cache"))
+    assert invoke(["annotate", own_dancers.url, "--layer", "flow", "--with", "dis", "--plan"]) == 0
+    told = capsys.readouterr()
+    assert "frames to do" in told.out and "the plan is not kept for comparison" in told.err
+
+
 def test_few_plans_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REMOT_CACHE", str(tmp_path))
     monkeypatch.setattr(planned, "_MOST", 3)
