@@ -138,7 +138,7 @@ def cutout(camera: int) -> Cutout:
     clip = media.read(fetch(f"sample-cam{camera:02d}"), crop=XYWH((x, y, wide, tall)), size=shape)
     upright = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), _TILT[camera], 1.0)
     pictures = np.stack([_turned(picture, upright) for number, (_, picture) in enumerate(clip) if number % 2 == 0])
-    found = load("blazepose")(pictures)
+    found = load("blazepose", settings={"carry": False})(pictures)
     alpha = np.stack([_cleaned(mask) for mask in found["mask"]])
     return Cutout(pictures, alpha, found["keypoints"], np.stack([_box(a) for a in alpha]))
 

@@ -12,7 +12,7 @@ from remot_data.detectors._doubts import RATE, pace, spans
 
 FORWARD, BACKWARD, MIRRORED = range(3)
 # Bits of the marks of a joint.
-FILLED, EXCHANGED, OF_BACKWARD, OF_MIRRORED = 1, 2, 4, 8
+FILLED, EXCHANGED, OF_BACKWARD, OF_MIRRORED, DISPUTED = 1, 2, 4, 8, 16
 _OF = np.array([0, OF_BACKWARD, OF_MIRRORED], np.uint8)
 FILL = 0.2  # seconds between two frames that a joint is seen in over which it is filled in
 UNKNOWN, UNIT = 255, 250  # of a disagreement that is not known; a height in its units
@@ -189,13 +189,18 @@ def fill(bodies: np.ndarray, seen: np.ndarray, heights: np.ndarray, times: np.nd
     return filled
 
 
-def apart(looks: np.ndarray, bodies: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """How far the backward and the mirrored look lie from what was taken: uint8 [T, 33] in 1/250 of the height.
+def apart(looks: np.ndarray, bodies: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far the backward and the mirrored look lie from what was taken, and where one calls the sides otherwise.
 
-    Of trunk, arms and legs each with the sides that are nearer: which side is which is decided over time (`decide`);
-    looks that only differ in that saw the same body. 255 where neither looked, and for joints that are not seen.
+    Of shoulders, arms, hips and legs each with the sides that are nearer: which side is which is decided over time
+    (`decide`); looks that only differ in that saw the same body.
+
+    Returns:
+        uint8 [T, 33] in 1/250 of the height, 255 where neither looked, and for joints that are not seen; and marks
+        uint8 [T, 33], `DISPUTED` or 0.
     """
     widest, known, seen = np.zeros(bodies.shape[:2]), np.zeros(len(bodies), bool), bodies[..., 2] > 0
+    marks = np.zeros(bodies.shape[:2], np.uint8)
     for look in looks[BACKWARD:]:
         here = ~np.isnan(look[:, 0, 0])
         far, exchanged = (
@@ -205,6 +210,8 @@ def apart(looks: np.ndarray, bodies: np.ndarray, heights: np.ndarray) -> np.ndar
         for group in _GROUPS:
             nearer = exchanged[:, group[:4]].max(1) < far[:, group[:4]].max(1)
             far[:, group] = np.where(nearer[:, None], exchanged[:, group], far[:, group])
+            marks[:, group] |= np.uint8(DISPUTED) * (nearer & here)[:, None]
         widest[here] = np.maximum(widest, far)[here]
         known |= here
-    return np.where(known[:, None] & seen, np.minimum(np.rint(widest * UNIT), UNIT), UNKNOWN).astype(np.uint8)
+    told = np.where(known[:, None] & seen, np.minimum(np.rint(widest * UNIT), UNIT), UNKNOWN)
+    return told.astype(np.uint8), marks

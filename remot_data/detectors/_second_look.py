@@ -65,8 +65,10 @@ class SecondLook:
         filled = carrying.fill(bodies, held, heights, self._times)
         marks[filled] = carrying.FILLED
         bodies[~(held | filled), 2] = 0
+        apart, disputed = carrying.apart(looks, bodies, heights)
+        marks |= disputed
         marks[bodies[..., 2] == 0] = 0
-        return Carried(_put(passes, bodies), _checks(marks, carrying.apart(looks, bodies, heights)))
+        return Carried(_put(passes, bodies), _checks(marks, apart))
 
     def _agrees(self, t: int, passes: Sequence[list[Landmarks | None]], body: np.ndarray, height: float) -> bool:
         """Whether the mirrored picture of a frame shows the same body."""

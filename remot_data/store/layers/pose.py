@@ -30,7 +30,8 @@ class Pose(Kind):
     ``checks`` uint8 [T, 2, K].
 
     The first row of ``checks`` marks what became of a joint, by bits: 1 filled in over time, 2 left and right
-    exchanged, 4 taken from a pass backward in time, 8 taken from the mirrored picture. The second row says how far
+    exchanged, 4 taken from a pass backward in time, 8 taken from the mirrored picture, 16 whose side another pass
+    calls otherwise. The second row says how far
     other passes saw it elsewhere, whatever they call left, in 1/250 of the person's height, 250 for that or more; 255
     where only one pass looked.
 

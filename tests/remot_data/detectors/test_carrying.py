@@ -132,11 +132,12 @@ def test_how_far_other_looks_lie_from_the_pose_is_told_in_heights():
     other, lost = body.copy(), body.copy()
     other[2, 15, 0] += 20
     other[3, 16, 1] += 60
-    told = carrying.apart(looks(body, None, other), body, heights)
+    told, disputed = carrying.apart(looks(body, None, other), body, heights)
+    assert not disputed.any()
     assert told[2, 15] == 25 and told[3, 16] == 75 and told[0].max() == 0
-    assert (carrying.apart(looks(body, None, None), body, heights) == 255).all()
+    assert (carrying.apart(looks(body, None, None), body, heights)[0] == 255).all()
     lost[1, 27, 2] = 0
-    told = carrying.apart(looks(body, other, None), lost, heights)
+    told, _ = carrying.apart(looks(body, other, None), lost, heights)
     assert told[1, 27] == 255 and told[2, 15] == 25
 
 
@@ -144,8 +145,9 @@ def test_looks_that_only_call_the_sides_otherwise_saw_the_same_body():
     body, heights, _ = dancer(6)
     other = exchanged(body, slice(2, 4), [*TRUNK, *ARMS, *LEGS])
     other[3, 15, 0] += 20
-    told = carrying.apart(looks(other, body, other), body, heights)
+    told, disputed = carrying.apart(looks(other, body, other), body, heights)
     assert told[2].max() == 0 and told[3].max() == 25
+    assert (disputed[2:4][:, [*TRUNK, *ARMS, *LEGS]] == carrying.DISPUTED).all() and not disputed[[0, 1, 4, 5]].any()
 
 
 def test_a_calm_clip_has_no_doubts():

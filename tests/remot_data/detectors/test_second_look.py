@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from remot_data.detectors._carrying import EXCHANGED, FILLED, OF_BACKWARD, OTHER_SIDE, UNKNOWN
+from remot_data.detectors._carrying import DISPUTED, EXCHANGED, FILLED, OF_BACKWARD, OTHER_SIDE, UNKNOWN
 from remot_data.detectors._following import Landmarks, soft_mask
 from remot_data.detectors._litert import Region
 from remot_data.detectors.base import DetectorError
@@ -89,7 +89,7 @@ def test_swapped_limbs_are_put_right_and_marked(right, group):
     names = {"left-wrist": ARMS, "left-knee": LEGS}
     for name, of in names.items():
         assert np.flatnonzero(marks[:, INDEX(name)]).tolist() == (list(range(20, 24)) if of is group else [])
-    assert set(np.unique(marks)) == {0, EXCHANGED}
+    assert set(np.unique(marks)) == {0, EXCHANGED | DISPUTED}, "the other looks were exchanged, too"
     assert set(looks.calls["backward"]) <= set(range(15, 30))
 
 
@@ -129,7 +129,8 @@ def test_a_long_swap_is_doubted_by_the_probes():
     wrong = exchanged(drawn(), slice(0, COUNT), [*ARMS, *LEGS, 11, 12, 23, 24])
     found, looks = pose_of(wrong)
     assert len(looks.calls["mirrored"]) == COUNT and len(looks.calls["backward"]) == COUNT - 1
-    assert (found["checks"][:, 1, INDEX("left-wrist")] > 25).all()
+    assert (found["checks"][:, 0, INDEX("left-wrist")] & DISPUTED > 0).all()
+    assert (found["checks"][:, 1, INDEX("left-wrist")] < 25).all(), "they saw the same body"
 
 
 def test_what_the_mirrored_picture_gives_is_mirrored_back():
