@@ -98,6 +98,7 @@ def test_inputs_that_cannot_be_read_are_said(tmp_path: Path) -> None:
         forecast.of_build([tmp_path / "text.mp4"], str(tmp_path / "store"))
 
 
+@pytest.mark.slow
 def test_a_plan_stands_beside_what_its_run_took_once(
     own_dancers: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_plan_stands_beside_what_its_run_took_once(
     assert "planned" not in capsys.readouterr().out, "the plan was for one run"
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_the_comparison_alone(
     own_dancers: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

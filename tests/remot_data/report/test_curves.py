@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from remot_data.annotating.annotate import annotate, switch
 from remot_data.records import LayerInfo
@@ -34,6 +35,7 @@ def test_what_nothing_is_known_of_is_no_curve_and_no_fault() -> None:
     assert curves({}, range(6), "disagreement<=0.1") == "" and curves(scores, range(1), "") == ""
 
 
+@pytest.mark.slow
 def test_means_leave_out_what_nothing_is_known_of(own_dancers: Store, tmp_path: Path) -> None:
     annotate(own_dancers, "scores", "quality-scores", snapshot="main", workers=0)
     page = tmp_path / "report.html"
