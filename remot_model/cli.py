@@ -119,15 +119,16 @@ def train(
             if first:
                 _finish({"preset": config.name, "stages": rates}, as_json, "\n".join(map(_rate, rates)))
             return
+        told = {name: asked[name] for name in ("stages", "steps", "minutes")}
         if plan:
             from remot_model.training.forecast import of_train
 
-            told = {name: asked[name] for name in ("stages", "steps", "minutes")}
-            tell(of_train(stores, out, config=config, **told, **reading), price, as_json, *([out] if out else []))
+            target = (str(out), str(told)) if out else ()
+            tell(of_train(stores, out, config=config, **told, **reading), price, as_json, *target)
             return
         if out is None:
             _refuse("training needs a run folder to write: give --out; only --only-read needs none")
-        clock = Clock("train", str(out))
+        clock = Clock("train", str(out), str(told))
         line = Line() if sys.stderr.isatty() else None
         try:
             with when_stopped(partial(resuming.how_to_resume, out)):
@@ -233,14 +234,15 @@ def transfer(
             "computed": {n: _value(v) for n, v in (_assigned(s, "--set takes FIELD=VALUE") for s in settings or [])},
             "device": device,
         }
+        pair = [str(part) for part in (source, driving, start, end)]
         is_folder = batch.is_folder_of_many
         many = is_folder(source, videos_only=False) or is_folder(driving, videos_only=True)
         if plan:
             from remot_model.transferring.forecast import of_transfer
 
-            tell(of_transfer(run, source, driving, out, **options), price, as_json, out)
+            tell(of_transfer(run, source, driving, out, **options), price, as_json, out, *pair)
             return
-        clock = Clock("transfer", str(out))
+        clock = Clock("transfer", str(out), *pair)
         with _progress("transfer", "frames") as progress:
             if many:
                 if stages is not None:
@@ -258,9 +260,9 @@ def transfer(
             failures = [f"{pair['source']} with {pair['driving']}: {pair['error']}" for pair in summary["failed"]]
             _finish(summary, as_json, "\n".join([f"wrote to {out}: {counts}", *failures]))
             raise typer.Exit(1 if failures else 0)
-        if pair := clock.beside({"transfer": summary["seconds"]}):
-            summary["planned"] = pair["wall"][0]
-            summary["notes"] = [*summary["notes"], sentence(pair)]
+        if beside := clock.beside({"transfer": summary["seconds"]}):
+            summary["planned"] = beside["wall"][0]
+            summary["notes"] = [*summary["notes"], sentence(beside)]
         rate = f"{summary['frames_per_second']:g} frames/s"
         words = [f"wrote {out}: {summary['frames']} frames at {summary['fps']:g} fps ({rate})"]
         _finish(summary, as_json, "\n".join([*words, *(f"note: {note}" for note in summary["notes"])]))

@@ -145,14 +145,20 @@ def read(plain: Mapping[str, Any]) -> Forecast:
 
 
 class Clock:
-    """Seconds of a run, from when it is made, and the plan for it."""
+    """Seconds of a run, from when it is made, and the plan for it, which is taken then.
+
+    So a run that is interrupted has no comparison, and what goes on with the rest is not held against the whole.
+    """
 
     def __init__(self, command: str, *target: str, workers: int | None = None) -> None:
-        self._path, self._began, self._spent = _path(command, target), time.monotonic(), spent()
+        self._began, self._spent = time.monotonic(), spent()
         self._workers = cpus() if workers is None else max(workers, 1)
+        path = _path(command, target)
+        self._plan = read(json.loads(path.read_bytes())) if path.exists() else None
+        path.unlink(missing_ok=True)
 
     def beside(self, stages: Mapping[str, float]) -> dict[str, Any] | None:
-        """Plan and truth, once the run has ended; None where nothing was planned. The plan is forgotten.
+        """Plan and truth, once the run has ended; None where nothing was planned.
 
         Args:
             stages: seconds of a clock that each stage took.
@@ -163,10 +169,8 @@ class Clock:
             is None.
         """
         took, cpu = time.monotonic() - self._began, spent() - self._spent
-        if not self._path.exists():
+        if (made := self._plan) is None:
             return None
-        made = read(json.loads(self._path.read_bytes()))
-        self._path.unlink()
         wall, cpus_planned = made.wall(self._workers), made.cpu(self._workers) if made.parallel else None
         if on_cards := made.gpu_seconds is not None and made.parallel:
             wall, cpus_planned = (made.gpu_seconds or 0.0) / max(len(visible_gpus()), 1), None

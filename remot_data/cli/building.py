@@ -145,9 +145,9 @@ def build(
     if plan:
         from remot_data.care.forecast import of_build
 
-        tell(of_build(videos, to, **chosen), price, as_json, to, workers=workers)
+        tell(of_build(videos, to, **chosen), price, as_json, to, *videos, workers=workers)
         return
-    clock = None if scheduler else Clock("build", to, workers=workers)
+    clock = None if scheduler else Clock("build", to, *map(str, videos), workers=workers)
     if decoder == "decord":
         err.print("note: files where decord is not proved to give the same frames are read with PyAV")
     with only_gpus(gpus), progress_bars() as bars, watched("build", to, bars, events, metrics) as progress:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -20,6 +21,12 @@ for command in (cli.train, cli.transfer, cli.evaluate, cli.app):
 @pytest.fixture(autouse=True)
 def stores(monkeypatch):
     """Stores that are only named have frames of 256x192."""
+    # What is first imported while it is patched would keep what it got.
+    import remot_data.care.forecast  # noqa: F401
+
+    if importlib.util.find_spec("torch"):
+        import remot_model.training.forecast  # noqa: F401
+        import remot_model.transferring.forecast  # noqa: F401
     monkeypatch.setattr("remot_data.store.open_store", lambda url: SimpleNamespace(url=url, size=(256, 192)))
 
 

@@ -144,3 +144,12 @@ def test_few_plans_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     ]
     assert pair["wall"][0] == pair["cpu"][0] == 20.0
     assert planned.Clock("build", "s3://bucket/0", workers=1).beside({}) is None
+
+
+def test_what_resumes_is_not_held_against_the_whole_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REMOT_CACHE", str(tmp_path))
+    made = planned.Forecast("build", (planned.Stage("frames", "frames", 10, 0, 20.0, 20.0),), "the ledger")
+    planned.keep(made, "store", "a.mp4")
+    assert planned.Clock("build", "store", "b.mp4").beside({}) is None, "of other videos"
+    planned.Clock("build", "store", "a.mp4")  # and is interrupted
+    assert planned.Clock("build", "store", "a.mp4").beside({"frames": 3.0}) is None
