@@ -11,6 +11,9 @@ SPREAD ?= -n 2 --dist loadfile
 demo: setup
 	$(BIN)/remot run pipelines/demo.yaml --set out=$(OUT)
 
+# Tests start hundreds of processes. Images often forbid Python to keep what it compiles: each would do it again.
+test quick: export PYTHONDONTWRITEBYTECODE =
+
 test: setup lint
 	$(BIN)/python -m pytest $(SPREAD) --durations=10
 

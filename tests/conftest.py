@@ -4,11 +4,15 @@ import os
 import signal
 from pathlib import Path
 
-import hypothesis
-import pytest
+# Tests run side by side, one for each CPU: what a test starts would only wait for its own threads.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from remot_data import assets
-from remot_data.ingest import people
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+from remot_data import assets  # noqa: E402
+from remot_data.ingest import people  # noqa: E402
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -19,12 +19,12 @@ _END = 8  # length of the footer, and four letters
 
 def read_table(data: bytes) -> pa.Table:
     """The table of the bytes of a Parquet file."""
-    return pq.read_table(_native(data))
+    return pq.ParquetFile(_native(data)).read()
 
 
 def read_columns(data: bytes, columns: list[str]) -> pa.Table:
     """Some columns of the table of the bytes of a Parquet file."""
-    return pq.read_table(_native(data), columns=columns)
+    return pq.ParquetFile(_native(data)).read(columns)
 
 
 def read_metadata(data: bytes) -> Any:

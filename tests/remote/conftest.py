@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from remot_data.assets import fetch
 from remot_data.ingest.build import build
 from remot_data.ingest.policy import Policy
 from remot_data.store import Store
 from remot_data.store.files import Files
 from remot_data.synthetic.store import build_synthetic
+from tests.crash import harness
 
 POLICY = Policy(size=(128, 96), fps=12.0, min_frames=4, max_frames=8, shard_frames=8, persons="main")
 LAYERS = {"pose": "blazepose", "scores": "basic-scores"}
 
 
 def videos(count: int = 1) -> list[str]:
-    return [str(fetch(f"sample-cam0{number}")) for number in (2, 1)][:count]
+    return _cut()[:count]
+
+
+@cache
+def _cut() -> list[str]:
+    """All of two sample clips, small and with few frames: what is tested is where stores are."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    paths = [folder / f"sample-cam0{number}.mp4" for number in (2, 1)]
+    for path in paths:
+        harness.cut(path, path.stem, 0.0, 20, fps=12)
+    return [str(path) for path in paths]
 
 
 def content(url: str) -> dict[str, str]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.optimize import linear_sum_assignment
 
-from remot_data.ingest.tracking import Track, _put_right, track
+from remot_data.ingest.tracking import Track, _least, _put_right, track
 from remot_data.persons import Person, as_box, colours, differ
 
 STEP = 0.2  # seconds between looks
@@ -150,3 +152,17 @@ def test_no_box_is_in_two_tracks_and_no_track_has_two_boxes_of_a_look(drawn, ste
     for t in found:
         assert t.times == sorted(set(t.times)) and len(t.times) == len(t.seen)
         assert [p.frame for p in t.seen] == sorted(p.frame for p in t.seen)
+
+
+@given(hnp.arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.floats(0, 9)), st.data())
+def test_boxes_and_tracks_are_assigned_at_the_least_cost(costs, data):
+    """What fits nothing is left out first, and few ways are tried one by one: scipy is not loaded for them."""
+    costs[data.draw(hnp.arrays(bool, costs.shape))] = np.inf
+    table = np.where(np.isfinite(costs), costs, 1e6)
+    rows, columns = linear_sum_assignment(table)
+    found = _least(costs)
+    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
+    assert len(found) == np.isfinite(costs[rows, columns]).sum()
+    assert sum(costs[i, j] for i, j in found) == pytest.approx(
+        costs[rows, columns][np.isfinite(costs[rows, columns])].sum()
+    )
