@@ -162,3 +162,14 @@ def test_circles_and_upward_imports_are_found(tmp_path):
 def test_importing_a_package_loads_nothing_heavy(package):
     code = f"import {package}, sys; print(*({{'pyarrow', 'cv2', 'dask', 'av', 'torch', 'numpy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_a_command_that_only_reads_a_store_loads_neither_pandas_nor_scipy():
+    """Each takes as long to import as all of ours; Arrow asks for pandas when it reads a data set, not a file."""
+    store = ROOT / "tests/data/store-1c74548"
+    code = (
+        f"import sys; from remot_data.cli.commands import invoke; assert invoke(['status', {str(store)!r}]) == 0; "
+        "print(*({'pandas', 'pyarrow.dataset', 'scipy', 'torch', 'dask'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout and done.stderr == "\n"

@@ -426,7 +426,7 @@ def test_training_by_time_ends_in_time(tmp_path):
 @pytest.mark.parametrize("stage", ["layout", "region"])
 def test_one_clip_can_be_learnt(tmp_path, stage, arrays):
     """The layout stage reaches a high overlap, the region stage a high PSNR, on the clip it was trained on."""
-    plan = StagePlan(150 if stage == "layout" else 250, 2, length=4, chunk=4, lr=2e-3)
+    plan = StagePlan(72 if stage == "layout" else 120, 2, length=4, chunk=4, lr=2e-3)
     config = small_config(ngf=12, flip=0.0, colour_jitter=False, clip_regions=True, layout=plan, region=plan)
     train.train("s", tmp_path, config=config, stages=[stage], say=quiet)
     net = checkpoint.load_run(tmp_path).generators[stage]
@@ -451,7 +451,7 @@ def test_one_clip_can_be_learnt(tmp_path, stage, arrays):
             mask = (six > 0)[:, :, None]
             error = [((x - batch["frames"]) / 2 * mask).square().mean() for x in (made.sum(2), moved.image)]
             gained = 10 * math.log10(error[1] / error[0])
-            assert gained > 3
+            assert gained > 6
 
 
 def test_the_sample_sheet_has_a_column_a_picture():
