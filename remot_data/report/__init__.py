@@ -6,23 +6,19 @@ its own script and embedded data.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 
 from remot_data.media import sandbox
 from remot_data.report.clips import contact_sheet
 from remot_data.report.errors import ReportError
-from remot_data.report.html import join, markup
+from remot_data.report.html import markup, write_html
 from remot_data.report.runs import run_section
 from remot_data.report.sections import distributions, header, overview, refused, snapshots_and_layers, times
 from remot_data.report.timeline import timelines
 from remot_data.report.view import View
 from remot_data.store import Store, open_store
-from remot_data.store.disk import write_whole
 
 __all__ = ["ReportError", "write_report"]
 
@@ -114,12 +110,6 @@ def write_report(
         *(markup('<section id="{}"><h2>{}</h2>{}</section>', *section) for section in shown),
         markup("</main>"),
     ]
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=markup("Report on {}", view.name),
-        body=join(body, "\n"),
-        script=_SCRIPT,
-        script_sha256=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
-    )
     out = Path(out)
-    write_whole(out, page.encode())
+    write_html(out, f"Report on {view.name}", body, _SCRIPT)
     return out

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from remot_data.records import Clip, LayerInfo
-from remot_data.report.html import Html, count, data_url, join, markup, short, table
+from remot_data.report.html import Html, count, data_url, join, markup, short, table, write_html
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
-from remot_data.store.disk import write_whole
 
 if TYPE_CHECKING:
     from remot_data.records import Comparison
@@ -36,14 +32,7 @@ def write_page(
         markup('<section id="worst"><h2>Where they differ most</h2>{}</section>', _worst(store, made, infos, rows)),
         markup('<section id="clips"><h2>Clips</h2>{}</section></main>', _clips(rows)),
     ]
-    script = ""
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=markup("{}", title),
-        body=join(body, "\n"),
-        script=script,
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    write_whole(out, page.encode())
+    write_html(out, title, body)
 
 
 def _sum(made: Comparison) -> Html:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from remot_data.report.html import Html, count, join, markup, plural, short, table
-from remot_data.store.disk import write_whole
+from remot_data.report.html import Html, count, markup, plural, short, table, write_html
 
 _LISTED = 500  # clips of a table
 
@@ -27,13 +23,7 @@ def write_page(found: Mapping[str, Any], out: Path) -> None:
         *(markup('<section id="{}"><h2>{}</h2>{}</section>', *section) for section in sections if section[2]),
         markup("</main>"),
     ]
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=markup("{}", title),
-        body=join(body, "\n"),
-        script="",
-        script_sha256=base64.b64encode(hashlib.sha256(b"").digest()).decode(),
-    )
-    write_whole(out, page.encode())
+    write_html(out, title, body)
 
 
 def _sums(found: Mapping[str, Any]) -> Html:

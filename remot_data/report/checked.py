@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import cv2
 import numpy as np
 
 from remot_data.records import Snapshot
-from remot_data.report.html import Html, bar, count, data_url, join, markup, plural, short, table
+from remot_data.report.html import Html, bar, count, data_url, join, markup, plural, short, table, write_html
 from remot_data.store import Store
 from remot_data.store import layers as layer_kinds
-from remot_data.store.disk import write_whole
 
 _CLIPS, _OF_A_CLIP = 12, 4  # that are shown in pictures, and frames of each
 _LISTED = 200  # clips in the table
@@ -44,13 +40,7 @@ def write_page(store: Store, found: Mapping[str, Any], rules: Sequence[Mapping[s
         *(markup('<section id="{}"><h2>{}</h2>{}</section>', *section) for section in sections),
         markup("</main>"),
     ]
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
-        title=markup("{}", title),
-        body=join(body, "\n"),
-        script="",
-        script_sha256=base64.b64encode(hashlib.sha256(b"").digest()).decode(),
-    )
-    write_whole(out, page.encode())
+    write_html(out, title, body)
 
 
 def _rules(found: Mapping[str, Any], rules: Sequence[Mapping[str, str]]) -> Html:

@@ -6,9 +6,14 @@ Everything that comes from outside (names, messages, numbers) goes through `mark
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
+from string import Template
 from typing import Any
+
+from remot_data.store.disk import write_whole
 
 
 class Html(str):
@@ -26,6 +31,17 @@ def _safe(value: Any) -> str:
 
 def join(parts: Iterable[Any], between: str = "") -> Html:
     return Html(_safe(between).join(map(_safe, parts)))
+
+
+def write_html(out: Path, title: str, body: Iterable[Html], script: str = "") -> None:
+    """Write one self-contained page at once; it forbids all but its own script and embedded data."""
+    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
+        title=markup("{}", title),
+        body=join(body, "\n"),
+        script=script,
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_whole(out, page.encode())
 
 
 def table(
