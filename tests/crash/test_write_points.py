@@ -66,12 +66,12 @@ def test_a_build_of_frames(clips, tmp_path):
 
 
 def test_a_build_of_layers(clips, frames_only, complete, tmp_path, copy):
-    """From the first layer on, every eleventh point: a shard has four, so all of the four come up."""
+    """From the first layer on, every seventh point: a shard has four, so all of the four come up."""
     base = copy(frames_only, "base")
     (base / "snapshots/main.json").unlink()  # as if that build had wanted layers, too
     scene = Scene(tmp_path, ["build", *clips[:2], "--out", "STORE", *ALONE], base)
     assert scene.wanted == content(complete)
-    assert sweep(lambda n: scene.killed_at(11 * n - 10)) * 11 >= len(scene.points) > 60
+    assert sweep(lambda n: scene.killed_at(7 * n - 6)) * 7 >= len(scene.points) > 60
 
 
 def test_annotating(frames_only, tmp_path):

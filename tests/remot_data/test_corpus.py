@@ -19,8 +19,8 @@ from tests import corpus
 from tests.corpus import Case
 
 # A person as small as the smallest picture holds, and clips as short as the shortest good file. All files show the
-# same person, so only the same bytes are a duplicate. What is odd is files: the finder that costs least will do.
-POLICY = Policy(size=(128, 96), min_frames=6, min_height=48, duplicates="bytes", persons="main", looks=2.0)
+# same person, so only the same bytes are a duplicate.
+POLICY = Policy(size=(128, 96), min_frames=6, min_height=48, duplicates="bytes", persons="main")
 
 
 # --- the numbers in the pictures
@@ -182,5 +182,5 @@ def test_a_build_of_the_corpus_keeps_what_is_good_and_names_what_is_bad(
     folder: Path, cases: list[Case], tmp_path: Path
 ) -> None:
     videos = build_inputs(folder, cases, tmp_path / "pictures.yaml")
-    summary = build(videos, str(tmp_path / "store"), policy=POLICY, finder="blazepose", layers={}, workers=0)
+    summary = build(videos, str(tmp_path / "store"), policy=POLICY, layers={}, workers=0)
     assert check_build(summary, open_store(summary.store), cases, folder) == []

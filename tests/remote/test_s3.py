@@ -355,9 +355,8 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(url, proxy, plain):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_server_that_stays_away_ends_a_build_with_one_sentence(url, proxy, workers, monkeypatch):
-    """With a patience of 5 s in place of a minute, also in the workers, and with two tries of the library's own."""
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+def test_a_server_that_stays_away_ends_a_build_with_one_sentence(url, proxy, workers):
+    """With a patience of 5 s in place of a minute, also in the workers."""
     process = start(url, "--workers", workers, run=f"import remot_data.store.files as f; f._PATIENCE = 5.0; {RUN}")
 
     def away(request: Request) -> bool:

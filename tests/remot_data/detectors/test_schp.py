@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,10 +214,7 @@ def test_normalisation_is_in_bgr() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("classes", [18, 20])
-def test_labels_of_real_frames(classes: int, tmp_path: Path, frames: np.ndarray, monkeypatch) -> None:
-    """At the size of the real input with 20 classes; with 18, where frames go through more often, at half of it."""
-    if classes == 18:
-        monkeypatch.setitem(schp.MODELS, "atr", dataclasses.replace(schp.MODELS["atr"], size=256))
+def test_labels_of_real_frames(classes: int, tmp_path: Path, frames: np.ndarray) -> None:
     state = random_state(classes, full=True)
     detector = SCHP(weights=save(tmp_path, state), device="cpu", batch=2)
     with torch.inference_mode():
