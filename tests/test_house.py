@@ -169,7 +169,19 @@ def test_a_command_that_only_reads_a_store_loads_neither_pandas_nor_scipy():
     store = ROOT / "tests/data/store-1c74548"
     code = (
         f"import sys; from remot_data.cli.commands import invoke; assert invoke(['status', {str(store)!r}]) == 0; "
-        "print(*({'pandas', 'pyarrow.dataset', 'scipy', 'torch', 'dask'} & set(sys.modules)), file=sys.stderr)"
+        "heavy = {'pandas', 'pyarrow.dataset', 'scipy', 'torch', 'dask', 'remot_model'}; "
+        "print(*(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout and done.stderr == "\n"
+
+
+def test_a_process_that_decodes_loads_nothing_of_stores():
+    """One is started beside every worker, and whoever waits for the first frame waits for what it imports."""
+    names = "ingest.scan ingest.decoding annotating.source_frames media.in_child".split()
+    code = (
+        f"import importlib, sys; [importlib.import_module(f'remot_data.{{n}}') for n in {names}]; "
+        "print(*({'pyarrow', 'fsspec', 'dask', 'pydantic', 'scipy', 'remot_data.store.store'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from remot_data.engine import Progress, open_engine
 from remot_data.records import BOXES, Clip, Receipt
 from remot_data.store import Store, StoreError, shards
-from remot_data.store.boxes import file_bytes
+from remot_data.store.boxes_table import file_bytes
 from remot_data.store.currency import in_order
 from remot_data.store.files import LOCK
 from remot_data.store.history import note

@@ -13,12 +13,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
-
-import cv2
 
 from remot_data import media
 from remot_data.annotating.annotate import Outdated, plan_jobs, recorded_job, run_jobs, switch, with_inputs
@@ -33,11 +30,10 @@ from remot_data.ingest.planning import Plan, plan, read_rejects, write_boxes, wr
 from remot_data.ingest.policy import Policy
 from remot_data.ingest.scan import scan
 from remot_data.media import sandbox
-from remot_data.media.identity import checked, content_sha256, stamp
+from remot_data.media.identity import stamp
 from remot_data.reading import filters
 from remot_data.records import BOXES, PASSING, REASONS, Clip, LayerInfo, Receipt, Record, Reject
 from remot_data.store import Store, StoreError, check_store, create_store, shard_name
-from remot_data.store import layers as layer_kinds
 from remot_data.store.currency import in_order, known_shards, shards_of
 from remot_data.store.history import gather, note
 from remot_data.store.shards import Sample
@@ -431,40 +427,8 @@ def _written(store: Store, shard: int) -> dict[str, Any] | None:
 def _frames_of(clip: Clip, policy: Mapping[str, Any], limits: sandbox.Limits) -> list[Sample]:
     """All frames of a clip, encoded, or an error: a part of a clip is never written."""
     arguments = {"clip": clip.to_json(), "policy": dict(policy)}
-    messages = sandbox.call("remot_data.ingest.build:decoding", arguments, limits)
+    messages = sandbox.call("remot_data.ingest.decoding:decoding", arguments, limits)
     return [Sample(m["key"], {"jpg": data}, {"pts": m["pts"]}) for m, data in messages if "key" in m]
-
-
-def decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """What the child does: the key, PTS and JPEG bytes of every frame of a clip, in order."""
-    cv2.setNumThreads(1)
-    yield from checked(clip["path"], _decoding(clip, policy), ({}, b""))
-
-
-def _decoding(clip: Mapping[str, Any], policy: Mapping[str, Any]) -> Generator[sandbox.Message, None, None]:
-    found, rules = Clip.from_json(clip), Policy.from_json(policy)
-    if _sha256(found.path, stamp(found.path)) != found.sha256:
-        raise media.VideoError("changed", f"{found.path} is not what it was when it was looked through")
-    yield {}, b""
-    decoder = rules.decoder if rules.decoder == "pyav" or media.decord_agrees(found.path) else "pyav"
-    wanted = found.pts.array().tolist()
-    written, encode = 0, layer_kinds.kind("frames").encode
-    shown: dict[str, Any] = {"crop": found.crop, "size": rules.size, "outside": rules.outside}
-    shown |= {"decoder": decoder, "times": rules.times}
-    for pts, frame in media.read(found.path, only=wanted, passing=True, **shown):
-        if not frame.size:
-            yield {}, b""
-            continue
-        yield {"key": found.key(written), "pts": pts}, encode({"frames": frame[None]}, 0)["jpg"]
-        written += 1
-    if written != found.frames:
-        detail = f"{found.path}: {written} of {found.frames} frames were found again by PTS"
-        raise media.VideoError("changed", detail)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: str, stamp: str) -> str:
-    return content_sha256(path)
 
 
 def _summary(

@@ -60,7 +60,7 @@ _MEMORY_WORDS = ("std::bad_alloc", "memory allocation of", "memoryerror", "canno
 _MACHINE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO))
 
 # Loaded before a child's memory is measured, since libraries take some for themselves, and crash where they get none.
-_LOADED = ("numpy", "cv2", "av", "pyarrow")
+_LOADED = ("numpy", "cv2", "av")
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from remot_data.media.sandbox import serve; serve(int(sys.argv[1]))"
 
 
@@ -72,7 +72,7 @@ class Limits(Record):
         stall: seconds without a message while the caller waits for one. Time the caller spends on its own work
             does not count, nor does time in which the machine or the caller is stopped.
         total: seconds from the beginning of the call to its end, the caller's own time included.
-        memory: bytes the work may take beyond what a fresh child holds (about 110 MB in memory). The resident
+        memory: bytes the work may take beyond what a fresh child holds (about 80 MB in memory). The resident
             memory of the child is looked at ten times a second. On Linux, allocations are refused too
             (``RLIMIT_DATA``) once the private writable memory of the child, touched or not, has grown by as much;
             on macOS and Windows a very fast blow-up can get past the limit for a tenth of a second. Processes

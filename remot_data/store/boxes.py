@@ -7,23 +7,19 @@ Tracks are numbered within their video, and one of them is the clip's own person
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from remot_data.persons import jumped
-from remot_data.records import HW, Clip, canonical_json
-from remot_data.store.shards import META, table_bytes
+from remot_data.records import HW, Clip
 
 _NEAR = 1.0  # most seconds between two looks at a track that its box is interpolated over
 _HELD = 0.25  # most seconds that a box holds where no look at its track comes before or after it
-_STORED = {"pts": np.int64, "look": np.int32, "track": np.int32, "box": np.int16, "score": np.uint8}
+STORED = {"pts": np.int64, "look": np.int32, "track": np.int32, "box": np.int16, "score": np.uint8}
 
 
 class Looks(NamedTuple):
@@ -137,7 +133,7 @@ def of_clip(looks: Looks, clip: Clip, own: int) -> Boxes:
     return Boxes(own, looks.pts[first:stop], looks.look[a:b] - first, *(x[a:b] for x in looks[2:]))
 
 
-def _stored(looks: Looks) -> Looks:
+def stored(looks: Looks) -> Looks:
     """As it is kept, in the one order that it has."""
     pts, look, track, box, score = (np.asarray(column) for column in looks)
     pixels = np.rint(box.reshape(-1, 4)).clip(-(2**15), 2**15 - 1).astype(np.int16)
@@ -148,7 +144,8 @@ def _stored(looks: Looks) -> Looks:
     )
 
 
-def _restored(kept: Looks) -> Looks:
+def restored(kept: Looks) -> Looks:
+    """What was kept by `stored`."""
     return kept._replace(box=kept.box.astype(np.float32), score=kept.score.astype(np.float32) / np.float32(255))
 
 
@@ -157,7 +154,7 @@ def _restored(kept: Looks) -> Looks:
 
 def pack(pts: np.ndarray, look: np.ndarray, track: np.ndarray, box: np.ndarray, score: np.ndarray) -> str:
     """The columns of `Looks` as short text: along a track they change little, so differences are kept."""
-    kept = _stored(Looks(pts, look, track, box, score))
+    kept = stored(Looks(pts, look, track, box, score))
     order = np.argsort(kept.track, kind="stable")
     columns = [kept.track[order], kept.look[order], *kept.box[order].T, kept.score[order]]
     steps = np.diff(kept.pts, prepend=0)  # of looks at an even rate they hardly change
@@ -176,7 +173,7 @@ def unpack(text: str) -> Looks:
     order = np.lexsort((np.arange(len(look)), track, look))
     box = np.stack([x0, y0, x1, y1], 1)[order].astype(np.float32)
     kept = Looks(np.cumsum(steps), look.astype(np.int32)[order], track.astype(np.int32)[order], box, score[order])
-    return _restored(kept)
+    return restored(kept)
 
 
 def _planes(values: np.ndarray) -> bytes:
@@ -188,36 +185,3 @@ def _planes(values: np.ndarray) -> bytes:
 def _numbers(planes: np.ndarray) -> np.ndarray:
     folded = np.ascontiguousarray(planes.reshape(8, -1).T).view("<u8").ravel()
     return (folded >> np.uint64(1)).astype(np.int64) ^ -(folded & np.uint64(1)).astype(np.int64)
-
-
-# As a file of a store
-
-
-def file_bytes(boxes: Mapping[str, Boxes]) -> bytes:
-    """The file of a shard, a row a clip in the order of their ids; its metadata has the sha256 and size of its content.
-
-    The same bytes for the same boxes.
-    """
-    kept = {name: _stored(boxes[name].looks) for name in sorted(boxes)}
-    own = [boxes[name].own for name in kept]
-    sha, size = hashlib.sha256(canonical_json([[*kept], own]).encode()), 0
-    columns = {"clip": pa.array([*kept], pa.string()), "own": pa.array(own, pa.int32())}
-    for name, dtype in _STORED.items():
-        parts = [np.ravel(getattr(looks, name)).astype(dtype) for looks in kept.values()]
-        ends = np.cumsum([0, *map(len, parts)]).astype(np.int32)
-        values = np.concatenate([np.empty(0, dtype), *parts])
-        columns[name] = pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
-        sha.update(ends.tobytes() + values.tobytes())
-        size += values.nbytes
-    meta = {"sha256": sha.hexdigest(), "bytes": size}
-    return table_bytes(pa.table(columns).replace_schema_metadata({META: json.dumps(meta, sort_keys=True)}))
-
-
-def of_table(table: pa.Table) -> dict[str, Boxes]:
-    """Clip id -> boxes, out of the table of a file."""
-    columns = [[np.asarray(row.values, dtype) for row in table[name]] for name, dtype in _STORED.items()]
-    found = {}
-    for clip, own, *arrays in zip(table["clip"].to_pylist(), table["own"].to_pylist(), *columns, strict=True):
-        looks = Looks(*arrays)
-        found[clip] = Boxes(own, *_restored(looks._replace(box=looks.box.reshape(-1, 4))))
-    return found

@@ -33,9 +33,9 @@ from remot_data.records import (
     layer_folder,
     sealed,
 )
+from remot_data.store import boxes_table, shards
 from remot_data.store import layers as layer_kinds
-from remot_data.store import shards
-from remot_data.store.boxes import Boxes, file_bytes, of_table
+from remot_data.store.boxes import Boxes
 from remot_data.store.cache import Cache
 from remot_data.store.clips_table import CLIP_GROUP, clip_table, clips_of
 from remot_data.store.disk import TEMPORARY, FilesError
@@ -232,11 +232,11 @@ class Store:
 
     def shard_boxes(self, shard: int) -> dict[str, Boxes]:
         """Clip id -> boxes of the clips of a shard, in a store that has them."""
-        return self._boxes.get(shard, lambda: self._read_table(BOXES, shard, of_table))
+        return self._boxes.get(shard, lambda: self._read_table(BOXES, shard, boxes_table.of_table))
 
     def write_boxes(self, shard: int, boxes: Mapping[str, Boxes]) -> dict[str, Any]:
         """Write the boxes of a shard's clips, by their ids; returns what `meta` gives of them from now on."""
-        self.files.write(index_name(BOXES, shard), data := file_bytes(boxes))
+        self.files.write(index_name(BOXES, shard), data := boxes_table.file_bytes(boxes))
         self._boxes.forget(shard)
         return shards.file_meta(data)
 

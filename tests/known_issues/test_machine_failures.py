@@ -66,7 +66,7 @@ def broken(monkeypatch, function, error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["scan:looking", "build:decoding"])
+@pytest.mark.parametrize("function", ["scan:looking", "decoding:decoding"])
 def test_what_a_machine_failed_on_is_tried_again_by_the_next_run(folder, tmp_path, monkeypatch, function):
     with monkeypatch.context() as patch:
         broken(patch, function, sandbox.ChildError("unavailable", "OSError: no space left on device"))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from remot_data.records import Clip, is_sealed
 from remot_data.store import DamagedError, Store, open_store
-from remot_data.store.boxes import Boxes, Looks, boxes_at_size, file_bytes, of_clip, of_table, pack, unpack
+from remot_data.store.boxes import Boxes, Looks, boxes_at_size, of_clip, pack, unpack
+from remot_data.store.boxes_table import file_bytes, of_table
 from tests.remot_data.conftest import boxes_of, give_boxes
 
 MS = (1, 1000)
