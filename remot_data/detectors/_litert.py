@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import cv2
 import numpy as np
@@ -91,27 +93,38 @@ def weights_file(given: str | Path | None, asset: str) -> Path:
 
 
 _quieting = threading.Lock()  # else one thread would keep the silence of another for the standard error
+_NOTICE = b"Created TensorFlow Lite XNNPACK delegate"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep LiteRT's notice of its delegate, which no setting turns off, out of the standard error."""
-    with _quieting:
+    with _quieting, _memory() as sink:
         sys.stderr.flush()
-        kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        kept = os.dup(2)
         try:
-            os.dup2(sink, 2)
+            os.dup2(sink.fileno(), 2)
             yield
         finally:
+            sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
-            os.close(sink)
+            sink.seek(0)
+            for line in sink:  # what other threads said in the meantime
+                if _NOTICE not in line:
+                    os.write(2, line)
+
+
+def _memory() -> IO[bytes]:
+    """A file that needs no room on a disk, which may be full, where the system has such files."""
+    return os.fdopen(os.memfd_create("said"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()
 
 
 class Network:
     """A LiteRT network with fixed shapes; `DetectorError` if the file holds another one.
 
-    Outputs are told by their shapes; of those with the same shape, the file's order counts.
+    Outputs are told by their shapes; of those with the same shape, the file's order counts. Memory is allocated at the
+    first call: a driver builds detectors only to know what they are.
     """
 
     def __init__(
@@ -119,14 +132,10 @@ class Network:
     ):
         from ai_edge_litert.interpreter import Interpreter
 
-        try:
-            with _quiet():
-                self._interpreter = Interpreter(str(path), num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise DetectorError(
-                f"{path} is not a LiteRT file that can be run ({error}); give the {what} of MediaPipe"
-            ) from error
+        self.path, self._what = path, what
+        with self._loading():
+            self._interpreter = Interpreter(str(path), num_threads=threads)
+        self._allocated = False
         self._input = self._interpreter.get_input_details()[0]
         details = self._interpreter.get_output_details()
         shapes = [tuple(int(n) for n in d["shape"]) for d in details]
@@ -141,7 +150,21 @@ class Network:
             found = next(i for i, (shape, _) in enumerate(left) if shape == wanted)
             self._outputs.append(left.pop(found)[1]["index"])
 
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            with _quiet():
+                yield
+        except (ValueError, RuntimeError) as error:
+            raise DetectorError(
+                f"{self.path} is not a LiteRT file that can be run ({error}); give the {self._what} of MediaPipe"
+            ) from error
+
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        if not self._allocated:
+            with self._loading():
+                self._interpreter.allocate_tensors()
+            self._allocated = True
         self._interpreter.set_tensor(self._input["index"], image[None])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(i)[0] for i in self._outputs]
