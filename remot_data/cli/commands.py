@@ -24,7 +24,14 @@ HELP = """Turn dance videos into checked, annotated training data, train REMOT o
 Exit status 0: done. 1: done, but something was refused or found wrong, and is listed. 2: cannot run, and why.
 """
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
+
+def _typer() -> typer.Typer:
+    made = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
+    made.callback()(lambda: None)  # else one command alone would not be called by its name
+    return made
+
+
+app = _typer()
 
 app.command()(building.build)
 app.command()(layers.annotate)
@@ -88,10 +95,10 @@ class _Assets:
 
 
 def invoke(arguments: list[str]) -> int:
-    _add_commands()
+    called = _called(arguments)
     try:
         with reported():
-            code = app(arguments, standalone_mode=False)
+            code = called(arguments, standalone_mode=False)
     except typer.Exit as end:
         return end.exit_code
     except typer.exceptions.TyperException as error:
@@ -104,9 +111,26 @@ def invoke(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _called(arguments: list[str]) -> typer.Typer:
+    """All commands, or only the one that is called by its name: Typer builds what it has, which takes long for all."""
+    alone = _typer()
+    if not any([_name(known)] == arguments[:1] for known in app.registered_commands):
+        _add_commands()
+    alone.registered_commands = [known for known in app.registered_commands if [_name(known)] == arguments[:1]]
+    called = alone if alone.registered_commands else app
+    for known in called.registered_commands:
+        if known.callback and not hasattr(known.callback, "__wrapped__"):
+            known.callback = _with_finite_numbers(known.callback)
+    return called
+
+
+def _name(command: typer.models.CommandInfo) -> str:
+    return command.name or (command.callback.__name__ if command.callback else "")
+
+
 def _add_commands() -> None:
     """Add the commands other packages offer, such as `remot train`, once."""
-    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names = {_name(command) for command in app.registered_commands}
     for point in entry_points(group="remot.commands"):
         if point.name not in names:
             try:
@@ -114,9 +138,6 @@ def _add_commands() -> None:
             except ImportError as error:
                 command = _unavailable(point.name, error)
             app.command(point.name)(command)
-    for known in app.registered_commands:
-        if known.callback and not hasattr(known.callback, "__wrapped__"):
-            known.callback = _with_finite_numbers(known.callback)
 
 
 def _with_finite_numbers(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -191,8 +191,7 @@ def _told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], e
     def command(*args: object, **options: object) -> int:
         raise error
 
-    monkeypatch.setattr(commands, "app", command)
-    monkeypatch.setattr(commands, "_add_commands", lambda: None)
+    monkeypatch.setattr(commands, "_called", lambda arguments: command)
     return cli.run(["stats"]), capsys.readouterr().err
 
 
