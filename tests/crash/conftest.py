@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from remot_data import assets
+from remot_data.detectors import base
+from remot_data.ingest import people
 from tests.crash import harness
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    # Else the first run would write them, and later ones have fewer points.
+    assets.fetch_all(base.FINDERS[people.default_finder()].weights)
     return harness.cut_clips(tmp_path_factory.mktemp("clips"))
 
 

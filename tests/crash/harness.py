@@ -206,9 +206,9 @@ def _status(process: Any, seconds: float) -> int | None:
 
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
-    rooms = ("ingest.build", "ingest.scan", "care.compact", "care.verify", "cli.commands")
+    rooms = ("ingest.build", "ingest.scan", "care.compact", "care.planned", "cli.commands")
     modules = [f"remot_data.{name}" for name in (*rooms, "detectors.blazepose", "detectors.pose_guided")]
-    modules += ["pyarrow.dataset", "pydantic.fields", "ai_edge_litert.interpreter"]
+    modules += ["typer._adapters", "ai_edge_litert.interpreter", __name__]
     assert all(map(find_spec, modules))  # what cannot be imported would be left out without a word
     context.set_forkserver_preload(modules)
     return context
@@ -219,11 +219,16 @@ def _run(arguments: list[str], log: str, kill_at: int, refuse: tuple[int, int] |
     os.dup2(output, 1)
     os.dup2(output, 2)
     from remot_data import cli
+    from remot_data.detectors._litert import Network
     from remot_data.media import sandbox
     from remot_data.store.lock import Lock
 
-    # What is tested is who writes. Decoders only read: here they run once, and every later run gets what they said.
-    sandbox.call = partial(_said_before, Path(log).parents[1] / "said", broken)
+    # What is tested is who writes. Decoders and networks only read: here they run once, and every later run gets what
+    # they said.
+    said = Path(log).parents[1] / "said"
+    sandbox.call = partial(_said_before, said, broken)
+    computed = Network.__call__
+    Network.__call__ = lambda network, image: _computed_before(said, computed, network, image)  # type: ignore[method-assign]
     Lock.SETTLE = 0.0  # nobody else is there
     Lock.TELL = Lock.BEAT  # how far it is would be written at points that no two runs have alike
     _Points(Path(log).with_suffix(".points"), kill_at, refuse).watch()
@@ -238,14 +243,28 @@ def _said_before(
     module, _, name = function.partition(":")
     if name == "decoding" and arguments["clip"]["path"] == broken:
         raise ChildError("crashed", "the decoder gave up")
-    told = folder / sha256(json.dumps([function, arguments], sort_keys=True).encode()).hexdigest()
+
+    def decode() -> list[tuple[dict[str, Any], bytes]]:
+        return [(head, bytes(data)) for head, data in getattr(importlib.import_module(module), name)(**arguments)]
+
+    yield from _before(folder, json.dumps([function, arguments], sort_keys=True).encode(), decode)
+
+
+def _computed_before(folder: Path, compute: Callable[..., Any], network: Any, image: Any) -> Any:
+    what = f"{network.path} {image.dtype} {image.shape} ".encode()
+    return _before(folder, what + image.tobytes(), lambda: compute(network, image))
+
+
+def _before(folder: Path, what: bytes, work: Callable[[], Any]) -> Any:
+    """What came of this work when it was done the first time."""
+    told = folder / sha256(what).hexdigest()
     if not told.exists():
-        said = [(head, bytes(data)) for head, data in getattr(importlib.import_module(module), name)(**arguments)]
+        said = pickle.dumps(work())
         folder.mkdir(exist_ok=True)
-        half = told.with_suffix(f".{os.getpid()}")
-        half.write_bytes(pickle.dumps(said))
+        half = told.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        half.write_bytes(said)
         half.rename(told)
-    yield from pickle.loads(told.read_bytes())
+    return pickle.loads(told.read_bytes())
 
 
 class _Points:
