@@ -216,9 +216,10 @@ def test_the_sample_clips_are_kept_whole(name):
 
 @pytest.mark.slow
 def test_blurred_static_and_several_persons_are_found_in_real_videos(folder, small):
-    blurred = ffmpeg(folder / "blur.mp4", "-i", fetch("sample-cam01"), "-vf", "scale=360:-2,fps=30,gblur=sigma=5")
+    # Of this clip the person is found in every look from sigma 9 to 14, so that no CPU's rounding decides.
+    blurred = ffmpeg(folder / "blur.mp4", "-i", fetch("sample-cam03"), "-vf", "scale=720:-2,fps=30,gblur=sigma=11")
     line = look(blurred)
-    assert "blurred" in reasons(line) and line["clips"] == []
+    assert reasons(line) == {"blurred"} and line["clips"] == []
     picture = ffmpeg(folder / "picture.png", "-i", small, "-frames:v", 1)
     loop = ["-loop", 1, "-framerate", 30, "-t", 1.5, "-i", picture, "-pix_fmt", "yuv420p", "-crf", 35]
     assert reasons(look(ffmpeg(folder / "still.mp4", *loop))) == {"static"}
