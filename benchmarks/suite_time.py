@@ -1,25 +1,46 @@
 """How long the tests of one commit take in another: those that are in both and passed in both.
 
 A suite grows with what it tests, so the time of the whole says little about whether the code, or its tests, became
-slower. Run both suites one after the other on a quiet machine, with the same number of processes:
+slower. The script runs both suites by their folders in turns, old and new one after the other, so that a machine that
+becomes slower or faster does so for both:
 
-    (cd OLD && .venv/bin/python -m pytest -n 2 --dist loadfile --junitxml=/tmp/old.xml)
-    (cd NEW && .venv/bin/python -m pytest -n 2 --dist loadfile --junitxml=/tmp/new.xml)
-    python benchmarks/suite_time.py /tmp/old.xml /tmp/new.xml [--worst 20]
+    python benchmarks/suite_time.py OLD NEW [--out /tmp/suites] [--worst 20]
+
+OLD and NEW are clones after `make setup`. What was run already is read from the folder of --out.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
+# Folders of tests that both have; the files beside them are the rest.
+PARTS = ("cluster", "crash", "remote", "remot_model", "remot_data", "")
 
-def read(path: Path) -> dict[str, list[tuple[str, float, bool]]]:
+
+def run(clone: Path, part: str, junit: Path) -> None:
+    """Run a part of the tests of a clone as `make test` does, unless that was done before."""
+    tests = [clone / "tests" / part] if part else [p for p in (clone / "tests").iterdir() if p.name not in PARTS]
+    files = [str(path) for path in tests if path.is_dir() or path.name.startswith("test_")]
+    if not files or junit.exists():
+        return
+    half = junit.with_suffix(".half")
+    command = [clone / ".venv/bin/python", "-m", "pytest", "-n", "2", "--dist", "loadfile", f"--junitxml={half}"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")}
+    done = subprocess.run([*map(str, command), *files], cwd=clone, env=environment, stdout=subprocess.DEVNULL)
+    assert done.returncode in (0, 1), f"{part or 'the rest'} of {clone} did not run: {done.args}"
+    half.rename(junit)
+
+
+def read(paths: Iterable[Path]) -> dict[str, list[tuple[str, float, bool]]]:
     """Name of a test -> its file's name, seconds and whether it passed, for each of that name."""
     found = defaultdict(list)
-    for case in ElementTree.parse(path).iter("testcase"):
+    for case in (case for path in paths for case in ElementTree.parse(path).iter("testcase")):
         passed = not any(child.tag in ("failure", "error", "skipped") for child in case)
         found[case.get("name", "")].append(
             (case.get("classname", "").split(".")[-1], float(case.get("time", 0)), passed)
@@ -44,11 +65,16 @@ def matched(old: dict, new: dict) -> list[tuple[str, float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("old", type=Path, help="a clone of the commit before, set up")
+    parser.add_argument("new", type=Path, help="a clone of the commit of now, set up")
+    parser.add_argument("--out", type=Path, default=Path("/tmp/suites"), help="folder for what pytest reports")
     parser.add_argument("--worst", type=int, default=20, help="tests to list that take most longer")
     args = parser.parse_args()
-    old, new = read(args.old), read(args.new)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        for name in ("old", "new"):
+            run(getattr(args, name).resolve(), part, args.out / f"{name}-{part or 'rest'}.xml")
+    old, new = (read(sorted(args.out.glob(f"{name}-*.xml"))) for name in ("old", "new"))
     pairs = matched(old, new)
     for name, before, now in sorted(pairs, key=lambda pair: pair[1] - pair[2])[: args.worst]:
         print(f"{before:7.1f} {now:7.1f}  {name}")

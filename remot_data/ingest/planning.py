@@ -16,7 +16,7 @@ from remot_data.ingest.policy import Policy
 from remot_data.records import BOXES, Clip, Reject, Video
 from remot_data.store import Store, StoreError, boxes
 from remot_data.store.shards import table_bytes
-from remot_data.store.tables import read_table
+from remot_data.store.tables import read_table, table
 
 REJECTS = "ledger/rejects.parquet"
 
@@ -167,7 +167,7 @@ def write_rejects(store: Store, rejects: Iterable[Reject]) -> None:
     names = [f.name for f in dataclasses.fields(Reject)]
     columns = {name: [getattr(r, name) for r in rows] for name in names}
     schema = pa.schema([(name, pa.int64() if name == "frames" else pa.string()) for name in names])
-    store.files.write(REJECTS, table_bytes(pa.table(columns, schema=schema)))
+    store.files.write(REJECTS, table_bytes(table(columns, schema)))
 
 
 def _repeats(lines: Sequence[Mapping[str, Any]], policy: Policy, held: int) -> dict[int, str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from remot_data.records import Clip, Times
+from remot_data.store.tables import array, to_numpy
 
 # Clips in one row group of clips.parquet: what a task reads to know its shard.
 CLIP_GROUP = 512
@@ -35,17 +36,17 @@ def clip_table(clips: Sequence[Clip]) -> pa.Table:
     """A row a clip, sorted by shard and key."""
     clips = sorted(clips, key=lambda c: c.place)
     columns = {name: [getattr(c, name) for c in clips] for name in _CLIP_TYPES if name != "pts"}
-    arrays = {name: pa.array(values, _CLIP_TYPES[name]) for name, values in columns.items()}
+    arrays = {name: array(values, _CLIP_TYPES[name]) for name, values in columns.items()}
     ends = np.cumsum([0, *(c.frames for c in clips)]).astype(np.int32)
     values = np.concatenate([c.pts.array() for c in clips]) if clips else np.empty(0, np.int64)
-    arrays["pts"] = pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+    arrays["pts"] = pa.ListArray.from_arrays(array(ends), array(values))
     return pa.table({name: arrays[name] for name in _CLIP_TYPES})
 
 
 def clips_of(table: pa.Table) -> list[Clip]:
     pts = table["pts"].combine_chunks()
-    ends, values = pts.offsets.to_numpy(), pts.values.to_numpy()
-    times = (Times(values[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    ends, ticks = to_numpy(pts.offsets), to_numpy(pts.values)
+    times = (Times(ticks[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
     rows = table.drop_columns(["pts"]).to_pylist()
     return [_clip(row, t) for row, t in zip(rows, times, strict=True)]
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from remot_data.errors import RemotError
 from remot_data.records import Clip
 from remot_data.store import shards
+from remot_data.store.tables import take, to_numpy
 
 T = TypeVar("T")
 
@@ -37,15 +38,15 @@ class Index:
     def __init__(self, table: pa.Table) -> None:
         self.table, self.meta = table, shards.index_meta(table)
         exts = np.array(table["ext"].to_pylist(), object)
-        offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
+        offset, size = to_numpy(table["offset"]), to_numpy(table["size"])
         self.offsets = {e: offset[exts == e] for e in set(exts)}
         self.sizes = {e: size[exts == e] for e in set(exts)}
         first = max(sorted(self.offsets), key=lambda ext: len(self.offsets[ext]), default="")
         keep = np.flatnonzero(exts == first)
-        self.rows = table.take(keep) if len(keep) else table
+        self.rows = take(table, keep) if len(keep) else table
         self.spans = _spans(self.rows)
         some = (ext for ext, values in self.offsets.items() if len(values) < len(keep))
-        self._partial = {ext: _spans(table.take(np.flatnonzero(exts == ext))) for ext in some}
+        self._partial = {ext: _spans(take(table, np.flatnonzero(exts == ext))) for ext in some}
 
     def has(self, clip: str, ext: str) -> bool:
         """Whether a clip has members with this extension."""
@@ -61,7 +62,7 @@ class Index:
     def column(self, clip: str, name: str) -> np.ndarray:
         """An extra column of the index for a clip's samples, in frame order."""
         a, b = self.spans[clip]
-        return self.rows[name].slice(a, b - a).to_numpy()
+        return to_numpy(self.rows[name].slice(a, b - a))
 
 
 def _spans(rows: pa.Table) -> dict[str, tuple[int, int]]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from remot_data.errors import RemotError
 from remot_data.records import NO_SEAL, Clip, digest, sealed
 from remot_data.store import layers as layer_kinds
-from remot_data.store.tables import read_metadata
+from remot_data.store.tables import read_metadata, table
 
 META = b"remot"
 BLOCK = 512
@@ -91,18 +91,18 @@ def write(
                 extra.setdefault(name, []).append(value)
     out.write(bytes(2 * BLOCK))
     schema = pa.schema([("key", pa.string()), ("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
-    table = pa.table({**rows, **extra}) if keys else schema.empty_table()
+    made = table({**rows, **extra}) if keys else table(rows, schema)
     meta = {
         "sha256": out.sha.hexdigest(),
         "bytes": out.size,
         "samples": len(keys),
-        "members": table.num_rows,
+        "members": made.num_rows,
         "keys": digest(keys),
         "saw": dict(saw or {}),
         "failed": dict(failed or {}),
         **({"gpu": gpu} if gpu else {}),
     }
-    return table.replace_schema_metadata({META: json.dumps(meta, sort_keys=True)})
+    return made.replace_schema_metadata({META: json.dumps(meta, sort_keys=True)})
 
 
 def table_bytes(table: pa.Table, group: int | None = None) -> bytes:

@@ -53,7 +53,7 @@ from remot_data.store.index import (
 )
 from remot_data.store.lock import Lock
 from remot_data.store.log import Lines, read_lines
-from remot_data.store.tables import read_table, rows_where
+from remot_data.store.tables import read_table, rows_where, table
 
 # The end of the name of an index that waits for its tar.
 _NEXT = f".next{TEMPORARY}"
@@ -449,7 +449,7 @@ class Store:
         for record in map(change, [*self._compacted(name), *records]):
             kept.pop(key(record), None)  # the order is that of the last writing
             kept[key(record)] = canonical_json(record)
-        self.files.write(f"ledger/{name}.parquet", shards.table_bytes(pa.table({"record": list(kept.values())})))
+        self.files.write(f"ledger/{name}.parquet", shards.table_bytes(table({"record": list(kept.values())})))
         for part in names:
             self.files.remove(part)
 
