@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -236,9 +238,15 @@ SHOTS = {
 def known() -> dict[str, Entry]:
     """Every detector by name: the built-in ones and those of the entry point group ``remot.detectors``."""
     found = dict(BUILTIN)
-    for point in entry_points(group="remot.detectors"):
+    for point in _offered(tuple(sys.path)):
         found[point.name] = Entry("", point.value)
     return found
+
+
+@lru_cache(maxsize=4)
+def _offered(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """What the packages on a path offer: to find it, all of them are looked at."""
+    return tuple(entry_points(group="remot.detectors"))
 
 
 def load(spec: str, *, weights: str | None = None, settings: Mapping[str, Any] | None = None) -> Detector:
