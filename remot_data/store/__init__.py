@@ -38,3 +38,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"remot_data.store.{_HOME[name]}"), name)
     raise AttributeError(f"module 'remot_data.store' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
