@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from remot_data import assets
-from remot_data.detectors.base import DetectorError
+from remot_data.detectors.base import DetectorError, DeviceError
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _memory() -> IO[bytes]:
 class Network:
     """A LiteRT network with fixed shapes; `DetectorError` if the file holds another one.
 
-    Outputs are told by their shapes; of those with the same shape, the file's order counts. Memory is allocated at the
-    first call: a driver builds detectors only to know what they are.
+    Outputs are told by their shapes; of those with the same shape, the file's order counts. A driver builds detectors
+    only to know what they are: memory is allocated by `allocate`, or else at the first call.
     """
 
     def __init__(
@@ -132,10 +132,13 @@ class Network:
     ):
         from ai_edge_litert.interpreter import Interpreter
 
-        self.path, self._what = path, what
-        with self._loading():
+        self.path, self._what, self._allocated = path, what, False
+        try:
             self._interpreter = Interpreter(str(path), num_threads=threads)
-        self._allocated = False
+        except (ValueError, RuntimeError) as error:
+            raise DetectorError(
+                f"{path} is not a LiteRT file that can be run ({error}); give the {what} of MediaPipe"
+            ) from error
         self._input = self._interpreter.get_input_details()[0]
         details = self._interpreter.get_output_details()
         shapes = [tuple(int(n) for n in d["shape"]) for d in details]
@@ -150,21 +153,21 @@ class Network:
             found = next(i for i, (shape, _) in enumerate(left) if shape == wanted)
             self._outputs.append(left.pop(found)[1]["index"])
 
-    @contextmanager
-    def _loading(self) -> Iterator[None]:
+    def allocate(self) -> None:
+        """Take the memory that running it needs; `DeviceError` where that cannot be had: no picture is to blame."""
+        if self._allocated:
+            return
         try:
             with _quiet():
-                yield
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise DetectorError(
-                f"{self.path} is not a LiteRT file that can be run ({error}); give the {self._what} of MediaPipe"
+            raise DeviceError(
+                f"{self.path} cannot be run here ({error}); free memory, or give the {self._what} of MediaPipe"
             ) from error
+        self._allocated = True
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
-        if not self._allocated:
-            with self._loading():
-                self._interpreter.allocate_tensors()
-            self._allocated = True
+        self.allocate()
         self._interpreter.set_tensor(self._input["index"], image[None])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(i)[0] for i in self._outputs]

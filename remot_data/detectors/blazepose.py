@@ -135,7 +135,7 @@ class PersonDetector:
         self.path = weights_file(weights, "blazepose-detector")
         self.threshold = threshold
         size, count = _DETECTOR_SIZE, len(anchors())
-        self._network = Network(
+        self.network = Network(
             self.path, "person detector", (1, size, size, 3), ((1, count, 12), (1, count, 1)), threads
         )
 
@@ -160,7 +160,7 @@ class PersonDetector:
     def _raw(self, image: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores [N], face boxes [N, 4] and points [N, 4, 2] in image pixels, before merging."""
         picture = crop(image, region, _DETECTOR_SIZE, cv2.BORDER_CONSTANT)
-        values, logits = self._network(picture.astype(np.float32) * np.float32(2 / 255) - 1)
+        values, logits = self.network(picture.astype(np.float32) * np.float32(2 / 255) - 1)
         scores = sigmoid(logits[:, 0])
         kept = np.flatnonzero(scores >= self.threshold)
         values = values[kept].reshape(-1, 6, 2) / _DETECTOR_SIZE
@@ -222,7 +222,7 @@ class LandmarkNetwork:
         self.path = weights_file(weights, asset)
         size, cells = LANDMARK_SIZE, _HEATMAP_SIZE
         outputs = ((1, _POINTS * 5), (1, 1), (1, size, size, 1), (1, cells, cells, _POINTS))
-        self._network = Network(self.path, "landmark network", (1, size, size, 3), outputs, threads)
+        self.network = Network(self.path, "landmark network", (1, size, size, 3), outputs, threads)
 
     def __call__(self, image: np.ndarray, region: Region, mirrored: bool = False) -> Landmarks:
         """Landmarks of the person in a region of an image uint8 [H, W, 3].
@@ -232,7 +232,7 @@ class LandmarkNetwork:
         picture = crop(image, region, LANDMARK_SIZE, cv2.BORDER_REPLICATE)
         if mirrored:
             picture = picture[:, ::-1]
-        values, presence, mask, heatmaps = self._network(picture * np.float32(1 / 255))
+        values, presence, mask, heatmaps = self.network(picture * np.float32(1 / 255))
         values = values.reshape(_POINTS, 5)
         placed = refine(values[:, :2] / LANDMARK_SIZE, heatmaps) * LANDMARK_SIZE
         if mirrored:
@@ -370,6 +370,11 @@ class BlazePose:
     def track(self, smooth: bool = False) -> Track:
         """Follows one person through the frames of a clip."""
         return Track(self._landmarks, self._detector, smooth)
+
+    def allocate(self) -> None:
+        """Take the memory of both networks; `DeviceError` where it cannot be had."""
+        self._detector.network.allocate()
+        self._landmarks.network.allocate()
 
     def body_boxes(self, image: np.ndarray, tiles: bool = False) -> list[Body]:
         """Everybody in an image uint8 [H, W, 3], best score first, with tight boxes to crop by.

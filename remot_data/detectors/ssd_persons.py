@@ -90,13 +90,13 @@ class PersonNetwork:
     def __init__(self, weights: str | Path | None = None, threads: int = 1):
         self.path = weights_file(weights, "person-detector")
         outputs = ((1, len(anchors()), 4), (1, len(anchors()), _CLASSES))
-        self._network = Network(self.path, "SSD of Objectron", (1, _SIZE, _SIZE, 3), outputs, threads)
+        self.network = Network(self.path, "SSD of Objectron", (1, _SIZE, _SIZE, 3), outputs, threads)
 
     def __call__(self, image: np.ndarray, window: Window, least: float) -> tuple[np.ndarray, np.ndarray]:
         """Scores [N] and boxes XYXY [N, 4] in pixels of an image uint8 [H, W, 3], best first, one a person."""
         x0, y0, x1, y1 = window
         picture = cv2.resize(image[y0:y1, x0:x1], (_SIZE, _SIZE), interpolation=cv2.INTER_AREA)
-        values, logits = self._network(picture.astype(np.float32) * np.float32(2 / 255) - 1)
+        values, logits = self.network(picture.astype(np.float32) * np.float32(2 / 255) - 1)
         scores, boxes = decode(values, logits, least)
         boxes = (boxes.clip(0, 1) * np.tile((x1 - x0, y1 - y0), 2)) + (x0, y0, x0, y0)
         kept = best_of(scores, boxes)
@@ -199,6 +199,7 @@ class SSDFinder:
 
     def __init__(self, weights: str | Path | None = None, *, threads: int = 1, sure: float = 0.45, least: float = 0.3):
         self._ssd, self._blazepose = PersonNetwork(weights, threads), BlazePose(threads=threads)
+        self._allocate = self._ssd.network.allocate, self._blazepose.allocate
         self._sure, self._least = sure, least
 
     def fingerprint(self) -> dict[str, Any]:
@@ -212,6 +213,9 @@ class SSDFinder:
         }
 
     def follow(self) -> Callable[[np.ndarray, int, WH], list[Person]]:
+        # Before the pictures of a video may take all there is: that would be the video's fault.
+        for allocate in self._allocate:
+            allocate()
         return _Watch(self)
 
     def find(self, image: np.ndarray, frame: int = 0, size: WH | None = None) -> list[Person]:

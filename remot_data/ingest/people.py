@@ -142,12 +142,15 @@ def watching(
     Raises:
         VideoError: as `media.read`, and ``no-frames`` where none comes.
         DetectorError: finding persons failed in a frame.
+        DeviceError: persons cannot be found on this machine.
     """
     probe = probe or media.probe(path, fps, times)
     base_seconds = probe.time_base[0] / probe.time_base[1]
     chosen = open_finder(finder) if finder else None
     scale = min(1.0, getattr(chosen, "longest", _LONGEST) / max(probe.size))
     shape = max(2, round(probe.size[1] * scale)), max(2, round(probe.size[0] * scale))
+    if chosen is None:
+        _finder().allocate()
     look = partial(_look, path, chosen.follow() if chosen else find, probe.size, dense)
     looks = _Dense(look, 1 / rate) if dense else _Even(look, 1 / rate)
     edges = cuts.open_shots(shots, probe.fps)
@@ -283,6 +286,8 @@ def _look(
     """The persons of a picture, and where `told`, what they wear."""
     try:
         found = look(image, frame, size)
+    except base.DeviceError:
+        raise
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise base.DetectorError(f"{path}: finding persons in frame {frame} failed: {what}") from error
@@ -377,6 +382,10 @@ class _Finders:
 
     def __init__(self) -> None:
         self._idle: list[Any] = [base.load("blazepose")]
+
+    def allocate(self) -> None:
+        for one in self._idle:
+            one.allocate()
 
     def body_boxes(self, image: np.ndarray, tiles: bool) -> list[Any]:
         try:

@@ -51,7 +51,7 @@ def scan(
 
     Raises:
         RuntimeError: the file cannot be seen here but could be there, or no child process can be started.
-        DetectorError, AssetError: persons cannot be looked for on this machine.
+        DetectorError, DeviceError, AssetError: persons cannot be looked for on this machine.
     """
     started = time.monotonic()
     source = Input.from_json(item)

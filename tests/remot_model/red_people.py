@@ -40,6 +40,9 @@ class Seer:
         y, x = np.nonzero((frame[..., 0] > 150) & (frame[..., 1] < 100))
         return None if not len(x) else (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
+    def allocate(self) -> None:
+        pass
+
     def body_boxes(self, frame: np.ndarray, tiles: bool = False) -> list[SimpleNamespace]:
         box = self.box(frame)
         return [SimpleNamespace(box=tuple(float(v) for v in box), score=0.9)] if box else []

@@ -9,7 +9,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from remot_data.detectors import _litert
-from remot_data.detectors.base import DetectorError
+from remot_data.detectors.base import DeviceError
 from remot_data.detectors.blazepose import BlazePose, PersonDetector
 
 
@@ -28,7 +28,7 @@ def test_threads_that_load_networks_leave_the_standard_error_where_it_was():
 
 
 def test_what_others_say_while_a_network_is_loaded_is_passed_on_and_the_notice_is_not(capfd):
-    network = PersonDetector()._network
+    network = PersonDetector().network
     with _litert._quiet():
         os.write(2, b"a warning of another thread\n")
         network._interpreter.allocate_tensors()  # says that there is a delegate
@@ -44,7 +44,7 @@ def test_a_network_takes_memory_when_it_is_first_asked(monkeypatch):
     assert found.fingerprint()["weights"] and allocated == []
     picture = np.zeros((64, 48, 3), np.uint8)
     assert found._detector(picture) == found._detector(picture) == []
-    assert allocated == [found._detector._network._interpreter]
+    assert allocated == [found._detector.network._interpreter]
 
 
 def test_a_file_that_cannot_be_allocated_is_named(monkeypatch):
@@ -52,5 +52,5 @@ def test_a_file_that_cannot_be_allocated_is_named(monkeypatch):
         raise RuntimeError("failed to prepare")
 
     monkeypatch.setattr(Interpreter, "allocate_tensors", refuse)
-    with pytest.raises(DetectorError, match=r"blazepose.*failed to prepare.*person detector of MediaPipe"):
+    with pytest.raises(DeviceError, match=r"blazepose.*failed to prepare.*person detector of MediaPipe"):
         PersonDetector()(np.zeros((64, 48, 3), np.uint8))

@@ -118,7 +118,7 @@ class Network:
 
 def finder(network: Network, pose: Pose) -> SSDFinder:
     made = SSDFinder.__new__(SSDFinder)
-    made._ssd, made._blazepose, made._sure, made._least = network, pose, 0.45, 0.3  # type: ignore[assignment]
+    made._ssd, made._blazepose, made._sure, made._least, made._allocate = network, pose, 0.45, 0.3, ()  # type: ignore[assignment]
     return made
 
 

@@ -7,14 +7,16 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 
 import cv2
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from remot_data import media, persons, synthetic
 from remot_data.assets import fetch
-from remot_data.detectors.base import DetectorError, file_sha256
+from remot_data.detectors.base import DetectorError, DeviceError, file_sha256
 from remot_data.ingest import people, scan
 from remot_data.ingest.duplicates import duplicates, same_content, signature
 from remot_data.ingest.judging import judge
@@ -212,6 +214,22 @@ def reasons(line):
 def test_the_sample_clips_are_kept_whole(name):
     line = look(fetch(name))
     assert line["rejects"] == [] and line["frames"]["kept"] == 100
+
+
+@pytest.mark.parametrize("finder", ["ssd", None])
+def test_networks_that_cannot_run_here_are_no_fault_of_the_video(finder, small, ssd, monkeypatch):
+    """Their memory is taken before any picture's, and what is wrong with that is not a reason to refuse a video."""
+
+    def refuse(interpreter):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(people, "_opened", threading.local())
+    monkeypatch.setattr(people, "_finder", people._Finders)
+    monkeypatch.setattr(Interpreter, "allocate_tensors", refuse)
+    with pytest.raises(DeviceError, match="cannot be run here .no memory.; free memory"):
+        list(scan.looking({"path": str(small)}, Policy().to_json(), finder))
+    with pytest.raises(DeviceError):
+        list(people.watching(str(small), rate=5, finder=finder, read=lambda *a, **k: pytest.fail("a frame was read")))
 
 
 @pytest.mark.slow
